@@ -1,0 +1,34 @@
+"""Loraweave: one model, many tasks. Multi-task low-rank adapters as ordinary PEFT methods.
+
+import loraweave                                    # registers the method with PEFT
+model = peft.get_peft_model(model, loraweave.RLoraConfig())
+"""
+
+from . import lowrank
+from .config import (
+    HydraLoraConfig,
+    MLoraConfig,
+    MoeLoraConfig,
+    MtlLoraConfig,
+    MultiLoraConfig,
+    RLoraConfig,
+    WeaveConfig,
+)
+from .errors import UserError
+from .tuner import WeaveModel, task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "HydraLoraConfig",
+    "MLoraConfig",
+    "MoeLoraConfig",
+    "MtlLoraConfig",
+    "MultiLoraConfig",
+    "RLoraConfig",
+    "UserError",
+    "WeaveConfig",
+    "WeaveModel",
+    "lowrank",
+    "task",
+]

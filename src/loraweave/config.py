@@ -1,0 +1,219 @@
+"""`WeaveConfig`: every knob of the family, free to combine; and one preset per paper.
+
+A preset is the same class with other defaults. In `adapter_config.json` all are `peft_type: LORAWEAVE`, `method: <name>`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from peft.config import PeftConfig
+
+from .errors import UserError, nearest
+from .peft_type import LORAWEAVE
+
+Down = Literal["shared", "per_head"]
+Gate = Literal["uniform", "channel", "token", "task", "task_embedding"]
+Start = Literal["zero_up", "zero_gate", "random_anchored"]
+
+
+@dataclass
+class WeaveConfig(PeftConfig):
+    """Low-rank adaptation with several heads: y = W x + s · Σ_h g_h ⊙ B_h · D_h(Λ_t · A_a(h) x) − s · B̄₀ A₀ x.
+
+    The defaults are a plain LoRA on all linear layers. Fields that PEFT's LoraConfig has mean the same here.
+
+    Args:
+        r: rank of one head.
+        lora_alpha: numerator of the scaling s = lora_alpha / r.
+        use_rslora: s = lora_alpha / sqrt(r) instead.
+        lora_dropout: probability of dropout, on x, or on A x with `head_dropout`.
+        target_modules: list of name endings, a regular expression, or "all-linear".
+        exclude_modules: the same, for layers to leave out.
+        rank_pattern, alpha_pattern: {layer name or regular expression: r or lora_alpha} for single layers.
+        layers_to_transform, layers_pattern: adapt only the layers of these indices.
+        modules_to_save: further modules that are trained whole and saved with the adapter.
+        bias: "none", "all" or "weave_only": which biases are trained.
+        init_weights: False starts from a random, non-identity update (for tests).
+        method: the preset's name; a label, it chooses nothing.
+        num_heads: N.
+        down: one A "shared" by the heads, or one "per_head".
+        gate: the weight of each head. "uniform": 1/N. "channel": a learned number per head and output channel.
+            "token": softmax of a router on x. "task": softmax(w_t / temperature). "task_embedding": softmax(G e_t).
+        head_dropout: one mask per head on A x, instead of one on x.
+        task_transform: an r × r matrix per task, between A and B, that starts at the identity.
+        start: "zero_up", "zero_gate" or "random_anchored"; see `loraweave.starts`.
+        task_names: the tasks in the order of their ids; needed by task gates and transforms.
+        temperature: τ of the task gate.
+        task_embedding_dim: size of e_t for gate "task_embedding".
+
+    Raises:
+        UserError (a ValueError): a value out of range, or knobs that do not go together, with what is possible.
+    """
+
+    r: int = 8
+    lora_alpha: float = 16
+    lora_dropout: float = 0.0
+    target_modules: list[str] | str | None = "all-linear"
+    exclude_modules: list[str] | str | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    bias: str = "none"
+    use_rslora: bool = False
+    init_weights: bool = True
+    method: str = "weave"
+    num_heads: int = 1
+    down: Down = "shared"
+    gate: Gate = "uniform"
+    head_dropout: bool = False
+    task_transform: bool = False
+    start: Start = "zero_up"
+    task_names: list[str] | None = None
+    temperature: float = 1.0
+    task_embedding_dim: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = LORAWEAVE
+        for name in ("target_modules", "exclude_modules"):
+            value = getattr(self, name)
+            if isinstance(value, (list, tuple)):
+                setattr(self, name, set(value))
+        self._check_values()
+        self._check_combination()
+
+    @property
+    def needs_tasks(self) -> bool:
+        """Whether the forward pass needs to know each token's task."""
+        return self.gate in ("task", "task_embedding") or self.task_transform
+
+    @property
+    def depends_on_input(self) -> bool:
+        """Whether the update depends on x, so that it cannot be folded into weights."""
+        return self.gate == "token" and self.num_heads > 1
+
+    def _check_values(self) -> None:
+        for name, choices in (
+            ("down", Down),
+            ("gate", Gate),
+            ("start", Start),
+            ("bias", Literal["none", "all", "weave_only"]),
+        ):
+            value, known = getattr(self, name), get_args(choices)
+            if value not in known:
+                raise UserError(f"{name}={value!r} is not one of {', '.join(known)}{nearest(value, known)}")
+        for name in ("r", "num_heads", "task_embedding_dim"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise UserError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}")
+        for pattern, rank in self.rank_pattern.items():
+            if not isinstance(rank, int) or rank < 1:
+                raise UserError(f"rank_pattern[{pattern!r}] must be a whole number of at least 1, got {rank!r}")
+        if not 0.0 <= self.lora_dropout < 1.0:
+            raise UserError(f"lora_dropout must be in [0, 1), got {self.lora_dropout!r}")
+        if self.temperature <= 0:
+            raise UserError(f"temperature must be above 0, got {self.temperature!r}")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise UserError("layers_pattern is used only together with layers_to_transform")
+        if (
+            isinstance(self.target_modules, str)
+            and self.layers_to_transform is not None
+            and self.target_modules != "all-linear"
+        ):
+            raise UserError(
+                "layers_to_transform needs target_modules as a list: a regular expression names layers itself"
+            )
+
+    def _check_combination(self) -> None:
+        if self.start == "zero_gate" and self.gate != "channel":
+            raise UserError(f"start='zero_gate' needs gate='channel': a {self.gate} gate cannot be zero")
+        if self.start == "random_anchored" and self.down != "shared":
+            raise UserError(
+                "start='random_anchored' needs down='shared': the mean of B_h A_h has no low-rank anchor; "
+                "with down='per_head' use 'zero_up' or, with gate='channel', 'zero_gate'"
+            )
+        if self.needs_tasks:
+            what = "task_transform=True" if self.task_transform else f"gate={self.gate!r}"
+            if not self.task_names:
+                raise UserError(f"{what} needs task_names: the tasks, in the order of their ids")
+            if len(set(self.task_names)) != len(self.task_names):
+                raise UserError(f"task_names must differ from each other, got {self.task_names}")
+
+
+@dataclass
+class MultiLoraConfig(WeaveConfig):
+    """MultiLoRA (2311.11501): parallel LoRA modules, each with a learned scale per output channel that starts at zero."""
+
+    method: str = "multilora"
+    num_heads: int = 3
+    down: Down = "per_head"
+    gate: Gate = "channel"
+    start: Start = "zero_gate"
+    lora_dropout: float = 0.05
+
+
+@dataclass
+class HydraLoraConfig(WeaveConfig):
+    """HydraLoRA (2404.19245): one A, several B mixed per token by a router on x."""
+
+    method: str = "hydralora"
+    r: int = 4
+    lora_alpha: float = 32
+    num_heads: int = 4
+    gate: Gate = "token"
+    lora_dropout: float = 0.05
+
+
+@dataclass
+class RLoraConfig(WeaveConfig):
+    """R-LoRA (2502.15455): HydraLoRA with a random start and a dropout mask per head, so that heads differ."""
+
+    method: str = "rlora"
+    r: int = 4
+    lora_alpha: float = 32
+    use_rslora: bool = True
+    num_heads: int = 5
+    gate: Gate = "token"
+    head_dropout: bool = True
+    lora_dropout: float = 0.2
+    start: Start = "random_anchored"
+
+
+@dataclass
+class MLoraConfig(RLoraConfig):
+    """M-LoRA (2508.05078): R-LoRA without its router; the heads are averaged."""
+
+    method: str = "mlora"
+    gate: Gate = "uniform"
+
+
+@dataclass
+class MtlLoraConfig(WeaveConfig):
+    """MTL-LoRA (2410.09437): one A, a transform of A x per task, several B mixed by a learned softmax per task."""
+
+    method: str = "mtllora"
+    num_heads: int = 3
+    gate: Gate = "task"
+    task_transform: bool = True
+    temperature: float = 0.1
+    lora_dropout: float = 0.05
+
+
+@dataclass
+class MoeLoraConfig(WeaveConfig):
+    """MoE-LoRA (2310.18339): experts with an A and a B of their own, mixed by a gate on a task embedding."""
+
+    method: str = "moelora"
+    r: int = 2
+    lora_alpha: float = 4
+    num_heads: int = 8
+    down: Down = "per_head"
+    gate: Gate = "task_embedding"
+    lora_dropout: float = 0.1
+
+
+PRESETS: dict[str, type[WeaveConfig]] = {
+    config.method: config
+    for config in (MultiLoraConfig, HydraLoraConfig, RLoraConfig, MLoraConfig, MtlLoraConfig, MoeLoraConfig)
+}

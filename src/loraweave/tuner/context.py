@@ -1,0 +1,181 @@
+"""Which task each token belongs to, on its way from the caller to the adapted layers.
+
+Linear layers get a tensor and nothing else, so the tasks of a forward pass are held in one `TaskContext` that the adapted
+layers of a model share. Hooks on the base model take the `tasks` argument out of every call, whoever makes it; `task`
+is for code that cannot pass the argument. A checkpointed block remembers the tasks it was run with, so that its second
+run, in the backward pass, sees the same ones.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError, nearest
+
+Tasks = str | Sequence[str] | int | Sequence[int] | Tensor
+
+
+class TaskContext:
+    """The tasks of the forward pass under way, as given; one object for all adapted layers of a model."""
+
+    def __init__(self) -> None:
+        self.given: Tasks | None = None
+
+    @contextmanager
+    def use(self, tasks: Tasks | None) -> Iterator[None]:
+        """Set the tasks for a block of code; nested use restores the outer ones."""
+        before, self.given = self.given, tasks
+        try:
+            yield
+        finally:
+            self.given = before
+
+    def ids(self, task_names: Sequence[str], device: torch.device) -> Tensor:
+        """The given tasks as ids into `task_names`: a LongTensor (), (batch,) or (batch, tokens).
+
+        Raises:
+            UserError: no tasks given, an unknown name or an id out of range; lists the known tasks.
+        """
+        known = f"the adapter's tasks are {', '.join(task_names)}"
+        given = self.given
+        if given is None:
+            raise UserError(
+                f"this adapter needs to know the task: pass tasks=… (names or ids) or use loraweave.task(model, …); {known}"
+            )
+        if isinstance(given, Tensor):
+            ids = given
+            if ids.is_floating_point() or ids.ndim > 2:
+                raise UserError(
+                    f"tasks must be a LongTensor (batch,) or (batch, tokens), got {ids.dtype} {tuple(ids.shape)}"
+                )
+        else:
+            listed = [given] if isinstance(given, (str, int)) else list(given)
+            ids = torch.tensor([_id_of(item, task_names, known) for item in listed])
+            ids = ids[0] if isinstance(given, (str, int)) else ids
+        if not torch.compiler.is_compiling() and ids.numel():
+            low, high = torch.aminmax(ids)
+            if low < 0 or high >= len(task_names):
+                wrong = int(low if low < 0 else high)
+                raise UserError(f"task id {wrong} is out of range 0 … {len(task_names) - 1}; {known}")
+        return ids.to(device, torch.long)
+
+
+def _id_of(item: Any, task_names: Sequence[str], known: str) -> int:
+    if isinstance(item, str):
+        if item not in task_names:
+            raise UserError(f"unknown task {item!r}{nearest(item, task_names)}; {known}")
+        return list(task_names).index(item)
+    return int(item)
+
+
+def per_token(values: Tensor, ids: Tensor, x: Tensor) -> Tensor:
+    """Pick each token's row of a per-task table.
+
+    Args:
+        values: (K, …) one row per task.
+        ids: (), (batch,) or (batch, tokens).
+        x: (…, d), the layer's input that the rows must fit: (batch, tokens, d), (batch · tokens, d), or with a batch that
+            generation has expanded (beams, samples).
+
+    Returns:
+        values[ids] with leading dimensions that broadcast against x's.
+
+    Raises:
+        UserError: the ids cannot be matched to x.
+    """
+    if ids.ndim == 0:
+        return values[ids]
+    if ids.numel() == 1:
+        return values[ids.reshape(())]
+    leading = x.shape[:-1]
+    rows = leading[0] if leading else 1
+    if ids.ndim == 2 and len(leading) == 1 and ids.numel() == rows:
+        ids = ids.reshape(-1)
+    if ids.ndim == 2 and len(leading) >= 2 and ids.shape[1] != leading[1]:
+        raise UserError(f"tasks {tuple(ids.shape)} do not fit an input of {tuple(leading)} (batch, tokens)")
+    if ids.shape[0] != rows:
+        if rows % ids.shape[0]:
+            raise UserError(f"tasks for {ids.shape[0]} sequences do not fit an input of {tuple(leading)}")
+        ids = ids.repeat_interleave(rows // ids.shape[0], dim=0)
+    picked = values[ids]
+    for _ in range(len(leading) - ids.ndim):
+        picked = picked.unsqueeze(ids.ndim)
+    return picked
+
+
+class _Hooks:
+    """Take `tasks` out of the base model's keyword arguments for the time of one call."""
+
+    def __init__(self, context: TaskContext) -> None:
+        self.context = context
+        self.outer: list[Tasks | None] = []
+
+    def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        self.outer.append(self.context.given)
+        if (tasks := kwargs.pop("tasks", None)) is not None:
+            self.context.given = tasks
+        if module.training:
+            _carry_through_checkpoints(module, self.context)
+        return args, kwargs
+
+    def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        self.context.given = self.outer.pop()
+
+
+def attach(model: nn.Module) -> TaskContext:
+    """The model's task context; on first use, make it and hook the model's calls. Used by the tuner at injection."""
+    hooks = getattr(model, "_loraweave_hooks", None)
+    if hooks is None:
+        hooks = _Hooks(TaskContext())
+        object.__setattr__(model, "_loraweave_hooks", hooks)
+        model.register_forward_pre_hook(hooks.before, with_kwargs=True)
+        model.register_forward_hook(hooks.after, with_kwargs=True, always_call=True)
+    return hooks.context
+
+
+class _CheckpointWithTasks:
+    """A model's checkpoint function that runs each block, first and again, with the tasks of its first run."""
+
+    def __init__(self, checkpoint: Any, context: TaskContext) -> None:
+        self.checkpoint = checkpoint
+        self.context = context
+
+    def __call__(self, block: Any, *args: Any, **kwargs: Any) -> Any:
+        tasks = self.context.given
+
+        def run(*block_args: Any, **block_kwargs: Any) -> Any:
+            with self.context.use(tasks):
+                return block(*block_args, **block_kwargs)
+
+        return self.checkpoint(run, *args, **kwargs)
+
+
+def _carry_through_checkpoints(model: nn.Module, context: TaskContext) -> None:
+    """Wrap the checkpoint function of every block that transformers runs under gradient checkpointing."""
+    for module in model.modules():
+        function = module.__dict__.get("_gradient_checkpointing_func")
+        if function is not None and not isinstance(function, _CheckpointWithTasks):
+            module._gradient_checkpointing_func = _CheckpointWithTasks(function, context)
+
+
+@contextmanager
+def task(model: nn.Module, tasks: Tasks) -> Iterator[None]:
+    """Run everything inside with these tasks: `with loraweave.task(model, "boolq"): model.generate(...)`.
+
+    Args:
+        model: any module with Weave layers in it, wrapped by PEFT or not.
+        tasks: a name or id for all sequences; a list of them, one per sequence; or a LongTensor (batch,) or
+            (batch, tokens).
+
+    Raises:
+        UserError: the model has no Weave layers.
+    """
+    contexts = {id(c): c for m in model.modules() if (c := getattr(m, "task_context", None)) is not None}
+    if not contexts:
+        raise UserError("loraweave.task: this model has no Weave adapter, so there is no layer to tell the task")
+    (context,) = contexts.values()
+    with context.use(tasks):
+        yield
