@@ -1,13 +1,16 @@
 """`WeaveConfig`: every knob of the family, free to combine; and one preset per paper.
 
-A preset is the same class with other defaults. In `adapter_config.json` all are `peft_type: LORAWEAVE`, `method: <name>`.
+A preset is the same class with other defaults. In `adapter_config.json` all have `peft_type: LORAWEAVE` and
+`method: <name>`.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from peft.config import PeftConfig
 
+from .card import add_loading_section
 from .errors import UserError, nearest
 from .peft_type import LORAWEAVE
 
@@ -94,6 +97,12 @@ class WeaveConfig(PeftConfig):
         """Whether the update depends on x, so that it cannot be folded into weights."""
         return self.gate == "token" and self.num_heads > 1
 
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """PEFT's, and the model card beside it learns how the adapter is loaded."""
+        super().save_pretrained(save_directory, **kwargs)
+        base = self.base_model_name_or_path or "THE BASE MODEL"
+        add_loading_section(Path(save_directory) / "README.md", self.method, base)
+
     def _check_values(self) -> None:
         for name, choices in (
             ("down", Down),
@@ -143,7 +152,7 @@ class WeaveConfig(PeftConfig):
 
 @dataclass
 class MultiLoraConfig(WeaveConfig):
-    """MultiLoRA (2311.11501): parallel LoRA modules, each with a learned scale per output channel that starts at zero."""
+    """MultiLoRA (2311.11501): parallel LoRA modules, each with a learned scale per output channel, zero at first."""
 
     method: str = "multilora"
     num_heads: int = 3

@@ -122,8 +122,8 @@ def fold(
         anchor: the frozen pair (A₀ (r, d_in), B̄₀ (d_out, r)) whose product is taken away, or None.
 
     Returns:
-        (lora_A (R, d_in), lora_B (d_out, R)) with ΔW = lora_B @ lora_A. R is r for one shared A, N·r for one A per head,
-        and r more with an anchor.
+        (lora_A (R, d_in), lora_B (d_out, R)) with ΔW = lora_B @ lora_A. R is r for one shared A, N·r for one A per
+        head, and r more with an anchor.
     """
     check_shapes(A, B, d_in=A.shape[-1])
     if weights is not None:

@@ -1,21 +1,21 @@
 """Which task each token belongs to, on its way from the caller to the adapted layers.
 
-Linear layers get a tensor and nothing else, so the tasks of a forward pass are held in one `TaskContext` that the adapted
-layers of a model share. Hooks on the base model take the `tasks` argument out of every call, whoever makes it; `task`
-is for code that cannot pass the argument. A checkpointed block remembers the tasks it was run with, so that its second
-run, in the backward pass, sees the same ones.
+Linear layers get a tensor and nothing else, so the tasks of a forward pass are held in one `TaskContext` that the
+adapted layers of a model share. Hooks on the base model take the `tasks` argument out of every call, whoever makes it;
+`task` is for code that cannot pass the argument. A checkpointed block remembers the tasks it was run with, so that its
+second run, in the backward pass, sees the same ones.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest
 
-Tasks = str | Sequence[str] | int | Sequence[int] | Tensor
+Tasks: TypeAlias = str | Sequence[str] | int | Sequence[int] | Tensor
 
 
 class TaskContext:
@@ -43,7 +43,7 @@ class TaskContext:
         given = self.given
         if given is None:
             raise UserError(
-                f"this adapter needs to know the task: pass tasks=… (names or ids) or use loraweave.task(model, …); {known}"
+                f"this adapter needs to know the task: pass tasks=… (names or ids) or use loraweave.task(…); {known}"
             )
         if isinstance(given, Tensor):
             ids = given
@@ -77,8 +77,8 @@ def per_token(values: Tensor, ids: Tensor, x: Tensor) -> Tensor:
     Args:
         values: (K, …) one row per task.
         ids: (), (batch,) or (batch, tokens).
-        x: (…, d), the layer's input that the rows must fit: (batch, tokens, d), (batch · tokens, d), or with a batch that
-            generation has expanded (beams, samples).
+        x: (…, d), the layer's input that the rows must fit: (batch, tokens, d), (batch · tokens, d), or with a batch
+            that generation has expanded (beams, samples).
 
     Returns:
         values[ids] with leading dimensions that broadcast against x's.

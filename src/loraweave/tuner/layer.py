@@ -121,8 +121,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         return values
 
     def _get(self, name: str, adapter: str) -> Tensor | None:
-        parameters = getattr(self, name)
-        return parameters[adapter] if adapter in parameters else None
+        return getattr(self, name).get(adapter)
 
     # --- forward ----------------------------------------------------------------------------------------------------
 
@@ -208,8 +207,8 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         config = knobs.config
         if config.depends_on_input:
             raise UserError(
-                f"adapter {adapter!r} ({config.method}) weighs its heads by the input, so it is not a fixed change of the "
-                "weights and cannot be merged or folded; serve it unmerged, or train mlora, multilora or mtllora instead"
+                f"adapter {adapter!r} ({config.method}) weighs its heads by the input, so it is no fixed change of the "
+                "weights and cannot be merged or folded; serve it as it is, or train mlora, multilora or mtllora"
             )
         weights = transform = None
         if config.needs_tasks:
@@ -263,6 +262,11 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
                     "merge into the unquantised base instead"
                 )
             base = self.get_base_layer()
+            if not isinstance(base, (nn.Linear, Conv1D)):
+                raise UserError(
+                    f"layer {self.layer_name} is a {type(base).__name__}: what its weight means is not known, so "
+                    "nothing can be merged into it; only nn.Linear and Conv1D can"
+                )
             wide = torch.promote_types(base.weight.dtype, torch.float32)
             merged = (base.weight.data.to(wide) + self.get_delta_weight(adapter).to(wide)).to(base.weight.dtype)
             if safe_merge and not torch.isfinite(merged).all():
@@ -286,19 +290,20 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
 
 def linear_size(layer: nn.Module, name: str) -> tuple[int, int]:
     """(d_in, d_out) of a linear layer; UserError naming the layer if it is not one."""
-    size = (None, None)
-    if isinstance(layer, (nn.Linear, Conv1D)) or hasattr(layer, "in_features") or hasattr(layer, "infeatures"):
+    if isinstance(layer, (nn.Linear, Conv1D)) or resolve_quantization_backend(layer) is not None:
         size = _get_in_out_features(layer)
-    if size[0] is None or size[1] is None:
+    else:
+        size = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+    if not isinstance(size[0], int) or not isinstance(size[1], int):
         raise UserError(
-            f"layer {name} is a {type(layer).__name__} and cannot be adapted; possible are nn.Linear, Conv1D and modules "
-            "with in_features and out_features: change target_modules or exclude_modules"
+            f"layer {name} is a {type(layer).__name__} and cannot be adapted; possible are nn.Linear, Conv1D and "
+            "modules with in_features and out_features: change target_modules or exclude_modules"
         )
-    return int(size[0]), int(size[1])
+    return size
 
 
 def _add_product(y: Tensor, u: Tensor, up: Tensor) -> Tensor:
-    """y (…, d_out) + u (…, R) @ up (R, d_out), in y's dtype and, where the dtypes agree, without a second (…, d_out)."""
+    """y (…, d_out) + u (…, R) @ up (R, d_out), in y's dtype."""
     if torch.is_autocast_enabled(y.device.type) or (u.dtype == y.dtype and up.dtype == y.dtype):
         total = torch.addmm(y.flatten(0, -2), u.flatten(0, -2), up)
         return total.view(y.shape).to(y.dtype)

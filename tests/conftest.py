@@ -1,0 +1,48 @@
+"""Fixtures for all tests: the recorded material beside the checkout, and small models of several architectures."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+ARCHITECTURES: dict[str, dict] = {
+    "llama": {"num_key_value_heads": 2, "intermediate_size": 48},
+    "qwen2": {"num_key_value_heads": 2, "intermediate_size": 48},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "mixtral": {"num_key_value_heads": 2, "intermediate_size": 48, "num_local_experts": 4},
+}
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of recorded references, real data and real checkpoints that may stand beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no folder {SHARED.name}/ beside the checkout: nothing to compare with")
+    return SHARED
+
+
+@pytest.fixture
+def tiny_model() -> Callable[..., nn.Module]:
+    """tiny_model(architecture) -> a random causal model of two layers, the same one at every call, in eval mode."""
+
+    def build(architecture: str = "llama", dtype: torch.dtype = torch.float32) -> nn.Module:
+        sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+        if architecture == "gpt2":
+            sizes = {"vocab_size": 64}
+        extra = {"max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+        if architecture == "gpt2":
+            extra.pop("max_position_embeddings")
+        config = AutoConfig.for_model(architecture, **sizes, **extra, **ARCHITECTURES[architecture])
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).to(dtype).eval()
+
+    return build

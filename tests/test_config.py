@@ -1,0 +1,77 @@
+"""WeaveConfig: presets follow their papers, bad values and knobs that do not go together are named."""
+
+import pytest
+from peft import PeftConfig
+
+import loraweave
+from loraweave import UserError, WeaveConfig
+from loraweave.config import PRESETS
+
+TASKS = {"task_names": ["a", "b"]}
+
+
+def preset(name: str, **knobs) -> WeaveConfig:
+    config = PRESETS[name]
+    return config(**(TASKS if name in ("mtllora", "moelora") else {}), **knobs)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_survives_saving(name: str, tmp_path):
+    config = preset(name, r=3, target_modules=["q_proj", "v_proj"])
+    config.save_pretrained(tmp_path)
+    loaded = PeftConfig.from_pretrained(tmp_path)
+    assert isinstance(loaded, WeaveConfig)
+    assert loaded.to_dict() == config.to_dict()
+    assert (loaded.peft_type, loaded.method) == ("LORAWEAVE", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs"),
+    [
+        ("multilora", {"num_heads": 3, "down": "per_head", "gate": "channel", "start": "zero_gate"}),
+        ("hydralora", {"r": 4, "lora_alpha": 32, "gate": "token", "start": "zero_up", "head_dropout": False}),
+        (
+            "rlora",
+            {"num_heads": 5, "gate": "token", "head_dropout": True, "start": "random_anchored", "lora_dropout": 0.2},
+        ),
+        ("mlora", {"gate": "uniform", "head_dropout": True, "start": "random_anchored"}),
+        ("mtllora", {"r": 8, "num_heads": 3, "gate": "task", "task_transform": True, "temperature": 0.1}),
+        ("moelora", {"down": "per_head", "gate": "task_embedding"}),
+    ],
+)
+def test_presets_are_their_papers_choices(name: str, knobs: dict):
+    config = preset(name)
+    assert {key: getattr(config, key) for key in knobs} == knobs
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"r": 0}, "r must be a whole number of at least 1, got 0"),
+        ({"num_heads": 0}, "num_heads must be"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank_pattern"),
+        ({"lora_dropout": 1.0}, "lora_dropout must be in"),
+        ({"temperature": 0}, "temperature must be above 0"),
+        ({"gate": "tokens"}, "did you mean 'token'"),
+        ({"start": "zero_gate"}, "needs gate='channel'"),
+        ({"start": "random_anchored", "down": "per_head"}, "needs down='shared'"),
+        ({"gate": "task"}, "needs task_names"),
+        ({"task_transform": True}, "needs task_names"),
+        ({"gate": "task", "task_names": ["a", "a"]}, "must differ"),
+        ({"layers_pattern": "layers"}, "layers_to_transform"),
+    ],
+)
+def test_bad_knobs_are_named_in_one_line(knobs: dict, message: str):
+    with pytest.raises(UserError, match=message) as error:
+        WeaveConfig(**knobs)
+    assert "\n" not in str(error.value)
+
+
+def test_the_default_is_a_plain_lora_on_all_linear_layers():
+    config = loraweave.WeaveConfig()
+    assert (config.num_heads, config.gate, config.start, config.target_modules) == (
+        1,
+        "uniform",
+        "zero_up",
+        "all-linear",
+    )

@@ -1,0 +1,224 @@
+"""The adapted layer: exact against the formula for all knobs, identity at the start, folding, merging."""
+
+import itertools
+
+import peft
+import pytest
+import reference
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+import loraweave
+from loraweave import UserError, WeaveConfig
+from loraweave.config import PRESETS
+
+NAMES = ["a", "b", "c"]
+
+
+class OneLayer(nn.Module):
+    """A model with no transformers in it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class Doubled(nn.Module):
+    """Linear-like: has in_features and out_features, and is called."""
+
+    in_features, out_features = 9, 7
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(9, 7)
+        self.weight, self.bias = self.inner.weight, self.inner.bias
+
+    def forward(self, x):
+        return 2 * self.inner(x)
+
+
+def adapted(config: WeaveConfig, layer: nn.Module | None = None, dtype=torch.float64):
+    """(model, its WeaveLinear), in eval mode, weights fixed by the seed."""
+    torch.manual_seed(0)
+    config.target_modules = {"layer"}
+    model = peft.get_peft_model(OneLayer(layer or nn.Linear(9, 7)).to(dtype), config).eval()
+    return model, model.base_model.model.layer
+
+
+def combinations():
+    """Every combination of knobs that WeaveConfig takes, as keyword arguments."""
+    for down, gate, start, transform, heads in itertools.product(
+        ("shared", "per_head"),
+        ("uniform", "channel", "token", "task", "task_embedding"),
+        ("zero_up", "zero_gate", "random_anchored"),
+        (False, True),
+        (1, 3),
+    ):
+        knobs = {"down": down, "gate": gate, "start": start, "task_transform": transform, "num_heads": heads, "r": 2}
+        try:
+            WeaveConfig(task_names=NAMES, **knobs)
+        except UserError:
+            continue
+        yield knobs
+
+
+def by_formula(layer, x: torch.Tensor, ids: torch.Tensor, p: dict[str, torch.Tensor], config: WeaveConfig):
+    """The design's formula with the layer's own parameters `p`, from the plain loop."""
+    weights = channel = transform = None
+    heads = config.num_heads
+    if config.gate == "uniform":
+        weights = x.new_full((*x.shape[:-1], heads), 1 / heads)
+    elif config.gate == "channel":
+        channel = p["weave_channel"]
+    elif config.gate == "token":
+        weights = torch.softmax(x @ p["weave_router"].T, -1)
+    elif config.gate == "task":
+        weights = torch.softmax(p["weave_task_logits"] / config.temperature, -1)[ids]
+    else:
+        weights = torch.softmax(p["weave_task_embedding"] @ p["weave_task_gate"].T, -1)[ids]
+    if config.task_transform:
+        transform = p["weave_task_transform"][ids]
+    y = layer.base_layer(x)
+    scaling = config.lora_alpha / config.r
+    y = y + reference.delta(
+        x, p["weave_A"], p["weave_B"], weights=weights, channel=channel, transform=transform, scaling=scaling
+    )
+    if config.start == "random_anchored":
+        y = y - scaling * x @ p["weave_anchor_A"].T @ p["weave_anchor_B"].T
+    return y
+
+
+@pytest.mark.parametrize("knobs", combinations(), ids=lambda k: "-".join(str(v) for v in k.values()))
+@pytest.mark.parametrize("per_token_ids", [False, True])
+def test_every_combination_equals_the_formula(knobs: dict, per_token_ids: bool):
+    config = WeaveConfig(task_names=NAMES, temperature=0.7, **knobs)
+    model, layer = adapted(config)
+    parameters = {n.split(".")[0]: q for n, q in layer.named_parameters() if n.startswith("weave_")}
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in parameters.values():
+            tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype))
+    x = torch.randn(2, 4, 9, dtype=torch.float64, requires_grad=True)
+    ids = torch.tensor([2, 0])
+    per_token = ids[:, None].expand(2, 4)
+    if per_token_ids:
+        ids = per_token = torch.tensor([[0, 1, 2, 0], [2, 2, 1, 0]])
+    trained = [q for q in parameters.values() if q.requires_grad]
+    results = []
+    for y in (model(x, tasks=ids), by_formula(layer, x, per_token, parameters, config)):
+        results.append((y, *torch.autograd.grad(y.sin().sum(), [x, *trained])))
+    for fast, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("layer", [nn.Linear(9, 7), nn.Linear(9, 7, bias=False), Conv1D(7, 9), Doubled()], ids=repr)
+def test_the_start_is_the_base(name: str, layer: nn.Module):
+    config = PRESETS[name](task_names=NAMES, r=4)
+    x = torch.randn(3, 5, 9)
+    model, adapted_layer = adapted(config, layer, torch.float32)
+    y, base = model(x, tasks="b"), adapted_layer.base_layer(x)
+    if config.start == "random_anchored":
+        torch.testing.assert_close(y, base, rtol=0, atol=1e-6)
+    else:
+        assert torch.equal(y, base)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_heads_part_after_a_few_steps_and_the_anchor_stays(name: str):
+    config = PRESETS[name](task_names=NAMES, r=4, num_heads=3)
+    model, layer = adapted(config, dtype=torch.float32)
+    model.train()
+    frozen = {n: q.clone() for n, q in layer.named_parameters() if not q.requires_grad}
+    trained = {n: q for n, q in layer.named_parameters() if q.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-2)
+    moved = dict.fromkeys(trained, 0.0)
+    for _ in range(6):
+        x = torch.randn(6, 5, 9)
+        model(x, tasks=[NAMES[i % 3] for i in range(6)]).pow(2).mean().backward()
+        for n, q in trained.items():
+            moved[n] += q.grad.abs().sum().item()
+        optimizer.step()
+        optimizer.zero_grad()
+    B = layer.weave_B["default"]
+    assert all(not torch.allclose(B[i], B[j]) for i in range(3) for j in range(i))
+    assert all(total > 0 for total in moved.values()), moved
+    assert all(torch.equal(dict(layer.named_parameters())[n], q) for n, q in frozen.items())
+    assert ("weave_anchor_B.default" in frozen) == (config.start == "random_anchored")
+
+
+def test_each_head_gets_a_dropout_mask_of_its_own():
+    config = WeaveConfig(num_heads=2, head_dropout=True, lora_dropout=0.5, start="random_anchored", r=2)
+    model, layer = adapted(config)
+    model.train()
+    with torch.no_grad():  # head 0 writes channel 0 alone, head 1 channel 1 alone
+        layer.weave_B["default"].zero_()
+        layer.weave_B["default"][0, 0], layer.weave_B["default"][1, 1] = 1.0, 1.0
+        layer.weave_anchor_B["default"].zero_()
+    x = torch.randn(2000, 9, dtype=torch.float64)
+    out = model(x) - layer.base_layer(x)
+    clean = x @ layer.weave_A["default"][0].T @ torch.ones(2, dtype=torch.float64) * 8 / 2
+    heads = out[:, :2] / clean[:, None]
+    assert (out[:, 2:].abs() < 1e-12).all()
+    assert ((heads[:, 0] - heads[:, 1]).abs() > 1e-9).double().mean() > 0.7  # masks differ between heads
+    assert out[:, :2].mean(0).sub(clean.mean()).abs().max() < 5 * clean.std() / 2000**0.5 * 2  # and are unbiased
+    model.eval()
+    torch.testing.assert_close((model(x) - layer.base_layer(x))[:, 0], clean)
+
+
+@pytest.mark.parametrize("name", [n for n in PRESETS if n not in ("hydralora", "rlora")])
+@pytest.mark.parametrize("layer", [nn.Linear(9, 7), Conv1D(7, 9)], ids=repr)
+def test_merging_is_exact_and_unmerging_gives_the_bits_back(name: str, layer: nn.Module):
+    config = PRESETS[name](task_names=NAMES, r=3, init_weights=False)
+    model, adapted_layer = adapted(config, layer)
+    x = torch.randn(3, 5, 9, dtype=torch.float64)
+    before = adapted_layer.base_layer.weight.clone()
+    with loraweave.task(model, "b"):
+        y = model(x)
+        model.merge_adapter(safe_merge=True)
+    assert not torch.equal(adapted_layer.base_layer.weight, before)
+    torch.testing.assert_close(model(x), y, rtol=1e-12, atol=1e-12)
+    model.unmerge_adapter()
+    assert torch.equal(adapted_layer.base_layer.weight, before)
+    with loraweave.task(model, "b"):
+        assert torch.equal(model(x), y)
+
+
+@pytest.mark.parametrize("name", ["hydralora", "rlora"])
+def test_an_update_that_depends_on_x_refuses_to_merge(name: str):
+    model, layer = adapted(PRESETS[name](r=3))
+    before = layer.base_layer.weight.clone()
+    with pytest.raises(UserError, match=r"weighs its heads by the input.*mlora"):
+        model.merge_and_unload()
+    assert torch.equal(layer.base_layer.weight, before)
+
+
+def test_a_linear_like_layer_runs_but_does_not_merge():
+    model, layer = adapted(WeaveConfig(r=2, init_weights=False), Doubled())
+    before = layer.base_layer.weight.clone()
+    with pytest.raises(UserError, match="layer layer is a Doubled"):
+        model.merge_adapter()
+    assert torch.equal(layer.base_layer.weight, before)
+
+
+def test_a_rank_above_the_layers_size_names_the_layer():
+    with pytest.raises(UserError, match="layer layer: rank 8 is above its size 9 → 7; use r ≤ 7"):
+        adapted(WeaveConfig(r=8))
+
+
+def test_a_layer_that_is_not_linear_is_named():
+    with pytest.raises(UserError, match="layer layer is a Embedding and cannot be adapted"):
+        adapted(WeaveConfig(r=2), nn.Embedding(5, 9))
+
+
+def test_adapters_in_float32_on_a_bfloat16_base_keep_the_bases_dtype():
+    model, layer = adapted(WeaveConfig(r=2, init_weights=False), dtype=torch.bfloat16)
+    assert layer.weave_A["default"].dtype == torch.float32
+    x = torch.randn(2, 3, 9, dtype=torch.bfloat16)
+    assert model(x).dtype == torch.bfloat16
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(x).dtype == torch.bfloat16
