@@ -1,0 +1,22 @@
+"""Tasks: lm-eval tasks and files in TRL's formats, as examples, as token rows and as a mixture."""
+
+from loraweave.tasks.encode import IGNORED, Encoded, Row, TooLongError, encode_all
+from loraweave.tasks.examples import Example
+from loraweave.tasks.load import load_tasks
+from loraweave.tasks.mixture import Mixture, MixtureConfig
+from loraweave.tasks.spec import TaskSpec
+from loraweave.tasks.task import Task
+
+__all__ = [
+    "IGNORED",
+    "Encoded",
+    "Example",
+    "Mixture",
+    "MixtureConfig",
+    "Row",
+    "Task",
+    "TaskSpec",
+    "TooLongError",
+    "encode_all",
+    "load_tasks",
+]

@@ -1,0 +1,73 @@
+"""Finds the rows that lack a field which a task's templates print, before lm-eval prints "None" in its place."""
+
+from functools import lru_cache
+from typing import Any
+
+from loraweave.errors import UserError, nearest
+from loraweave.tasks.files import Rows
+
+TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix")
+
+
+def share_compiled_templates() -> None:
+    """Let lm-eval compile each Jinja template once instead of once per document (0.7 ms against 0.02 ms)."""
+    from lm_eval import utils
+
+    if not hasattr(utils.env.from_string, "cache_info"):
+        utils.env.from_string = lru_cache(maxsize=1024)(utils.env.from_string)
+
+
+def check_fields(config: Any, rows: Rows) -> None:
+    """Check that every row has what the templates of `config` (an lm-eval task configuration) print.
+
+    A template may ask whether a field is there (`{% if context %}`), but not print one that is missing or null.
+
+    Raises
+    ------
+    UserError
+        Naming file, line, field and template.
+    """
+    for key in TEMPLATES:
+        template = getattr(config, key)
+        if not isinstance(template, str) or not template:
+            continue
+        fields = _used_fields(template, plain_name=key in ("doc_to_text", "doc_to_target", "doc_to_choice"))
+        for index, row in enumerate(rows.rows):
+            missing = [field for field in fields if row.get(field) is None]
+            if missing and _prints_missing(template, row, fields):
+                known = [field for field in row if row[field] is not None]
+                is_null = " (it is null)" if missing[0] in row else ""
+                raise UserError(
+                    f"{rows.place(index)}: lacks the field {missing[0]!r} that {key} uses{is_null}; "
+                    f"fields here: {', '.join(map(repr, known)) or 'none'}{nearest(missing[0], known)}"
+                )
+
+
+def _used_fields(template: str, plain_name: bool) -> list[str]:
+    """The names a template reads. lm-eval also takes a bare field name in place of a template."""
+    from jinja2 import TemplateSyntaxError, meta
+    from lm_eval import utils
+
+    if plain_name and template.isidentifier():
+        return [template]
+    try:
+        return sorted(meta.find_undeclared_variables(utils.env.parse(template)))
+    except TemplateSyntaxError as error:
+        raise UserError(f"the template {template!r} does not parse: {error.message}") from None
+
+
+def _prints_missing(template: str, row: dict[str, Any], fields: list[str]) -> bool:
+    if fields == [template]:
+        return True
+    from jinja2 import Undefined, UndefinedError
+    from lm_eval import utils
+
+    class MayBeTestedNotPrinted(Undefined):
+        __str__ = Undefined._fail_with_undefined_error
+
+    present = {field: value for field, value in row.items() if value is not None}
+    try:
+        utils.env.overlay(undefined=MayBeTestedNotPrinted).from_string(template).render(**present)
+    except UndefinedError:
+        return True
+    return False

@@ -1,0 +1,114 @@
+"""Reads a local JSON Lines, JSON or Parquet file and remembers where each row stands, so that errors can say it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loraweave.errors import UserError, nearest
+
+SUFFIXES = (".jsonl", ".json", ".parquet")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one file. `numbers` counts from 1: lines of a JSON Lines file, else entries."""
+
+    path: Path
+    rows: list[dict[str, Any]]
+    numbers: list[int]
+    unit: str
+
+    def place(self, index: int) -> str:
+        """Where row `index` stands, for a message."""
+        return f"{self.path}, {self.unit} {self.numbers[index]}"
+
+
+def existing(path: Path, what: str = "file") -> Path:
+    """`path`, if a file is there; else a `UserError` with the nearest name in its folder."""
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; a {what} is wanted")
+    hint = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+    missing = "" if path.parent.is_dir() else f" (there is no folder {path.parent})"
+    raise UserError(f"no such {what}: {path}{missing}{hint}")
+
+
+def read_rows(path: Path) -> Rows:
+    """Read a `.jsonl`, `.json` (an array, or JSON Lines under that name) or `.parquet` file.
+
+    A byte-order mark, Windows line ends and blank lines are fine.
+
+    Raises
+    ------
+    UserError
+        The file is missing, empty, not UTF-8, or a line of it is not a JSON object.
+    """
+    existing(path)
+    if path.suffix == ".parquet":
+        found = _read_parquet(path)
+    else:
+        text = _read_text(path)
+        array = _json_array(text, path) if path.suffix == ".json" else None
+        found = array if array is not None else _read_lines(text, path)
+    if not found.rows:
+        raise UserError(f"{path} is empty; one example per line is wanted")
+    return found
+
+
+def _read_text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")  # -sig: drops a byte-order mark, which editors on Windows write
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise UserError(f"{path}, line {line}: holds a zero byte, so this is a binary file and not JSON Lines")
+    return text
+
+
+def _read_lines(text: str, path: Path) -> Rows:
+    rows, numbers = [], []
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines() would split inside strings (U+2028)
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from None
+        if not isinstance(row, dict):
+            raise UserError(
+                f"{path}, line {number}: a JSON object is wanted, such as "
+                f'{{"prompt": "...", "completion": "..."}}, not {type(row).__name__}'
+            )
+        rows.append(row)
+        numbers.append(number)
+    return Rows(path, rows, numbers, "line")
+
+
+def _json_array(text: str, path: Path) -> Rows | None:
+    """The rows of a JSON array of objects; None when the file is JSON Lines after all."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        items = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, dict):
+            raise UserError(f"{path}, entry {number}: a JSON object is wanted, not {type(item).__name__}")
+    return Rows(path, items, list(range(1, len(items) + 1)), "entry")
+
+
+def _read_parquet(path: Path) -> Rows:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    return Rows(path, rows, list(range(1, len(rows) + 1)), "row")

@@ -1,0 +1,150 @@
+"""Finds lm-eval tasks by name or YAML file and builds them, with errors that a person can act on."""
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from loraweave.errors import UserError, nearest
+from loraweave.tasks.fields import share_compiled_templates
+from loraweave.tasks.files import existing
+
+STRUCTURE_KEYS = {"task", "tag", "group", "task_list", "include", "class"}
+
+
+@lru_cache(maxsize=1)
+def task_manager() -> Any:
+    """lm-eval's index of every task it ships: reads 14,000 YAML files, so some ten seconds the first time."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def named_tasks(name: str) -> list[Any]:
+    """The lm-eval task of this name, or all tasks of the group or tag of this name.
+
+    Raises
+    ------
+    UserError
+        lm-eval has no such task (with the nearest name), or its data set is not at hand.
+    """
+    found = _yaml_of(name)
+    if found is not None:
+        from lm_eval.tasks import TaskManager
+
+        manager, wanted = TaskManager(include_defaults=False), str(found)
+    else:
+        manager, wanted = task_manager(), name
+        if name not in manager.task_index:
+            raise UserError(
+                f"lm-eval has no task {name!r}{nearest(name, manager.all_tasks)}; a task is an lm-eval name, "
+                "or the path of a .yaml, .jsonl, .json or .parquet file"
+            )
+    return _prepared(lambda: manager.load([wanted])["tasks"].values(), f"the lm-eval task {name!r}")
+
+
+def yaml_tasks(path: Path, data_dir: Path | None) -> list[Any]:
+    """The tasks of a YAML in lm-eval's format: one, or all members of a group.
+
+    Raises
+    ------
+    UserError
+        The file is missing or does not parse, a key is unknown, or the data are missing or unfit.
+    """
+    existing(path, "task file")
+    config = _load_yaml(path)
+    if "group" in config and not isinstance(config.get("task"), str):
+        from lm_eval.tasks import TaskManager
+
+        return _prepared(
+            lambda: TaskManager(include_path=path.parent).load([config["group"]])["tasks"].values(), str(path)
+        )
+    return _prepared(lambda: [_build(config, path, data_dir)], str(path))
+
+
+def _build(config: dict[str, Any], path: Path, data_dir: Path | None) -> Any:
+    from lm_eval.api.task import ConfigurableTask
+
+    from loraweave.tasks.local_data import LocalTask, resolve_data
+
+    _check_keys(config, path)
+    local = resolve_data(config, path.parent, data_dir)
+    metadata = config.get("metadata")
+    metadata = dict(metadata) if isinstance(metadata, dict) else {}
+    config["metadata"] = metadata | {"config_source": str(path)}
+    build = config.get("class") or (LocalTask if local else ConfigurableTask)
+    config = {key: value for key, value in config.items() if key not in STRUCTURE_KEYS - {"task"}}
+    return build(config=config)
+
+
+def _check_keys(config: dict[str, Any], path: Path) -> None:
+    from lm_eval.config.task import TaskConfig
+
+    known = set(TaskConfig.__dataclass_fields__) | STRUCTURE_KEYS
+    for key in config:
+        if key not in known:
+            raise UserError(f"{path}: unknown key {str(key)!r}{nearest(str(key), known)}")
+    if "class" in config:
+        return
+    if not isinstance(config.get("task"), str):
+        raise UserError(f"{path}: lacks 'task', the task's name")
+    for key in ("dataset_path", "doc_to_text", "doc_to_target"):
+        if config.get(key) is None and not (config.get("custom_dataset") or config.get("use_prompt")):
+            raise UserError(f"{path}: lacks {key!r}")
+    if config.get("test_split") is None and config.get("validation_split") is None:
+        raise UserError(f"{path}: lacks 'test_split' (or 'validation_split'): which split the task is evaluated on")
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+    from lm_eval.tasks._yaml_loader import load_yaml  # the reader that knows include: and !function
+
+    try:
+        return dict(load_yaml(path))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: includes {error.filename}, which is not there") from None
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+
+
+def _prepared(build: Callable[[], Any], what: str) -> list[Any]:
+    """Build tasks, say plainly why when that fails, and set them to prompts without solved examples."""
+    share_compiled_templates()
+    try:
+        tasks = list(build())
+    except UserError:
+        raise
+    except Exception as error:  # lm-eval, datasets and !function code raise what they like
+        reason = (str(error).splitlines() or [""])[0]
+        if _is_missing_data(error):
+            raise UserError(f"{what}: its data set must be downloaded once, and that fails here: {reason}") from error
+        raise UserError(f"{what}: lm-eval cannot build it: {type(error).__name__}: {reason}") from error
+    for task in tasks:
+        task.set_config("num_fewshot", 0)
+    return tasks
+
+
+def _is_missing_data(error: Exception) -> bool:
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    return isinstance(error, (ConnectionError, OfflineModeIsEnabled, DatasetNotFoundError, HfHubHTTPError))
+
+
+@lru_cache(maxsize=256)
+def _yaml_of(name: str) -> Path | None:
+    """The shipped YAML that defines a single task of this name, found without lm-eval's slow index."""
+    import lm_eval.tasks
+
+    pattern = re.compile(rb"^task:[ \t]*[\"']?" + re.escape(name.encode()) + rb"[\"']?[ \t\r]*(#.*)?$", re.MULTILINE)
+    for path in sorted(Path(lm_eval.tasks.__file__).parent.rglob("*.yaml"), key=Path.as_posix):
+        if pattern.search(path.read_bytes()):
+            return path
+    return None

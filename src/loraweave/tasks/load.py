@@ -1,0 +1,119 @@
+"""From the `tasks:` of a run to task objects."""
+
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from loraweave.errors import UserError
+from loraweave.tasks.files import SUFFIXES, existing
+from loraweave.tasks.harness import named_tasks, yaml_tasks
+from loraweave.tasks.harness_task import HarnessTask
+from loraweave.tasks.spec import TaskSpec, parse_spec
+from loraweave.tasks.task import Task
+from loraweave.tasks.trl_task import FileTask
+
+YAML_SUFFIXES = (".yaml", ".yml")
+
+
+def load_tasks(
+    specs: Iterable[Any],
+    base_dir: str | Path,
+    data_dir: str | Path | None = None,
+    chat_template: bool = False,
+    seed: int = 0,
+) -> list[Task]:
+    """Load the tasks of a run, in the order given.
+
+    specs
+        Strings or mappings (see `TaskSpec`). The name of an lm-eval group or tag stands for all its tasks.
+    base_dir
+        Where relative paths start: the run file's folder.
+    data_dir
+        Where the relative `data_files` of task YAMLs are looked for first; then in the YAML's own folder.
+    chat_template
+        For tasks that do not say it themselves.
+    seed
+        Of the draw of validation examples.
+
+    Raises
+    ------
+    UserError
+        With the file and the place of whatever is wrong, rows of local files included.
+    """
+    base = Path(base_dir)
+    tasks: list[Task] = []
+    for number, entry in enumerate(specs, start=1):
+        spec = parse_spec(entry, f"tasks, entry {number}")
+        folder = base / spec.data_dir if spec.data_dir else base / data_dir if data_dir is not None else None
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"data_dir: there is no folder {folder}")
+        chat = chat_template if spec.chat_template is None else spec.chat_template
+        tasks += _load(spec, base, folder, chat, seed)
+    if not tasks:
+        raise UserError("tasks: there is none; name at least one")
+    seen: dict[str, Task] = {}
+    for task in tasks:
+        if task.name in seen:
+            raise UserError(
+                f"two tasks are called {task.name!r} ({seen[task.name].origin} and {task.origin}): "
+                f"write one as {{task: ..., name: another_name}}"
+            )
+        seen[task.name] = task
+    return tasks
+
+
+def _load(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, seed: int) -> list[Task]:
+    if Path(spec.task).suffix in SUFFIXES:
+        return [_file_task(spec, base, data_dir, chat, seed)]
+    for key in ("eval", "test"):
+        if getattr(spec, key) is not None:
+            raise UserError(
+                f"{spec.task}: {key!r} belongs to a data file in TRL's formats; lm-eval's task says its own"
+            )
+    if isinstance(spec.validation, str):
+        raise UserError(f"{spec.task}: 'validation' is a share here, such as 0.05; a file goes into validation_split")
+    found, origin = _lm_eval_tasks(spec.task, base, data_dir)
+    if spec.name is not None:
+        if len(found) > 1:
+            raise UserError(f"{spec.task} stands for {len(found)} tasks, so they cannot all be named {spec.name!r}")
+        found[0].set_config("task", spec.name)  # so that two uses of one YAML stay apart inside lm-eval too
+    tasks: list[Task] = []
+    for item in found:
+        task = HarnessTask(item.task_name, origin, chat, item, spec.validation, seed)
+        if hasattr(item, "place"):
+            task.test_examples()  # a wrong label in the test file must show before training, not after it
+        tasks.append(task)
+    return tasks
+
+
+def _file_task(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, seed: int) -> FileTask:
+    if spec.data_dir is not None and spec.eval is None:
+        raise UserError(f"{spec.task}: 'data_dir' is for task YAMLs; give the file's own path")
+    lm_eval = None
+    if spec.eval is not None:
+        if Path(spec.eval).suffix in SUFFIXES:
+            raise UserError(f"{spec.task}: 'eval' is an lm-eval name or YAML; a file to measure the loss on is 'test'")
+        found, _ = _lm_eval_tasks(spec.eval, base, data_dir)
+        if len(found) > 1:
+            raise UserError(f"{spec.task}: 'eval' must be one task, and {spec.eval} stands for {len(found)}")
+        lm_eval = found[0]
+    name = spec.name or Path(spec.task).stem
+    if lm_eval is not None:
+        lm_eval.set_config("task", name)
+    validation = base / spec.validation if isinstance(spec.validation, str) else spec.validation
+    test = base / spec.test if spec.test is not None else None
+    for key, other in (("validation", validation), ("test", test)):
+        if isinstance(other, Path) and other.resolve() == (base / spec.task).resolve():
+            raise UserError(f"{spec.task}: {key!r} is the training file itself")
+    return FileTask(name, base / spec.task, chat, lm_eval, validation, test, seed)
+
+
+def _lm_eval_tasks(what: str, base: Path, data_dir: Path | None) -> tuple[list[Any], str]:
+    """The lm-eval tasks of a name or a YAML, and where they came from."""
+    if Path(what).suffix in YAML_SUFFIXES:
+        return yaml_tasks(base / what, data_dir), str(base / what)
+    if "/" in what or "\\" in what:
+        known = ", ".join(YAML_SUFFIXES + SUFFIXES)
+        raise UserError(f"{existing(base / what, 'task')}: a task file ends in one of {known}")
+    return named_tasks(what), f"lm-eval {version('lm-eval')}"

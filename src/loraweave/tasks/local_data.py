@@ -1,0 +1,131 @@
+"""An lm-eval task whose data are local files, read by us: errors name the line, and no cache is written.
+
+Everything else is lm-eval's own `ConfigurableTask`, whose `download` is meant to be overridden. Files that are more
+than plain JSON or Parquet (globs, URLs, archives, CSV) go through `datasets` as usual.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+from lm_eval.api.task import ConfigurableTask
+
+from loraweave.errors import UserError, nearest
+from loraweave.tasks.fields import check_fields
+from loraweave.tasks.files import SUFFIXES, Rows, existing, read_rows
+
+SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_split")
+
+
+class LocalTask(ConfigurableTask):
+    """`dataset_kwargs.data_files` must be a mapping from split to a list of absolute paths (`resolve_data` makes it).
+
+    Raises
+    ------
+    UserError
+        On construction: a file is missing or unreadable, a row lacks a field that a template prints, a split that the
+        task names is not there, or training and evaluation read the same file.
+    """
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        files: Mapping[str, list[str]] = (dataset_kwargs or {})["data_files"]
+        source = self.config.metadata["config_source"]
+        wanted = {getattr(self.config, key): key for key in SPLIT_KEYS if getattr(self.config, key) is not None}
+        for split, key in wanted.items():
+            if split not in files:
+                raise UserError(
+                    f"{source}: {key} is {split!r}, but data_files has {', '.join(map(repr, files))}"
+                    f"{nearest(split, files)}"
+                )
+        evaluated = self.config.test_split or self.config.validation_split
+        train = self.config.training_split
+        if train is not None and evaluated is not None and set(files[train]) & set(files[evaluated]):
+            raise UserError(f"{source}: the splits {train!r} and {evaluated!r} read the same file: {files[train][0]}")
+        self.sources: dict[str, list[Rows]] = {}
+        for split in wanted:
+            self.sources[split] = [read_rows(Path(path)) for path in files[split]]
+            if self.config.process_docs is None:  # else the templates see other fields than the file has
+                for rows in self.sources[split]:
+                    check_fields(self.config, rows)
+        self.dataset = datasets.DatasetDict({split: _dataset(parts) for split, parts in self.sources.items()})
+
+    def place(self, split: str, index: int) -> str:
+        """Where document `index` of a split stands, for a message."""
+        if self.config.process_docs is None:
+            for rows in self.sources[split]:
+                if index < len(rows.rows):
+                    return rows.place(index)
+                index -= len(rows.rows)
+        return f"{self.config.metadata['config_source']}, document {index + 1} of the split {split!r}"
+
+
+def resolve_data(config: dict[str, Any], yaml_folder: Path, data_dir: Path | None) -> bool:
+    """Make the relative data paths of a task configuration absolute, in place; True if `LocalTask` can read them.
+
+    A path is looked for in `data_dir` where one is given, then in the YAML's own folder.
+
+    Raises
+    ------
+    UserError
+        A plain file is in neither folder.
+    """
+    folders = ([data_dir] if data_dir is not None else []) + [yaml_folder]
+    path = config.get("dataset_path")
+    if isinstance(path, str) and "/" in path and not Path(path).is_absolute():
+        local = [folder / path for folder in folders if (folder / path).exists()]
+        config["dataset_path"] = str(local[0].resolve()) if local else path
+    kwargs = dict(config.get("dataset_kwargs") or {})
+    if path not in ("json", "parquet", "csv", "text", "arrow") or "data_files" not in kwargs:
+        return False
+    inner = str(kwargs.pop("data_dir", ""))
+    files = _by_split(kwargs["data_files"])
+    everything = [name for names in files.values() for name in names]
+    plain = path in ("json", "parquet") and set(kwargs) == {"data_files"}
+    plain = plain and all(name.endswith(SUFFIXES) and not _is_pattern(name) for name in everything)
+    kwargs["data_files"] = {
+        split: [_absolute(Path(inner) / name, folders, plain) if "://" not in name else name for name in names]
+        for split, names in files.items()
+    }
+    config["dataset_kwargs"] = kwargs
+    return plain
+
+
+def _by_split(data_files: Any) -> dict[str, list[str]]:
+    """`datasets` takes one path, a list, or either per split; a path without a split is the split `train`."""
+    if not isinstance(data_files, Mapping):
+        data_files = {"train": data_files}
+    return {str(split): [names] if isinstance(names, str) else list(names) for split, names in data_files.items()}
+
+
+def _is_pattern(name: str) -> bool:
+    return "://" in name or any(letter in name for letter in "*?[")
+
+
+def _absolute(path: Path, folders: list[Path], plain: bool) -> str:
+    for folder in folders:
+        if (folder / path).exists():
+            return str((folder / path).resolve())
+    if plain:
+        try:
+            existing(folders[0] / path, "data file")
+        except UserError as error:
+            also = f"; nor in {folders[1]}" if len(folders) > 1 else "; set data_dir to the folder that holds it"
+            raise UserError(f"{error}{also}") from None
+    return str((folders[0] / path).absolute())
+
+
+def _dataset(parts: list[Rows]) -> datasets.Dataset:
+    """One split. A field that some rows lack is None there, as `datasets` has it."""
+    names = list(dict.fromkeys(name for part in parts for row in part.rows for name in row))
+    columns = {}
+    for name in names:
+        values = [row.get(name) for part in parts for row in part.rows]
+        try:
+            pyarrow.array(values)
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{parts[0].path}: the field {name!r} mixes kinds of values ({reason})") from None
+        columns[name] = values
+    return datasets.Dataset.from_dict(columns)

@@ -1,0 +1,249 @@
+"""How often each task is drawn, exactly.
+
+`datasets.interleave_datasets` throws a die for every example, so an epoch only comes near the shares that were asked
+for, and a subsampled task repeats some examples before it has shown others. Here every task gets a quota per epoch
+that is exact (to the example, or to the token within one example), draws walk through a shuffle of the task that goes
+on from epoch to epoch, and the order of each epoch is a new one. All of it follows from the seed alone, so methods
+that are compared see the same data in the same order.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
+from zlib import crc32
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from rich.table import Table
+
+from loraweave.errors import UserError, nearest
+
+SETTING_OF = {"temperature": "temperature", "cap": "capped", "weights": "weights"}
+"""Which strategy each setting belongs to."""
+
+
+class MixtureConfig(BaseModel):
+    """The `mixture:` of a run file; a plain string means `strategy` alone.
+
+    Shares are in proportion to the tasks' sizes n, to n^(1/temperature), all equal, to min(n, cap), or to the weights
+    given. Sizes, `cap` and `total` count examples or tokens, as `by` says.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    strategy: Literal["proportional", "temperature", "equal", "capped", "weights"] = "proportional"
+    temperature: float | None = Field(None, gt=0, description="1 is proportional; the higher, the more equal")
+    cap: int | None = Field(None, gt=0, description="a task counts as at most this large")
+    weights: dict[str, float] | None = Field(None, description="a number for every task; 0 leaves a task out")
+    by: Literal["examples", "tokens"] = "examples"
+    total: int | None = Field(
+        None, gt=0, description="size of an epoch; default: all tasks drawn from, each up to `cap`"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"strategy": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> "MixtureConfig":
+        for setting, strategy in SETTING_OF.items():
+            given = getattr(self, setting) is not None
+            if given and self.strategy != strategy:
+                raise ValueError(f"{setting!r} goes with strategy {strategy!r}, but strategy is {self.strategy!r}")
+            if not given and self.strategy == strategy:
+                raise ValueError(f"strategy {strategy!r} needs {setting!r}")
+        if self.weights is not None:
+            bad = [task for task, weight in self.weights.items() if not (weight >= 0 and np.isfinite(weight))]
+            if bad:
+                raise ValueError(f"the weight of {bad[0]!r} must be 0 or more, not {self.weights[bad[0]]}")
+            if not any(self.weights.values()):
+                raise ValueError("all weights are 0, so there is nothing to train on")
+        return self
+
+    def check_tasks(self, names: Sequence[str]) -> None:
+        """Raise a `UserError` unless `weights`, where given, names exactly these tasks."""
+        if self.weights is None:
+            return
+        tasks = f"the tasks are {', '.join(names)}"
+        for name in self.weights:
+            if name not in names:
+                raise UserError(f"mixture: weights names an unknown task {name!r}{nearest(name, names)}; {tasks}")
+        missing = [name for name in names if name not in self.weights]
+        if missing:
+            raise UserError(f"mixture: weights lacks {missing[0]!r} (0 leaves a task out); {tasks}")
+
+
+class Realised(TypedDict):
+    """What one task got. `wanted` is the share asked for, in the mixture's own unit; `passes` is drawn / available."""
+
+    task: str
+    available: int
+    drawn: int
+    passes: float
+    tokens: int
+    wanted: float
+    share_of_examples: float
+    share_of_tokens: float
+
+
+@dataclass
+class Mixture:
+    """The draws of a run. Make one with `Mixture.build`.
+
+    Attributes
+    ----------
+    names
+        The tasks, in the order of their ids.
+    lengths
+        For each task, the tokens of each of its rows.
+    shares
+        For each task, its share of an epoch in the unit `by`; they sum to 1.
+    quotas
+        For each task, how much of the unit `by` an epoch holds: whole examples, or tokens.
+    """
+
+    names: list[str]
+    lengths: list[np.ndarray]
+    shares: np.ndarray
+    quotas: np.ndarray
+    by: str
+    epochs: int
+    seed: int
+    _ends: list[list[int]] = field(default_factory=list)
+
+    @classmethod
+    def build(
+        cls, lengths: Mapping[str, Sequence[int]], config: MixtureConfig, epochs: int = 1, seed: int = 0
+    ) -> "Mixture":
+        """Work out the quotas of a mixture.
+
+        lengths
+            For each task, in the order of the task ids, the number of tokens of each of its rows.
+        epochs
+            How many epochs `realised` covers; `epoch` answers for any number.
+
+        Raises
+        ------
+        UserError
+            `weights` does not fit the tasks, a task has no rows, or `total` is too small for a task to appear.
+        """
+        names = list(lengths)
+        config.check_tasks(names)
+        rows = [np.asarray(lengths[name], dtype=np.int64) for name in names]
+        for name, row in zip(names, rows, strict=True):
+            if not len(row):
+                raise UserError(f"mixture: the task {name!r} has no examples to train on")
+        sizes = np.array([len(row) if config.by == "examples" else row.sum() for row in rows], dtype=float)
+        claims = _claims(sizes, names, config)
+        shares = claims / claims.sum()
+        total = config.total or int(np.minimum(sizes, config.cap or np.inf)[shares > 0].sum())
+        quotas = _largest_remainder(shares, total) if config.by == "examples" else shares * total
+        mixture = cls(names, rows, shares, quotas, config.by, epochs, seed, [[0] for _ in names])
+        for task, name in enumerate(names):
+            if shares[task] > 0 and not mixture._end(task, 0):
+                raise UserError(
+                    f"mixture: an epoch of {total} {config.by} leaves no example for the task {name!r}, whose share "
+                    f"is {shares[task]:.2%}; raise total, or leave the task out"
+                )
+        return mixture
+
+    def epoch(self, number: int) -> list[tuple[int, int]]:
+        """The draws of epoch `number` (from 0) in training order: (task id, index of the row within the task)."""
+        draws = [(task, int(row)) for task in range(len(self.names)) for row in self._drawn(task, number)]
+        order = np.random.default_rng([self.seed, number, crc32(b"order")]).permutation(len(draws))
+        return [draws[i] for i in order]
+
+    def realised(self, epoch: int | None = None) -> list[Realised]:
+        """What each task got in one epoch, or in all epochs together: ready for JSON."""
+        numbers = range(self.epochs) if epoch is None else [epoch]
+        drawn = [np.concatenate([self._drawn(task, number) for number in numbers]) for task in range(len(self.names))]
+        tokens = [int(self.lengths[task][rows].sum()) for task, rows in enumerate(drawn)]
+        all_examples, all_tokens = sum(map(len, drawn)), sum(tokens)
+        return [
+            Realised(
+                task=name,
+                available=len(self.lengths[task]),
+                drawn=len(drawn[task]),
+                passes=len(drawn[task]) / len(self.lengths[task]),
+                tokens=tokens[task],
+                wanted=float(self.shares[task]),
+                share_of_examples=len(drawn[task]) / all_examples,
+                share_of_tokens=tokens[task] / all_tokens,
+            )
+            for task, name in enumerate(self.names)
+        ]
+
+    def table(self, epoch: int | None = None) -> Table:
+        """`realised` for a terminal."""
+        span = f"{self.epochs} epoch{'s' * (self.epochs > 1)}" if epoch is None else f"epoch {epoch + 1}"
+        table = Table(title=f"Mixture by {self.by}, {span}")
+        table.add_column("task")
+        for heading in ("available", "drawn", "passes", "tokens", "wanted", "of examples", "of tokens"):
+            table.add_column(heading, justify="right")
+        for row in self.realised(epoch):
+            shares = [f"{row[key]:.1%}" for key in ("wanted", "share_of_examples", "share_of_tokens")]
+            counts = [f"{row['available']:,}", f"{row['drawn']:,}", f"{row['passes']:.2f}", f"{row['tokens']:,}"]
+            table.add_row(row["task"], *counts, *shares)
+        return table
+
+    def _drawn(self, task: int, epoch: int) -> np.ndarray:
+        """The rows of a task in one epoch: the next stretch of its endless series of shuffles."""
+        start = self._end(task, epoch - 1) if epoch else 0
+        return self._stretch(task, start, self._end(task, epoch))
+
+    def _end(self, task: int, epoch: int) -> int:
+        """How far into its series of shuffles the task is after an epoch."""
+        if self.by == "examples":
+            return int(self.quotas[task]) * (epoch + 1)
+        ends = self._ends[task]
+        while len(ends) < epoch + 2:
+            ends.append(self._next_end(task, ends[-1], self.quotas[task] * len(ends)))
+        return ends[epoch + 1]
+
+    def _next_end(self, task: int, start: int, wanted: float) -> int:
+        """The end whose tokens since the first epoch come nearest to `wanted`: errors do not add up over epochs."""
+        lengths = self.lengths[task]
+        used = int(lengths.sum()) * (start // len(lengths))
+        used += int(lengths[self._stretch(task, start - start % len(lengths), start)].sum())
+        end = start
+        while True:
+            stretch = lengths[self._stretch(task, end, end + len(lengths))]
+            after = used + np.cumsum(stretch)
+            fits = int(np.searchsorted(after - stretch / 2, wanted, side="right"))
+            end += fits
+            if fits < len(stretch):
+                return end
+            used = int(after[-1])
+
+    def _stretch(self, task: int, start: int, end: int) -> np.ndarray:
+        rows = len(self.lengths[task])
+        cycles = range(start // rows, -(-end // rows))
+        shuffles = [
+            np.random.default_rng([self.seed, crc32(self.names[task].encode()), c]).permutation(rows) for c in cycles
+        ]
+        first = cycles.start * rows
+        return np.concatenate([np.empty(0, dtype=np.int64), *shuffles])[start - first : end - first]
+
+
+def _claims(sizes: np.ndarray, names: list[str], config: MixtureConfig) -> np.ndarray:
+    if config.strategy == "temperature":
+        assert config.temperature is not None
+        return (sizes / sizes.max()) ** (1 / config.temperature)
+    if config.strategy == "equal":
+        return np.ones_like(sizes)
+    if config.strategy == "capped":
+        return np.minimum(sizes, config.cap or np.inf)
+    if config.strategy == "weights":
+        assert config.weights is not None
+        return np.array([config.weights[name] for name in names], dtype=float)
+    return sizes
+
+
+def _largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers that sum to `total` and are each within one of their share of it (Hamilton's method)."""
+    exact = shares * total
+    whole = np.floor(exact + 1e-9).astype(np.int64)  # the summand undoes rounding errors such as 2.9999999999999996
+    order = np.argsort(whole - exact, kind="stable")
+    whole[order[: total - int(whole.sum())]] += 1
+    return whole

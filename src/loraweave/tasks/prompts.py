@@ -1,0 +1,104 @@
+"""From an lm-eval task and one of its documents to an example, with lm-eval's own methods.
+
+The prompt is the context that lm-eval builds without solved examples, and the completion is what it would score: so
+what is trained is what is evaluated, to the last space.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from loraweave.errors import UserError
+from loraweave.tasks.examples import Example, Message
+
+
+@dataclass(frozen=True)
+class _Conversation:
+    """What lm-eval would hand to the model's chat template."""
+
+    messages: list[Message]
+    open_turn: bool
+
+
+def example_from(task: Any, doc: Any, chat: bool, place: str) -> Example:
+    """The example of one document.
+
+    task
+        An lm-eval `ConfigurableTask`.
+    chat
+        Build messages for the tokenizer's template, as `lm_eval --apply_chat_template` does.
+    place
+        Where the document stands, for messages.
+
+    Raises
+    ------
+    UserError
+        The answer is empty or not among the choices, or the templates fail on this document.
+    """
+    try:
+        if task.OUTPUT_TYPE == "loglikelihood_rolling":
+            prompt, completion = "", task.doc_to_target(doc)
+        else:
+            context = task.fewshot_context(
+                doc,
+                num_fewshot=0,
+                apply_chat_template=chat,
+                fewshot_as_multiturn=True,
+                chat_template=_capture if chat else None,
+                gen_prefix=task.doc_to_prefix(doc),
+            )
+            if task.OUTPUT_TYPE == "generate_until":
+                prompt, completion = context, _generated(task, doc, chat)
+            else:
+                prompt, completion = _scored(task, doc, context, chat, place)
+    except UserError:
+        raise
+    except Exception as error:  # templates and !function code are the user's: anything can come out of them
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{place}: the task's templates fail here: {type(error).__name__}: {reason}") from error
+    if not isinstance(completion, str) or not completion.strip():
+        raise UserError(f"{place}: the answer (doc_to_target) is empty, so there is nothing to learn")
+    if isinstance(prompt, _Conversation):
+        return Example(prompt.messages, completion, prompt.open_turn)
+    return Example(prompt, completion)
+
+
+def _capture(messages: list[Any], add_generation_prompt: bool) -> _Conversation:
+    """Stands where lm-eval expects the chat template: keeps the messages, since the tokenizer comes later."""
+    return _Conversation([dict(message) for message in messages], not add_generation_prompt)
+
+
+def _scored(task: Any, doc: Any, context: Any, chat: bool, place: str) -> tuple[Any, str]:
+    """Prompt and completion of the right answer among the requests that lm-eval would send to the model."""
+    requests = task.construct_requests(doc, context, apply_chat_template=chat, chat_template=None)
+    if task.OUTPUT_TYPE == "loglikelihood":
+        return requests.args[0], requests.args[1]
+    choices = task.doc_to_choice(doc)
+    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    request = requests[_choice_index(gold, choices, place)]
+    return request.args[0], request.args[1]
+
+
+def _choice_index(gold: Any, choices: list[str], place: str) -> int:
+    if isinstance(gold, list):  # several right answers: learn the first
+        gold = gold[0] if gold else None
+    if isinstance(gold, int) and 0 <= gold < len(choices):
+        return int(gold)
+    if isinstance(gold, str) and gold in choices:
+        return choices.index(gold)
+    shown = ", ".join(map(repr, choices[:12])) + (", ..." if len(choices) > 12 else "")
+    raise UserError(f"{place}: the label {gold!r} is not among the choices: {shown}")
+
+
+def _generated(task: Any, doc: Any, chat: bool) -> str:
+    """The first right answer, with the delimiter that lm-eval puts before an answer in a solved example."""
+    from lm_eval.api.utils import requires_delimiter
+
+    gold = task.doc_to_target(doc)
+    if task.config.doc_to_choice is not None:
+        gold = task.doc_to_choice(doc)[gold]
+    if isinstance(gold, list):
+        gold = gold[0] if gold else ""
+    answer = str(gold)
+    if prefix := task.doc_to_prefix(doc):
+        return f" {answer}" if answer and requires_delimiter(prefix, answer) else answer
+    return answer if chat or not answer else f"{task.config.target_delimiter}{answer}"

@@ -1,0 +1,71 @@
+"""What a person may write for one task in a run file."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from loraweave.errors import UserError, nearest
+
+
+class TaskSpec(BaseModel):
+    """One entry of `tasks:`. A plain string means `task` alone. Relative paths start at the run file's folder."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    task: str = Field(
+        min_length=1,
+        description="an lm-eval name, a YAML in lm-eval's format, or a .jsonl, .json or .parquet file in TRL's formats",
+    )
+    name: str | None = Field(None, description="what the task is called in this run; default: its own name")
+    eval: str | None = Field(None, description="for a TRL file: the lm-eval name or YAML that scores it")
+    validation: str | float | None = Field(
+        None, description="a share of the training rows to hold out or, for a TRL file, a file"
+    )
+    test: str | None = Field(None, description="for a TRL file: the file that its held-out loss is taken over")
+    data_dir: str | None = Field(None, description="the folder that a YAML's data_files start at")
+    chat_template: bool | None = Field(None, description="prompts go through the tokenizer's chat template")
+
+    @field_validator("name")
+    @classmethod
+    def _usable_name(cls, name: str | None) -> str | None:
+        if name is not None and (not name.strip() or name != name.strip() or any(c in name for c in "/\\,")):
+            raise ValueError(f"{name!r} cannot be a name: no slash, comma or outer space")
+        return name
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _share_or_file(cls, value: Any) -> Any:
+        if isinstance(value, (bool, int)) or (isinstance(value, float) and not 0 < value < 1):
+            raise ValueError(f"{value} is neither a file nor a share between 0 and 1")
+        return value
+
+
+def parse_spec(spec: Any, place: str) -> TaskSpec:
+    """Read one entry of `tasks:`; `place` says which one it is, for messages.
+
+    Raises
+    ------
+    UserError
+        An unknown key (with the nearest known one), a missing key or an unfit value.
+    """
+    if isinstance(spec, TaskSpec):
+        return spec
+    if isinstance(spec, str):
+        spec = {"task": spec}
+    if not isinstance(spec, dict):
+        raise UserError(f"{place}: a task is a name, a path or a mapping with 'task', not {type(spec).__name__}")
+    try:
+        return TaskSpec.model_validate(spec)
+    except ValidationError as error:
+        raise UserError(f"{place}: {_first_problem(error)}") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key = str(problem["loc"][0]) if problem["loc"] else "task"
+    if problem["type"] == "extra_forbidden":
+        known = list(TaskSpec.model_fields)
+        return f"unknown key {key!r}{nearest(key, known)}; known keys: {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"lacks {key!r}: an lm-eval name, a task YAML or a data file"
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')}"

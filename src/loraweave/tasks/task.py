@@ -1,0 +1,93 @@
+"""What every task offers, whatever it is made from: examples to train on, examples held out, and a way to be scored."""
+
+from abc import ABC, abstractmethod
+from random import Random
+from typing import Any
+
+from loraweave.tasks.examples import Example
+
+VALIDATION_SHARE = 0.05
+VALIDATION_MOST = 200
+
+Group = list[Example]
+"""Examples that came from one row: held out together or not at all."""
+
+
+class Task(ABC):
+    """A task of a run.
+
+    Attributes
+    ----------
+    name
+        Unique in a run.
+    origin
+        The file or the library that the task came from, for people.
+    chat_template
+        Prompts go through the tokenizer's chat template, in training and in evaluation alike.
+    lm_eval
+        The lm-eval task object that scores the task (always without solved examples in the prompt), or None: then its
+        score is the loss on `test_examples`.
+    """
+
+    def __init__(
+        self, name: str, origin: str, chat_template: bool, lm_eval: Any, validation_share: float | None, seed: int
+    ) -> None:
+        self.name = name
+        self.origin = origin
+        self.chat_template = chat_template
+        self.lm_eval = lm_eval
+        self._share = validation_share
+        self._seed = seed
+        self._split: tuple[list[Example], list[Example]] | None = None
+
+    def training_examples(self) -> list[Example]:
+        """Examples to learn from: never one that is evaluated or held out.
+
+        Raises
+        ------
+        UserError
+            The task can only be evaluated, or one of its rows is unfit (the message names file and line).
+        """
+        return self._splits()[0]
+
+    def validation_examples(self) -> list[Example]:
+        """Examples to watch training with: the task's own validation split where it has one apart from the split that
+        is evaluated, else a seeded draw from the training rows (5 % of them, 200 at most, or the share asked for)."""
+        return self._splits()[1]
+
+    @property
+    @abstractmethod
+    def trainable(self) -> bool:
+        """Whether there is anything to train on; some lm-eval tasks can only be evaluated."""
+
+    @abstractmethod
+    def test_examples(self) -> list[Example]:
+        """The examples behind the task's score: what lm-eval evaluates, or what the held-out loss is taken over."""
+
+    @abstractmethod
+    def _training_groups(self) -> list[Group]:
+        """All rows that may be trained on."""
+
+    @abstractmethod
+    def _own_validation(self) -> list[Example] | None:
+        """The task's own validation examples, or None: then some are drawn from the training rows."""
+
+    def _splits(self) -> tuple[list[Example], list[Example]]:
+        if self._split is None:
+            groups = self._training_groups()
+            validation = self._own_validation()
+            held_out: set[int] = set()
+            if validation is None:
+                held_out = self._draw(len(groups))
+                validation = [example for i in sorted(held_out) for example in groups[i]]
+            training = [example for i, group in enumerate(groups) if i not in held_out for example in group]
+            self._split = training, validation
+        return self._split
+
+    def _draw(self, rows: int) -> set[int]:
+        """Which rows to hold out: at least one and never all, so that one row alone is trained on."""
+        wanted = (
+            min(VALIDATION_MOST, int(VALIDATION_SHARE * rows)) if self._share is None else round(self._share * rows)
+        )
+        count = min(max(wanted, 1), rows - 1)
+        return set(Random(f"{self._seed} {self.name}").sample(range(rows), count))
