@@ -1,0 +1,126 @@
+"""Score one loaded model on many tasks, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+import loraweave
+from loraweave.errors import UserError
+from loraweave.evaluation.harness import score_with_harness
+from loraweave.evaluation.held_out_loss import score_with_loss
+from loraweave.evaluation.lm import LoadedModel
+from loraweave.evaluation.quiet import quiet
+from loraweave.evaluation.scores import TaskScore
+from loraweave.tasks.encode import encode_all
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from loraweave.tasks import Task
+
+Progress = Callable[[str, int, int], None]
+
+# A batch's largest tensor holds a float32 logit per row, token and word of the vocabulary: this much at most, on a
+# CPU and on an accelerator, for prompts of a typical length.
+LOGIT_BYTES = {"cpu": 2**29}
+LOGIT_BYTES_ELSEWHERE = 2**32
+TYPICAL_TOKENS = 256
+
+
+def evaluate(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[Task],
+    *,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    num_fewshot: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, TaskScore]:
+    """Score `model` on each of `tasks`.
+
+    A task with an lm-eval task is scored by its first metric; another by its loss on its test examples (nats per
+    completion token, lower is better). Prompts go through the tokenizer's chat template where the task says so.
+
+    Args:
+        model: a causal model, adapted by PEFT or not, on whichever device; its mode, training or evaluation, is left
+            as found. An adapter that chooses its weights by task is told the task.
+        tokenizer: the base's.
+        tasks: from `load_tasks`.
+        limit: the first so many test examples of each task; all when None.
+        batch_size: rows per forward pass; by default as many as a large vocabulary's logits allow, 64 at most.
+        num_fewshot: solved examples before each question. Training sees none, so 0 by default.
+        seed: chooses the solved examples and the bootstrap's draws.
+        progress: called with the task's name, requests done and requests in all.
+
+    Returns:
+        A score per task, in the order of `tasks`.
+
+    Raises:
+        UserError: naming the task, when one cannot be evaluated; or a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be at least 1 example, got {limit}")
+    was_training = model.training
+    try:
+        with quiet(), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            lm = LoadedModel(model, tokenizer, batch_size or default_batch_size(model))
+            model.eval()
+            return {
+                task.name: _score(lm, task, limit, num_fewshot, seed, partial(progress or _unheard, task.name))
+                for task in tasks
+            }
+    finally:
+        model.train(was_training)
+
+
+def default_batch_size(model: PreTrainedModel | PeftModel) -> int:
+    """A power of two, 64 at most, so that a batch's logits stay within `LOGIT_BYTES`."""
+    budget = LOGIT_BYTES.get(model.device.type, LOGIT_BYTES_ELSEWHERE)
+    fits = budget // (4 * TYPICAL_TOKENS * model.config.get_text_config().vocab_size)
+    return min(64, 2 ** max(0, fits.bit_length() - 1))
+
+
+def _score(
+    lm: LoadedModel,
+    task: Task,
+    limit: int | None,
+    num_fewshot: int,
+    seed: int,
+    report: Callable[[int, int], None],
+) -> TaskScore:
+    with _told_the_task(lm.model, task.name):
+        if task.lm_eval is not None:
+            return score_with_harness(
+                lm,
+                task.name,
+                task.lm_eval,
+                limit=limit,
+                num_fewshot=num_fewshot,
+                chat_template=task.chat_template,
+                seed=seed,
+                report=report,
+            )
+        encoded = encode_all(task.test_examples()[:limit], lm.tokenizer, lm.max_length)
+        return score_with_loss(
+            lm.model, encoded, batch_size=lm.batch_size, pad=lm.tokenizer.pad_token_id, report=report
+        )
+
+
+def _told_the_task(model: PreTrainedModel | PeftModel, name: str) -> AbstractContextManager[None]:
+    """The context in which a model with Weave layers knows its task; any other model needs none."""
+    if any(isinstance(module, loraweave.tuner.WeaveLinear) for module in model.modules()):
+        return loraweave.task(model, name)
+    return nullcontext()
+
+
+def _unheard(name: str, done: int, of: int) -> None:
+    """Progress that nobody watches."""

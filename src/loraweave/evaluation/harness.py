@@ -1,0 +1,124 @@
+"""One lm-eval task, scored by lm-eval itself: its prompts, its metrics, its standard errors."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lm_eval.api.task import Task as HarnessTask
+from lm_eval.evaluator import evaluate as harness_evaluate
+
+from loraweave.errors import UserError
+from loraweave.evaluation.lm import LoadedModel, ProgressHook
+from loraweave.evaluation.scores import PERCENT, TaskScore
+
+# Metrics that lm-eval gives as a share between 0 and 1 (mcc: between -1 and 1); people read them in percent.
+SHARES = frozenset(
+    {
+        "acc",
+        "acc_all",
+        "acc_bytes",
+        "acc_mutual_info",
+        "acc_norm",
+        "em",
+        "exact_match",
+        "f1",
+        "mc1",
+        "mc2",
+        "mcc",
+        "prefix_match",
+        "quasi_exact_match",
+    }
+)
+
+# For metrics whose standard error has no formula; lm-eval's own 100,000 take longer than the evaluation.
+BOOTSTRAP_ROUNDS = 1000
+
+
+def score_with_harness(
+    lm: LoadedModel,
+    name: str,
+    task: HarnessTask,
+    *,
+    limit: int | None,
+    num_fewshot: int,
+    chat_template: bool,
+    seed: int,
+    report: Callable[[int, int], None],
+) -> TaskScore:
+    """Score `task` (called `name` in the run) on the model inside `lm`; `report(done, of)` counts requests.
+
+    The headline is the first metric of the task's `metric_list` with the task's first filter. Raises `UserError`
+    when lm-eval cannot run the task, with its reason.
+    """
+    started = time.perf_counter()
+    task.set_config(key="num_fewshot", value=num_fewshot)
+    task.set_fewshot_seed(seed=seed)
+    lm.set_cache_hook(ProgressHook(lambda done: report(done, _total(task))))
+    truncated_before = lm.truncated
+    try:
+        results = harness_evaluate(
+            lm=lm,
+            task_dict={"tasks": {name: task}, "groups": {}, "group_map": {}},
+            limit=limit,
+            bootstrap_iters=BOOTSTRAP_ROUNDS,
+            log_samples=False,
+            apply_chat_template=chat_template,
+            fewshot_as_multiturn=chat_template,
+        )
+    except (AssertionError, KeyError, ValueError) as error:
+        raise UserError(f"task {name!r}: lm-eval cannot evaluate it: {' '.join(str(error).split())}") from error
+    measured = {key: value for key, value in results["results"][name].items() if isinstance(value, (int, float))}
+    metric, used_filter = _headline(task, measured)
+    scale = 100.0 if metric in SHARES else 1.0
+    stderr = measured.get(f"{metric}_stderr,{used_filter}")
+    better = results["higher_is_better"][name].get(metric)
+    version = results["versions"].get(name)
+    return TaskScore(
+        score=scale * measured[f"{metric},{used_filter}"],
+        stderr=None if stderr is None else scale * stderr,
+        n=results["n-samples"][name]["effective"],
+        metric=metric,
+        unit=PERCENT if metric in SHARES else "",
+        higher_is_better=True if better is None else better,
+        filter=used_filter,
+        metrics={key: float(value) for key, value in measured.items() if key != "sample_len"},
+        num_fewshot=num_fewshot,
+        version=None if version is None else str(version),
+        requests=_fingerprint(task),
+        truncated=lm.truncated - truncated_before,
+        seconds=time.perf_counter() - started,
+        config=_plain(results["configs"][name]),
+    )
+
+
+def _total(task: HarnessTask) -> int:
+    return sum(instance.repeats for instance in task.instances)
+
+
+def _headline(task: HarnessTask, measured: dict[str, Any]) -> tuple[str, str]:
+    """The name and filter of the metric that stands for the task."""
+    found = [key.rsplit(",", 1) for key in measured if "," in key and not key.rsplit(",", 1)[0].endswith("_stderr")]
+    named = [entry["metric"] for entry in task.get_config("metric_list") or [] if isinstance(entry["metric"], str)]
+    for metric in [*named, *(name for name, _ in found)]:
+        for name, used_filter in found:
+            if name == metric:
+                return name, used_filter
+    raise UserError(f"task {task.config.task!r}: lm-eval returned no metric for it")
+
+
+def _fingerprint(task: HarnessTask) -> str:
+    """A hash of every prompt and target, in order: two scores with the same one answered the same questions."""
+    digest = hashlib.sha256()
+    for instance in task.instances:
+        digest.update(repr(instance.args).encode())
+    return digest.hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """A task's configuration with anything that JSON cannot hold, functions for example, as its text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

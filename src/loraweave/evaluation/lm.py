@@ -1,0 +1,57 @@
+"""A model that is already in memory, adapted or not, as lm-eval wants to see one."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook
+from lm_eval.models.huggingface import HFLM
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class ProgressHook(CacheHook):
+    """lm-eval hands every answer to its cache's hook as it comes; here it is only counted."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self.report = report
+        self.done = 0
+
+    def add_partial(self, attr: str, req: Any, res: Any) -> None:
+        self.done += 1
+        self.report(self.done)
+
+
+class LoadedModel(HFLM):
+    """lm-eval's Hugging Face model around a loaded one, without its bars, counting what had to be cut.
+
+    `truncated` is the number of requests since the start whose prompt was longer than the model can read, so that
+    lm-eval dropped its beginning.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
+        self.truncated = 0
+
+    @property
+    def max_gen_toks(self) -> int:
+        """lm-eval's 256 where the task does not say, but never more than half of what a small model can read."""
+        return min(256, self.max_length // 2)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = True,
+        override_bs: int | None = None,
+    ) -> list[tuple[float, bool]]:
+        self.truncated += sum(len(prompt) + len(answer) > self.max_length + 1 for _, prompt, answer in requests)
+        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        for request in requests:
+            prompt, settings = request.args
+            room = self.max_length - int(settings.get("max_gen_toks", self.max_gen_toks))
+            self.truncated += len(self.tok_encode(prompt)) > room
+        return super().generate_until(requests, disable_tqdm=True)
