@@ -206,8 +206,8 @@ def test_a_linear_like_layer_runs_but_does_not_merge():
 
 
 def test_a_rank_above_the_layers_size_names_the_layer():
-    with pytest.raises(UserError, match="layer layer: rank 8 is above its size 9 → 7; use r ≤ 7"):
-        adapted(WeaveConfig(r=8))
+    with pytest.raises(UserError, match="layer layer: rank 10 is above its size 9 → 7; use r ≤ 9"):
+        adapted(WeaveConfig(r=10))
 
 
 def test_a_layer_that_is_not_linear_is_named():

@@ -81,7 +81,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         self, adapter_name: str, config: WeaveConfig, r: int, lora_alpha: float, inference_mode: bool
     ) -> None:
         """Add an adapter's parameters with their first values (`loraweave.starts`)."""
-        limit = min(self.in_features, self.out_features)
+        limit = max(self.in_features, self.out_features)
         if r > limit:
             raise UserError(
                 f"layer {self.layer_name}: rank {r} is above its size {self.in_features} → {self.out_features}; "
@@ -270,9 +270,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             wide = torch.promote_types(base.weight.dtype, torch.float32)
             merged = (base.weight.data.to(wide) + self.get_delta_weight(adapter).to(wide)).to(base.weight.dtype)
             if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(
-                    f"layer {self.layer_name}: merging adapter {adapter!r} gives weights that are not finite"
-                )
+                raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken")
             if self._unmerged_weight is None:
                 self._unmerged_weight = base.weight.data
             base.weight.data = merged
