@@ -59,15 +59,16 @@ def _used_fields(template: str, plain_name: bool) -> list[str]:
 def _prints_missing(template: str, row: dict[str, Any], fields: list[str]) -> bool:
     if fields == [template]:
         return True
-    from jinja2 import Undefined, UndefinedError
+    from jinja2 import Environment, Undefined, UndefinedError
     from lm_eval import utils
 
     class MayBeTestedNotPrinted(Undefined):
         __str__ = Undefined._fail_with_undefined_error
 
     present = {field: value for field, value in row.items() if value is not None}
+    environment = utils.env.overlay(undefined=MayBeTestedNotPrinted)  # has lm-eval's filters
     try:
-        utils.env.overlay(undefined=MayBeTestedNotPrinted).from_string(template).render(**present)
+        Environment.from_string(environment, template).render(**present)  # not the shared, strict compiled one
     except UndefinedError:
         return True
     return False

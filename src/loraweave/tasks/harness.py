@@ -54,13 +54,24 @@ def yaml_tasks(path: Path, data_dir: Path | None) -> list[Any]:
     """
     existing(path, "task file")
     config = _load_yaml(path)
-    if "group" in config and not isinstance(config.get("task"), str):
-        from lm_eval.tasks import TaskManager
-
-        return _prepared(
-            lambda: TaskManager(include_path=path.parent).load([config["group"]])["tasks"].values(), str(path)
-        )
+    if isinstance(config.get("task"), list):
+        return _members(config, path, data_dir)
     return _prepared(lambda: [_build(config, path, data_dir)], str(path))
+
+
+def _members(config: dict[str, Any], path: Path, data_dir: Path | None) -> list[Any]:
+    """The tasks of a group: each a name, defined by a YAML in the group's folder or shipped with lm-eval."""
+    from lm_eval.tasks import TaskManager
+
+    beside = TaskManager(include_path=path.parent, include_defaults=False).task_index
+    tasks = []
+    for member in config["task"]:
+        if not isinstance(member, str):
+            raise UserError(f"{path}: a member of a group is the name of a task here, not {type(member).__name__}")
+        entry = beside.get(member)
+        local = entry is not None and entry.yaml_path not in (None, path)
+        tasks += yaml_tasks(entry.yaml_path, data_dir) if entry is not None and local else named_tasks(member)
+    return tasks
 
 
 def _build(config: dict[str, Any], path: Path, data_dir: Path | None) -> Any:
@@ -128,7 +139,21 @@ def _prepared(build: Callable[[], Any], what: str) -> list[Any]:
         raise UserError(f"{what}: lm-eval cannot build it: {type(error).__name__}: {reason}") from error
     for task in tasks:
         task.set_config("num_fewshot", 0)
+        _check_metrics(task, what)
     return tasks
+
+
+def _check_metrics(task: Any, what: str) -> None:
+    """lm-eval only logs that it does not know a metric, and the score would be missing after the training."""
+    from lm_eval.api.registry import METRIC_REGISTRY
+    from lm_eval.api.task import ConfigurableTask
+
+    own_scoring = type(task).process_results is not ConfigurableTask.process_results
+    if own_scoring or task.config.process_results is not None:
+        return
+    for name, function in task._metric_fn_list.items():
+        if function is None:
+            raise UserError(f"{what}: lm-eval has no metric {name!r} at hand{nearest(name, METRIC_REGISTRY)}")
 
 
 def _is_missing_data(error: Exception) -> bool:

@@ -49,7 +49,9 @@ class LocalTask(ConfigurableTask):
             if self.config.process_docs is None:  # else the templates see other fields than the file has
                 for rows in self.sources[split]:
                     check_fields(self.config, rows)
-        self.dataset = datasets.DatasetDict({split: _dataset(parts) for split, parts in self.sources.items()})
+        every = [part for parts in self.sources.values() for part in parts]
+        names = list(dict.fromkeys(name for part in every for row in part.rows for name in row))
+        self.dataset = datasets.DatasetDict({split: _dataset(parts, names) for split, parts in self.sources.items()})
 
     def place(self, split: str, index: int) -> str:
         """Where document `index` of a split stands, for a message."""
@@ -116,9 +118,8 @@ def _absolute(path: Path, folders: list[Path], plain: bool) -> str:
     return str((folders[0] / path).absolute())
 
 
-def _dataset(parts: list[Rows]) -> datasets.Dataset:
-    """One split. A field that some rows lack is None there, as `datasets` has it."""
-    names = list(dict.fromkeys(name for part in parts for row in part.rows for name in row))
+def _dataset(parts: list[Rows], names: list[str]) -> datasets.Dataset:
+    """One split, with the fields of all splits. A field that a row lacks is None there, as `datasets` has it."""
     columns = {}
     for name in names:
         values = [row.get(name) for part in parts for row in part.rows]
