@@ -1,0 +1,144 @@
+"""Load a causal language model and its tokenizer, and say in one line what is missing when that cannot be done."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from huggingface_hub import constants as hub_settings
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from ..errors import UserError
+
+EMBEDDED = Path(__file__).parent / "nano"
+
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_base(name: str | Path, dtype: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a base model and its tokenizer, with a padding token.
+
+    Args:
+        name: "nano", a folder written by `save_pretrained`, or a name on the hub.
+        dtype: of the weights: "auto" (bfloat16 on a GPU that computes in it, else float32), "float32", "bfloat16" or
+            "float16".
+
+    Returns:
+        The model, in evaluation mode on the CPU, and the tokenizer.
+
+    Raises:
+        UserError: the folder lacks its config, weights or tokenizer; or the name is neither a folder nor within reach
+            on the hub.
+    """
+    source = resolve_base(name)
+    torch_dtype = pick_dtype(dtype)
+    if Path(source).is_dir():
+        _check_folder(Path(source), name)
+    # The config first: where the name is wrong or the hub out of reach, this says so at once.
+    config = _from_hub_or_folder(AutoConfig, source, name)
+    model = _from_hub_or_folder(AutoModelForCausalLM, source, name, config=config, dtype=torch_dtype)
+    tokenizer = _from_hub_or_folder(AutoTokenizer, source, name)
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError(f"the tokenizer of {str(name)!r} has neither a padding nor an end-of-text token")
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.eval(), tokenizer
+
+
+def empty_base(name: str | Path) -> PreTrainedModel:
+    """The same architecture on the meta device: shapes without weights, for counting parameters.
+
+    Raises:
+        UserError: as `load_base`, except that no weights are needed.
+    """
+    config = _from_hub_or_folder(AutoConfig, resolve_base(name), name)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def resolve_base(name: str | Path) -> str:
+    """The folder behind `name`, or the name itself where it can only be one on the hub."""
+    if str(name) == "nano":
+        if not (EMBEDDED / "config.json").is_file():
+            raise UserError(f"the base 'nano' is not in this installation ({EMBEDDED} is missing)")
+        return str(EMBEDDED)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder}: no config.json, so this is not a folder that holds a model")
+        return str(folder)
+    looks_like_a_path = str(name).startswith((".", "/", "~")) or str(name).count("/") > 1
+    if looks_like_a_path:
+        raise UserError(f"{name}: no such folder, so no base model can be loaded from it")
+    return str(name)
+
+
+def pick_dtype(dtype: str) -> torch.dtype:
+    """The type of the weights. "auto" keeps float32 on a CPU: bfloat16 there is slower for small models."""
+    if dtype == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+    if dtype not in _DTYPES:
+        raise UserError(f"dtype {dtype!r} is not one of auto, {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+def _check_folder(folder: Path, name: str | Path) -> None:
+    if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
+        raise UserError(f"{folder}: the model folder holds no weights (no *.safetensors or pytorch_model*.bin)")
+    if not any((folder / file).is_file() for file in _TOKENIZERS):
+        raise UserError(f"{folder}: the model folder holds no tokenizer (no tokenizer.json or tokenizer.model)")
+
+
+def _from_hub_or_folder(auto_class: Any, source: str, name: str | Path, **arguments: Any) -> Any:
+    """`auto_class.from_pretrained`, with its many failures told as one line."""
+    in_folder = Path(source).is_dir()
+    # Without this the hub client retries for most of a minute before it says that there is no network.
+    offline = not in_folder and not _hub_in_reach()
+    try:
+        with _quiet():
+            return auto_class.from_pretrained(source, local_files_only=offline, **arguments)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if in_folder:
+            raise UserError(f"{source}: the model folder cannot be loaded: {first_line}") from error
+        why = "the hub is not in reach (offline)" if offline else first_line
+        raise UserError(f"model {str(name)!r} is neither a folder nor found on the hub: {why}") from error
+    except Exception as error:  # safetensors raises its own type for a truncated or foreign file
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise UserError(f"{source}: the weights cannot be read: {error}") from error
+
+
+def _hub_in_reach() -> bool:
+    if hub_settings.HF_HUB_OFFLINE:
+        return False
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return True  # only the client knows how to get through a proxy
+    endpoint = urlsplit(hub_settings.ENDPOINT)
+    try:
+        port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
+        socket.create_connection((endpoint.hostname or "", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar for reading weights: the run has a bar of its own."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""Training: methods by name, the run file, the trainer, and the folder that a run leaves."""

@@ -1,0 +1,69 @@
+"""Put a method's adapter on a base model for a while, and leave the base as it was."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from peft import PeftModel, get_peft_model
+from transformers import PreTrainedModel, set_seed
+
+from .methods import MethodSpec, build_peft_config, resolve_method
+
+
+@contextmanager
+def adapted(
+    base: PreTrainedModel, spec: MethodSpec, task_names: Sequence[str], seed: int, keep_base: bool
+) -> Iterator[PreTrainedModel | PeftModel]:
+    """The model to train.
+
+    Args:
+        base: untouched afterwards: the adapter is taken off again, and `requires_grad` is what it was.
+        spec: the method.
+        task_names: the tasks in the order of their ids.
+        seed: of the adapter's start.
+        keep_base: full fine-tuning trains a copy, because the base is still needed afterwards.
+
+    Raises:
+        UserError: the method's configuration is not possible, or does not fit the base's layers.
+    """
+    config = build_peft_config(spec, task_names)
+    if config is None:
+        model = copy.deepcopy(base) if keep_base else base
+        if resolve_method(spec)[0].trains == "everything":
+            model.float().requires_grad_(True)  # AdamW's small steps are lost in bfloat16 weights
+        yield model
+        return
+    set_seed(seed)
+    with unchanged(base):
+        model = get_peft_model(base, config)
+        try:
+            yield model
+        finally:
+            take_off(model)
+
+
+def take_off(model: PeftModel) -> PreTrainedModel:
+    """Remove every adapter from a model, without merging; returns the base."""
+    base: PreTrainedModel = model.unload()
+    base.__dict__.pop("peft_config", None)  # PEFT takes this for a model that still has an adapter
+    return base
+
+
+@contextmanager
+def unchanged(base: PreTrainedModel) -> Iterator[None]:
+    """Give `requires_grad`, gradient checkpointing and the mode back as they were."""
+    trainable = {name: p.requires_grad for name, p in base.named_parameters()}
+    checkpointing, training = base.is_gradient_checkpointing, base.training
+    try:
+        yield
+    finally:
+        for name, parameter in base.named_parameters():
+            parameter.requires_grad_(trainable[name])
+            parameter.grad = None
+        if base.is_gradient_checkpointing and not checkpointing:
+            base.gradient_checkpointing_disable()
+            base.disable_input_require_grads()
+        base.train(training)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,87 @@
+"""Saving so that a full disk or a crash never costs the last good checkpoint."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` when the block ends without an error.
+
+    Raises:
+        UserError: the disk is full; what was at `folder` before is still there.
+    """
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(unfinished, folder)
+    except Exception as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if disk_is_full(error):
+            raise UserError(f"{folder}: the disk is full, so this was not saved; nothing was written over") from error
+        raise
+
+
+@contextmanager
+def saved_or_removed(checkpoint: Path) -> Iterator[None]:
+    """Around the saving of a checkpoint: if that fails, half a checkpoint is not left behind.
+
+    Raises:
+        UserError: the disk is full; names the last good checkpoint, which is still there.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_complete(checkpoint):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        if disk_is_full(error):
+            last = last_good_checkpoint(checkpoint.parent)
+            kept = f"the last good one is {last}" if last else "there is none before it"
+            raise UserError(f"{checkpoint}: the disk is full, so this checkpoint was not saved; {kept}") from error
+        raise
+
+
+def last_good_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint in a folder of checkpoints."""
+    complete = [path for path in folder.glob("checkpoint-*") if is_complete(path)]
+    return max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the Trainer writes its own state last."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error means that there is no room; torch and safetensors say so in words of their own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        text = str(error)
+        if any(words in text for words in ("No space left", "os error 28", "os error 27", "failed writing file")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

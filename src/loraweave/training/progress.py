@@ -1,0 +1,65 @@
+"""Live progress: one bar per run, with step, loss, tokens per second and time left."""
+
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class RunProgress(Protocol):
+    """What a run reports while it trains."""
+
+    def start(self, name: str, total: int) -> None:
+        """A run of `total` optimizer steps begins."""
+
+    def step(self, step: int, loss: float | None, tokens_per_second: float) -> None:
+        """Steps done so far; the loss per completion token as last logged; training speed since the start."""
+
+    def stop(self) -> None:
+        """The run is over, whether it came to its end or not."""
+
+
+class ProgressBar:
+    """A Rich progress bar on a terminal; a few plain lines where there is none.
+
+    Args:
+        console: where to draw.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._total = 0
+        self._name = ""
+
+    def start(self, name: str, total: int) -> None:
+        self._name, self._total = name, total
+        if not self.console.is_terminal:
+            return
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[speed]} tokens/s"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+        )
+        self._task = self._bar.add_task(name, total=total, loss="–", speed="–")
+        self._bar.start()
+
+    def step(self, step: int, loss: float | None, tokens_per_second: float) -> None:
+        shown = "–" if loss is None else f"{loss:.3f}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, loss=shown, speed=f"{tokens_per_second:,.0f}")
+        elif step == self._total or step % max(1, self._total // 10) == 0:
+            self.console.print(
+                f"{self._name}: step {step}/{self._total}, loss {shown}, {tokens_per_second:,.0f} tokens/s",
+                highlight=False,
+            )
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

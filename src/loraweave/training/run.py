@@ -1,0 +1,294 @@
+"""One run: train a method on a mixture of tasks, and leave a folder from which it can be loaded, resumed and explained."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.integrations import TensorBoardCallback
+from trl import SFTConfig
+
+from ..bases import fingerprint, load_base
+from ..errors import UserError
+from ..tasks import Task, load_tasks
+from ..tasks.mixture import Realised
+from .adapting import adapted
+from .callbacks import Clock, MetricsFile, Reporter
+from .checkpoints import disk_is_full, write_json, written_whole
+from .config import RunConfig
+from .data import RunData, load_data, mixture_table
+from .folder import RunFolder, environment
+from .memory import PeakMemory
+from .methods import default_learning_rate, resolve_method
+from .packing import Plan, keeps_examples_apart, validation_plan
+from .progress import RunProgress
+from .quiet import quiet_libraries
+from .settings import DEFAULTS, build_arguments
+from .trainer import MultiTaskTrainer
+
+Base = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to; also in its `summary.json`.
+
+    Attributes:
+        folder: of the run.
+        method: its name.
+        adapter: folder of the adapter, or of the model for full fine-tuning; None for the untouched base.
+        learning_rate: highest of the schedule; None where nothing is trained.
+        rank: of the adapter; None where it has none.
+        trainable_parameters: in numbers.
+        steps: optimizer steps.
+        best_step: with the lowest validation loss, averaged over tasks; None without validation.
+        best_loss: that loss, in nats per completion token.
+        seconds: in training steps alone; evaluation and saving left out.
+        tokens: trained on, padding left out, and tokens_per_second.
+        peak_memory: in bytes, of the accelerator or else of the process.
+        packed: whether rows held several examples.
+        mixture: what each task got.
+        cut, dropped: per task, examples whose prompt was shortened and those left out as too long.
+    """
+
+    folder: Path
+    method: str
+    adapter: Path | None
+    learning_rate: float | None
+    rank: int | None
+    trainable_parameters: int
+    steps: int
+    best_step: int | None
+    best_loss: float | None
+    seconds: float
+    tokens: int
+    tokens_per_second: float
+    peak_memory: int
+    packed: bool
+    mixture: list[Realised]
+    cut: dict[str, int]
+    dropped: dict[str, int]
+
+
+def train(
+    config: RunConfig,
+    output: str | Path | None = None,
+    *,
+    base: Base | None = None,
+    tasks: Sequence[Task] | None = None,
+    progress: RunProgress | None = None,
+    console: Console | None = None,
+    resume: bool = False,
+) -> RunResult:
+    """Train what a run file asks for.
+
+    Args:
+        config: the run file.
+        output: the run's folder; by default the run file's `output`, else `runs/<method>`.
+        base: model and tokenizer, if already loaded; the model is given back untouched.
+        tasks: if already loaded.
+        progress: shows how the run goes; nothing is shown when None.
+        console: where the realised mixture and warnings are printed; stderr when None.
+        resume: go on from the last good checkpoint in `output`, if there is one.
+
+    Raises:
+        UserError: anything that a person can put right: an impossible configuration, bad data, a folder that already
+            holds a run, a full disk, a loss that is not a number.
+    """
+    console = console or Console(stderr=True)
+    folder = RunFolder(output or config.output or Path("runs") / config.method_name)
+    with quiet_libraries():
+        model, tokenizer = base or load_base(config.model)
+        config = _resolved(config, model)
+        args = build_arguments(config.train, config.seed, folder.path)
+        checkpoint = folder.open(config, resume)
+        tasks = tasks or load_run_tasks(config)
+        try:
+            return _train(
+                config, folder, args, model, tokenizer, tasks, checkpoint, base is not None, progress, console
+            )
+        except OSError as error:
+            if disk_is_full(error):
+                raise UserError(
+                    f"{folder.path}: the disk is full; checkpoints written before are still there"
+                ) from error
+            raise
+
+
+def load_run_tasks(config: RunConfig) -> list[Task]:
+    """The tasks of a run file, in the order of their ids."""
+    return load_tasks(config.tasks, config.base_dir, config.data_dir, config.chat_template, config.seed)
+
+
+def _train(
+    config: RunConfig,
+    folder: RunFolder,
+    args: SFTConfig,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[Task],
+    checkpoint: Path | None,
+    keep_base: bool,
+    progress: RunProgress | None,
+    console: Console,
+) -> RunResult:
+    method, _ = resolve_method(config.method)
+    names = [task.name for task in tasks]
+    memory = PeakMemory()
+    write_json(folder.base, {"name": config.model, "fingerprint": fingerprint(base)})
+    write_json(folder.environment, environment(config.seed))
+    if method.trains == "nothing":
+        return _finish(folder, _nothing_trained(folder, method.name, memory))
+
+    data, plan, validation = _prepare_data(config, args, base, tokenizer, tasks, console)
+    realised = data.realised(plan.examples(_rows_used(args, len(plan))))
+    write_json(folder.mixture, realised)
+    console.print(mixture_table(realised, "The mixture of this run"))
+
+    clock = Clock()
+    with adapted(base, config.method, names, config.seed, keep_base) as model:
+        callbacks = _callbacks(folder, config, method.name, clock, progress)
+        trainer = MultiTaskTrainer(model, args, tokenizer, plan, validation, names, callbacks)
+        clock.trainer = trainer
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            saved = _save(folder, model, tokenizer)
+        finally:
+            trainer.release()
+            if progress is not None:
+                progress.stop()
+        state = trainer.state
+        adapter_config: Any = model.active_peft_config if isinstance(model, PeftModel) else None
+        return _finish(
+            folder,
+            RunResult(
+                folder=folder.path,
+                method=method.name,
+                adapter=saved,
+                learning_rate=config.train["learning_rate"],
+                rank=getattr(adapter_config, "r", None),
+                trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+                steps=state.global_step,
+                best_step=state.best_global_step,
+                best_loss=state.best_metric,
+                seconds=round(clock.seconds, 3),
+                tokens=clock.tokens,
+                tokens_per_second=round(clock.tokens_per_second, 1),
+                peak_memory=memory.bytes,
+                packed=plan.packed,
+                mixture=realised,
+                cut=data.cut,
+                dropped=data.dropped,
+            ),
+        )
+
+
+def _resolved(config: RunConfig, model: PreTrainedModel) -> RunConfig:
+    """The run file with every default of training written out."""
+    rate = default_learning_rate(config.method, model)
+    return config.model_copy(update={"train": {**DEFAULTS, "learning_rate": rate, **config.train}})
+
+
+def _prepare_data(
+    config: RunConfig,
+    args: SFTConfig,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[Task],
+    console: Console,
+) -> tuple[RunData, Plan, Plan | None]:
+    """The rows of the whole run in their order, and those to validate on."""
+    length = config.train["max_length"]
+    longest = min(length, getattr(base.config.get_text_config(), "max_position_embeddings", None) or length)
+    data = load_data(tasks, tokenizer, longest, config.mixture, config.seed)
+    for name, count in data.dropped.items():
+        if count:
+            console.print(f"{name}: {count} examples left out, their answer is longer than {longest} tokens")
+    packing = bool(config.train["packing"])
+    if packing and not keeps_examples_apart(base):
+        console.print(f"{base.config.model_type} cannot keep packed examples apart, so rows hold one example each")
+        packing = False
+    plan = Plan(
+        data.training,
+        data.epoch,
+        max_length=length,
+        packing=packing,
+        seed=config.seed,
+        epochs=1 if args.max_steps > 0 else math.ceil(args.num_train_epochs),
+        minimum=max(0, args.max_steps) * _rows_per_step(args),
+    )
+    if args.eval_strategy == "no":
+        return data, plan, None
+    if data.validation is None:
+        raise UserError("no task has validation examples; set train.eval_strategy to no")
+    return data, plan, validation_plan(data.validation, length, packing)
+
+
+def _callbacks(
+    folder: RunFolder, config: RunConfig, method: str, clock: Clock, progress: RunProgress | None
+) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = [clock, MetricsFile(folder.metrics, clock)]
+    if "tensorboard" in config.train["report_to"]:
+        callbacks.append(TensorBoardCallback(SummaryWriter(str(folder.tensorboard))))
+    if progress is not None:
+        callbacks.append(Reporter(method, progress, clock))
+    return callbacks
+
+
+def _save(folder: RunFolder, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Save the adapter, or the whole model where all of it was trained, with the base's name and fingerprint."""
+    is_adapter = isinstance(model, PeftModel)
+    target = folder.adapter if is_adapter else folder.model
+    with written_whole(target) as unfinished:
+        model.save_pretrained(unfinished)
+        if is_adapter:
+            (unfinished / "base.json").write_bytes(folder.base.read_bytes())
+        else:
+            tokenizer.save_pretrained(unfinished)
+    return target
+
+
+def _finish(folder: RunFolder, result: RunResult) -> RunResult:
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(result).items() if k != "folder"}
+    values["adapter"] = result.adapter.name if result.adapter else None  # so that the folder may be moved
+    write_json(folder.summary, values)
+    return result
+
+
+def _nothing_trained(folder: RunFolder, method: str, memory: PeakMemory) -> RunResult:
+    return RunResult(
+        folder.path, method, None, None, None, 0, 0, None, None, 0.0, 0, 0.0, memory.bytes, False, [], {}, {}
+    )
+
+
+def _rows_per_step(args: SFTConfig) -> int:
+    return args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+
+
+def _rows_used(args: SFTConfig, rows_per_epoch: int) -> int:
+    """Rows that the run will have trained on at its end; the last step of an epoch may hold fewer than the others."""
+    per_step = _rows_per_step(args)
+    steps_per_epoch = math.ceil(rows_per_epoch / per_step)
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
+    epochs, rest = divmod(steps, steps_per_epoch)
+    return epochs * rows_per_epoch + min(rows_per_epoch, rest * per_step)
+
+
+def read_summary(folder: str | Path) -> dict[str, Any]:
+    """The summary of a finished run.
+
+    Raises:
+        UserError: the folder holds no finished run.
+    """
+    run = RunFolder(folder)
+    if not run.summary.is_file():
+        what = "the run in this folder did not finish" if run.config.exists() else "this folder holds no run"
+        raise UserError(f"{run.path}: {what}")
+    return json.loads(run.summary.read_text(encoding="utf-8"))

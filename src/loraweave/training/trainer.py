@@ -1,0 +1,183 @@
+"""The trainer: TRL's SFTTrainer, with tasks per token, a loss per task, and data whose order is fixed beforehand."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from ..config import WeaveConfig
+from .checkpoints import saved_or_removed
+from .collate import Collator
+from .losses import TaskLosses
+from .packing import EpochSampler, Plan
+
+
+class MultiTaskTrainer(SFTTrainer):
+    """Train a causal model, adapted by PEFT or not, on rows of several tasks.
+
+    The loss is the mean over all completion tokens of a step, whatever their task, over accumulated batches and
+    processes. `loss/<task>` is logged in training; `eval_loss`, `eval_loss/<task>` and `eval_loss_macro`, the plain
+    mean over tasks, in evaluation. A loss that is not a number ends the run with a UserError.
+
+    Args:
+        model: the model; given back as it was by `release`.
+        args: from `settings.build_arguments`.
+        tokenizer: its padding token fills rows up.
+        train: the rows of the whole run.
+        validation: the rows to evaluate on; None where the arguments ask for no evaluation.
+        task_names: the tasks in the order of their ids.
+        callbacks: Hugging Face callbacks.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        args: SFTConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        train: Plan,
+        validation: Plan | None,
+        task_names: Sequence[str],
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self.sampler = EpochSampler(train)
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        attention = getattr(base.config, "_attn_implementation", None) or ""
+        flash = "flash" in attention
+        self._own_forward = base.__dict__.get("forward")
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=Collator(tokenizer.pad_token_id, flash and train.packed, 1 if args.use_cpu or flash else 8),
+            train_dataset=datasets.Dataset.from_list([{"input_ids": [0], "labels": [0]}]),
+            eval_dataset=validation,
+            processing_class=tokenizer,
+            callbacks=[*callbacks, _EpochOrder(self.sampler)],
+        )
+        self.train_dataset = train  # TRL takes only a `datasets.Dataset`, and reads no more of it than one row
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = (
+            True  # `compute_loss` counts tokens itself, whatever the model's signature says
+        )
+        self.base = base
+        self._restore_forward()
+        add_fused_lm_head(base)  # log-probabilities alone: TRL's entropy and accuracy cost time in every step
+        self.takes_tasks = isinstance(model, PeftModel) and isinstance(model.active_peft_config, WeaveConfig)
+        self.task_losses = {mode: TaskLosses(task_names, args.device) for mode in ("train", "eval")}
+        self.tokens_seen = 0
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """The loss of one batch: the sum over its scored tokens, divided by the scored tokens of the whole step."""
+        mode = "train" if self.model.training else "eval"
+        scored = inputs["scored"]
+        tasks = inputs["tasks"].flatten()[scored + 1]
+        forward = {key: inputs[key] for key in ("input_ids", "position_ids") if key in inputs}
+        if self.takes_tasks:
+            forward["tasks"] = inputs["tasks"]
+        if self.aux_loss_enabled:
+            forward["output_router_logits"] = True
+        with _hidden_states_at(self.base, scored):
+            targets = inputs["labels"].flatten()[scored + 1]
+            outputs = model(**forward, shift_labels=targets[None], use_cache=False, fused_lm_head=True)
+        losses = -outputs.log_probs.flatten()
+        self.task_losses[mode].add(losses.detach(), tasks, self.state.global_step + 1)
+        if mode == "train":
+            self.tokens_seen += inputs["tokens"] * self.args.world_size
+
+        loss = losses.sum() / (len(scored) if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())  # DDP averages over processes
+        if self.aux_loss_enabled:
+            steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
+        return loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One batch forward and backward. On a CPU a bad loss is seen before the weights take it; on a GPU, where
+        looking would make every step wait, it is seen at the next logged or saved step."""
+        loss = super().training_step(*args, **kwargs)
+        if loss.device.type == "cpu" and self.args.world_size == 1:
+            self.task_losses["train"].check()
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the losses per task to what is logged."""
+        if "loss" in logs:
+            self.task_losses["train"].check()
+            by_task = self.task_losses["train"].read(self.accelerator)
+            logs |= {f"loss/{name}": loss for name, loss in by_task.items() if name}
+            logs["num_tokens"] = self.tokens_seen
+        super().log(logs, start_time)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """The usual loop; then the loss per token, per task, and the mean over tasks."""
+        losses = self.task_losses["eval"]
+        losses.read(self.accelerator)
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        losses.check()
+        by_task = losses.read(self.accelerator)
+        output.metrics[f"{metric_key_prefix}_loss"] = by_task.pop("")
+        output.metrics.update({f"{metric_key_prefix}_loss/{name}": loss for name, loss in by_task.items()})
+        output.metrics[f"{metric_key_prefix}_loss_macro"] = sum(by_task.values()) / len(by_task)
+        return output
+
+    def release(self) -> None:
+        """Give the base back as it was: TRL had replaced its forward."""
+        self._restore_forward()
+
+    def _restore_forward(self) -> None:
+        self.base.__dict__.pop("forward", None)
+        if self._own_forward is not None:
+            self.base.forward = self._own_forward
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        return self.sampler
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler:
+        return torch.utils.data.SequentialSampler(eval_dataset)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.task_losses["train"].check()
+        with saved_or_removed(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            super(SFTTrainer, self)._save_checkpoint(model, trial)  # TRL's own would also write a model card
+
+    def _send_telemetry(self) -> None:
+        """TRL reports every run to its makers; a run here is nobody else's business."""
+
+
+class _EpochOrder(TrainerCallback):
+    """Tell the sampler the epoch, also where a resumed run under several processes would not."""
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
+
+
+@contextmanager
+def _hidden_states_at(base: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
+    """Hand only some positions on to the language-model head: the vocabulary is large and completions are short.
+
+    Args:
+        base: the causal model; its backbone returns `last_hidden_state` (batch, tokens, d), which becomes (1, n, d).
+        positions: (n,) in the flattened batch.
+    """
+
+    def pick(module: torch.nn.Module, args: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[positions][None]
+        return output
+
+    hook = base.base_model.register_forward_hook(pick)
+    try:
+        yield
+    finally:
+        hook.remove()
