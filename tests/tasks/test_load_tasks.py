@@ -155,6 +155,38 @@ def test_each_kind_of_lm_eval_task(kind: str, changes: dict[str, Any], example: 
     assert task.training_examples() == [example]
 
 
+def test_a_shipped_task_on_local_rows(tmp_path: Path) -> None:
+    import lm_eval.tasks
+
+    shipped = Path(lm_eval.tasks.__file__).parent / "super_glue" / "boolq" / "default.yaml"
+    rows = [{"passage": f"{i} is a number.", "question": f"is {i} a word", "label": i % 2} for i in range(12)]
+    write_jsonl(tmp_path / "train.jsonl", rows[:8])
+    write_jsonl(tmp_path / "validation.jsonl", rows[8:])
+    (tmp_path / "mine.yaml").write_text(
+        f"include: {shipped}\ntask: mine\ndataset_path: json\ndataset_name: null\n"
+        "dataset_kwargs: {data_files: {train: train.jsonl, validation: validation.jsonl}}\n"
+    )
+    (task,) = load_tasks(["mine.yaml"], tmp_path)
+    assert (len(task.training_examples()), len(task.validation_examples()), len(task.test_examples())) == (7, 1, 4)
+    assert task.test_examples()[1] == Example("9 is a number.\nQuestion: is 9 a word?\nAnswer:", " yes")
+
+
+def test_other_formats_go_through_datasets(write_task: WriteTask, tmp_path: Path) -> None:
+    path = write_task()
+    for split in ("train", "test"):
+        rows = [json.loads(line) for line in (tmp_path / f"{split}.jsonl").read_text().splitlines()]
+        text = "".join(f"{row['text']},{row['label']}\n" for row in rows)
+        (tmp_path / f"{split}.csv").write_text("text,label\n" + text)
+    yaml = path.read_text().replace("dataset_path: json", "dataset_path: csv").replace("jsonl", "csv")
+    (tmp_path / "table.yaml").write_text(yaml.replace("task: topic", "task: table"))
+    plain, table = load_tasks(["topic.yaml", "table.yaml"], tmp_path)
+    assert table.test_examples() == plain.test_examples()
+    (tmp_path / "test.csv").write_text("text,label\na,World\nb,Wrld\n")
+    (table,) = load_tasks(["table.yaml"], tmp_path)
+    with pytest.raises(UserError, match="task 'table', document 2 of 'test': the label 'Wrld' is not among"):
+        table.test_examples()
+
+
 def test_a_group_stands_for_its_tasks(write_task: WriteTask, tmp_path: Path) -> None:
     yaml = write_task().read_text()
     (tmp_path / "second.yaml").write_text(yaml.replace("task: topic", "task: second"))

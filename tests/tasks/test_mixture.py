@@ -11,6 +11,7 @@ from rich.console import Console
 
 from loraweave.errors import UserError
 from loraweave.tasks import Mixture, MixtureConfig
+from loraweave.tasks.mixture import realised_table
 
 
 def lengths(**sizes: int) -> dict[str, list[int]]:
@@ -105,8 +106,8 @@ def test_the_realised_table_says_what_happened() -> None:
     assert (b["drawn"], b["passes"], b["tokens"]) == (40, 4, 800)
     assert mixture.realised(epoch=0)[1]["drawn"] == 20
     console = Console(width=120, record=True)
-    console.print(mixture.table())
-    assert "Mixture by examples, 2 epochs" in console.export_text()
+    console.print(realised_table(mixture.realised(), "What was drawn"))
+    assert "What was drawn" in console.export_text()
 
 
 @pytest.mark.parametrize(

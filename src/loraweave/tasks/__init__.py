@@ -3,7 +3,8 @@
 from loraweave.tasks.encode import IGNORED, Encoded, Row, TooLongError, encode_all
 from loraweave.tasks.examples import Example
 from loraweave.tasks.load import load_tasks
-from loraweave.tasks.mixture import Mixture, MixtureConfig
+from loraweave.tasks.mixture import Mixture, MixtureConfig, Realised, realised_table
+from loraweave.tasks.preview import list_tasks, preview, summarise
 from loraweave.tasks.spec import TaskSpec
 from loraweave.tasks.task import Task
 
@@ -13,10 +14,15 @@ __all__ = [
     "Example",
     "Mixture",
     "MixtureConfig",
+    "Realised",
     "Row",
     "Task",
     "TaskSpec",
     "TooLongError",
     "encode_all",
+    "list_tasks",
     "load_tasks",
+    "preview",
+    "realised_table",
+    "summarise",
 ]

@@ -13,9 +13,9 @@ from loraweave.tasks.examples import Example, Message
 class Rendered:
     """An example as text.
 
-    closing
-        What the template puts after an answer (`<|im_end|>` and the like); empty for plain text. It is learned with
-        the answer, but it is no part of what lm-eval scores, so it is kept apart.
+    Attributes:
+        closing: what the template puts after an answer (`<|im_end|>` and the like); empty for plain text. It is learned
+            with the answer, but it is no part of what lm-eval scores, so it is kept apart.
     """
 
     prompt: str
@@ -26,11 +26,9 @@ class Rendered:
 def render(example: Example, tokenizer: Any) -> Rendered:
     """Turn an example into text; one whose prompt is text already comes back as it is.
 
-    Raises
-    ------
-    UserError
-        The tokenizer has no chat template, the template refuses the messages, or it renders the answer in another
-        place than after the prompt.
+    Raises:
+        UserError: the tokenizer has no chat template, the template refuses the messages, or it renders the answer in
+            another place than after the prompt.
     """
     if isinstance(example.prompt, str):
         if not isinstance(example.completion, str):

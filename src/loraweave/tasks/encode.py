@@ -34,12 +34,10 @@ class TooLongError(UserError):
 class Encoded:
     """Rows ready for training, and what the length limit did to them.
 
-    kept
-        For each row, the index of its example: examples whose answer alone is too long are left out.
-    cut
-        How many rows lost the beginning of their prompt.
-    dropped
-        How many examples were left out.
+    Attributes:
+        kept: for each row, the index of its example: examples whose answer alone is too long are left out.
+        cut: how many rows lost the beginning of their prompt.
+        dropped: how many examples were left out.
     """
 
     rows: list[Row]
@@ -58,12 +56,9 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> Row:
 
     A row longer than `max_length` loses the beginning of its prompt, as in HFLM; the answer is never cut.
 
-    Raises
-    ------
-    TooLongError
-        Answer and end leave no room for one token of the prompt.
-    UserError
-        The tokenizer lacks an end-of-sequence token, or the chat template that the example needs.
+    Raises:
+        TooLongError: answer and end leave no room for one token of the prompt.
+        UserError: the tokenizer lacks an end-of-sequence token, or the chat template that the example needs.
     """
     return _encode(example, tokenizer, max_length)[0]
 
@@ -71,10 +66,8 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> Row:
 def encode_all(examples: Iterable[Example], tokenizer: Any, max_length: int) -> Encoded:
     """`encode` over many examples; those whose answer alone is too long are left out and counted.
 
-    Raises
-    ------
-    UserError
-        As `encode`, and when nothing is left.
+    Raises:
+        UserError: as `encode`, and when nothing is left.
     """
     rows, kept, cut, dropped = [], [], 0, 0
     for index, example in enumerate(examples):

@@ -11,13 +11,12 @@ Message = dict[str, Any]
 class Example:
     """What the model reads and what it should answer; only the answer carries loss.
 
-    prompt
-        Plain text, or a list of messages that the tokenizer's chat template turns into text.
-    completion
-        Text that follows the prompt exactly as it stands (with its leading space, if it has one), or a list of
-        messages when the template has to render the answer too. A list only ever follows a list.
-    open_turn
-        The last message of `prompt` is the beginning of the answer, so the template must leave that turn open.
+    Attributes:
+        prompt: plain text, or a list of messages that the tokenizer's chat template turns into text.
+        completion: text that follows the prompt exactly as it stands (with its leading space, if it has one), or a list
+            of messages when the template has to render the answer too. A list only ever follows a list.
+        open_turn: the last message of `prompt` is the beginning of the answer, so the template must leave that turn
+            open.
     """
 
     prompt: str | list[Message]

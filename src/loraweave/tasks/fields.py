@@ -22,10 +22,8 @@ def check_fields(config: Any, rows: Rows) -> None:
 
     A template may ask whether a field is there (`{% if context %}`), but not print one that is missing or null.
 
-    Raises
-    ------
-    UserError
-        Naming file, line, field and template.
+    Raises:
+        UserError: naming file, line, field and template.
     """
     for key in TEMPLATES:
         template = getattr(config, key)

@@ -40,10 +40,8 @@ def read_rows(path: Path) -> Rows:
 
     A byte-order mark, Windows line ends and blank lines are fine.
 
-    Raises
-    ------
-    UserError
-        The file is missing, empty, not UTF-8, or a line of it is not a JSON object.
+    Raises:
+        UserError: the file is missing, empty, not UTF-8, or a line of it is not a JSON object.
     """
     existing(path)
     if path.suffix == ".parquet":

@@ -24,10 +24,8 @@ def task_manager() -> Any:
 def named_tasks(name: str) -> list[Any]:
     """The lm-eval task of this name, or all tasks of the group or tag of this name.
 
-    Raises
-    ------
-    UserError
-        lm-eval has no such task (with the nearest name), or its data set is not at hand.
+    Raises:
+        UserError: lm-eval has no such task (with the nearest name), or its data set is not at hand.
     """
     found = _yaml_of(name)
     if found is not None:
@@ -47,10 +45,8 @@ def named_tasks(name: str) -> list[Any]:
 def yaml_tasks(path: Path, data_dir: Path | None) -> list[Any]:
     """The tasks of a YAML in lm-eval's format: one, or all members of a group.
 
-    Raises
-    ------
-    UserError
-        The file is missing or does not parse, a key is unknown, or the data are missing or unfit.
+    Raises:
+        UserError: the file is missing or does not parse, a key is unknown, or the data are missing or unfit.
     """
     existing(path, "task file")
     config = _load_yaml(path)

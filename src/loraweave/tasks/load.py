@@ -25,21 +25,15 @@ def load_tasks(
 ) -> list[Task]:
     """Load the tasks of a run, in the order given.
 
-    specs
-        Strings or mappings (see `TaskSpec`). The name of an lm-eval group or tag stands for all its tasks.
-    base_dir
-        Where relative paths start: the run file's folder.
-    data_dir
-        Where the relative `data_files` of task YAMLs are looked for first; then in the YAML's own folder.
-    chat_template
-        For tasks that do not say it themselves.
-    seed
-        Of the draw of validation examples.
+    Args:
+        specs: strings or mappings (see `TaskSpec`). The name of an lm-eval group or tag stands for all its tasks.
+        base_dir: where relative paths start: the run file's folder.
+        data_dir: where the relative `data_files` of task YAMLs are looked for first; then in the YAML's own folder.
+        chat_template: for tasks that do not say it themselves.
+        seed: of the draw of validation examples.
 
-    Raises
-    ------
-    UserError
-        With the file and the place of whatever is wrong, rows of local files included.
+    Raises:
+        UserError: with the file and the place of whatever is wrong, rows of local files included.
     """
     base = Path(base_dir)
     tasks: list[Task] = []

@@ -22,11 +22,9 @@ SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_split
 class LocalTask(ConfigurableTask):
     """`dataset_kwargs.data_files` must be a mapping from split to a list of absolute paths (`resolve_data` makes it).
 
-    Raises
-    ------
-    UserError
-        On construction: a file is missing or unreadable, a row lacks a field that a template prints, a split that the
-        task names is not there, or training and evaluation read the same file.
+    Raises:
+        UserError: on construction: a file is missing or unreadable, a row lacks a field that a template prints, a split
+            that the task names is not there, or training and evaluation read the same file.
     """
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -68,10 +66,8 @@ def resolve_data(config: dict[str, Any], yaml_folder: Path, data_dir: Path | Non
 
     A path is looked for in `data_dir` where one is given, then in the YAML's own folder.
 
-    Raises
-    ------
-    UserError
-        A plain file is in neither folder.
+    Raises:
+        UserError: a plain file is in neither folder.
     """
     folders = ([data_dir] if data_dir is not None else []) + [yaml_folder]
     path = config.get("dataset_path")

@@ -91,16 +91,11 @@ class Realised(TypedDict):
 class Mixture:
     """The draws of a run. Make one with `Mixture.build`.
 
-    Attributes
-    ----------
-    names
-        The tasks, in the order of their ids.
-    lengths
-        For each task, the tokens of each of its rows.
-    shares
-        For each task, its share of an epoch in the unit `by`; they sum to 1.
-    quotas
-        For each task, how much of the unit `by` an epoch holds: whole examples, or tokens.
+    Attributes:
+        names: The tasks, in the order of their ids.
+        lengths: For each task, the tokens of each of its rows.
+        shares: For each task, its share of an epoch in the unit `by`; they sum to 1.
+        quotas: For each task, how much of the unit `by` an epoch holds: whole examples, or tokens.
     """
 
     names: list[str]
@@ -118,15 +113,13 @@ class Mixture:
     ) -> "Mixture":
         """Work out the quotas of a mixture.
 
-        lengths
-            For each task, in the order of the task ids, the number of tokens of each of its rows.
-        epochs
-            How many epochs `realised` covers; `epoch` answers for any number.
+        Args:
+            lengths: for each task, in the order of the task ids, the number of tokens of each of its rows.
+            epochs: how many epochs `realised` covers; `epoch` answers for any number.
 
-        Raises
-        ------
-        UserError
-            `weights` does not fit the tasks, a task has no rows, or `total` is too small for a task to appear.
+        Raises:
+            UserError: `weights` does not fit the tasks, a task has no rows, or `total` is too small for a task to
+                appear.
         """
         names = list(lengths)
         config.check_tasks(names)
@@ -174,19 +167,6 @@ class Mixture:
             for task, name in enumerate(self.names)
         ]
 
-    def table(self, epoch: int | None = None) -> Table:
-        """`realised` for a terminal."""
-        span = f"{self.epochs} epoch{'s' * (self.epochs > 1)}" if epoch is None else f"epoch {epoch + 1}"
-        table = Table(title=f"Mixture by {self.by}, {span}")
-        table.add_column("task")
-        for heading in ("available", "drawn", "passes", "tokens", "wanted", "of examples", "of tokens"):
-            table.add_column(heading, justify="right")
-        for row in self.realised(epoch):
-            shares = [f"{row[key]:.1%}" for key in ("wanted", "share_of_examples", "share_of_tokens")]
-            counts = [f"{row['available']:,}", f"{row['drawn']:,}", f"{row['passes']:.2f}", f"{row['tokens']:,}"]
-            table.add_row(row["task"], *counts, *shares)
-        return table
-
     def _drawn(self, task: int, epoch: int) -> np.ndarray:
         """The rows of a task in one epoch: the next stretch of its endless series of shuffles."""
         start = self._end(task, epoch - 1) if epoch else 0
@@ -224,6 +204,19 @@ class Mixture:
         ]
         first = cycles.start * rows
         return np.concatenate([np.empty(0, dtype=np.int64), *shuffles])[start - first : end - first]
+
+
+def realised_table(rows: Sequence[Realised], title: str) -> Table:
+    """What `Mixture.realised` says, for a terminal."""
+    table = Table(title=title)
+    table.add_column("task")
+    for heading in ("available", "drawn", "passes", "tokens", "wanted", "of examples", "of tokens"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        counts = [f"{row['available']:,}", f"{row['drawn']:,}", f"{row['passes']:.2f}", f"{row['tokens']:,}"]
+        shares = [f"{row['wanted']:.1%}", f"{row['share_of_examples']:.1%}", f"{row['share_of_tokens']:.1%}"]
+        table.add_row(row["task"], *counts, *shares)
+    return table
 
 
 def _claims(sizes: np.ndarray, names: list[str], config: MixtureConfig) -> np.ndarray:

@@ -58,13 +58,11 @@ class Preview:
 def list_tasks(pattern: str | None = None, folders: Iterable[str | Path] = (), builtin: bool = True) -> list[Listing]:
     """The tasks to choose from: YAML files in `folders` first, then (`builtin`) what lm-eval ships.
 
-    pattern
-        Part of a name, or a glob (`mmlu_*`). lm-eval knows 14,000 names, and its index takes some ten seconds.
+    Args:
+        pattern: part of a name, or a glob (`mmlu_*`). lm-eval knows 14,000 names, and its index takes some ten seconds.
 
-    Raises
-    ------
-    UserError
-        A folder is not there.
+    Raises:
+        UserError: a folder is not there.
     """
     found = []
     for folder in map(Path, folders):
@@ -86,10 +84,8 @@ def list_tasks(pattern: str | None = None, folders: Iterable[str | Path] = (), b
 def summarise(task: Task) -> Summary:
     """Sizes, metrics and origin of a task.
 
-    Raises
-    ------
-    UserError
-        A row of the task is unfit.
+    Raises:
+        UserError: a row of the task is unfit.
     """
     splits = {
         "training": len(task.training_examples()) if task.trainable else 0,
@@ -105,10 +101,8 @@ def summarise(task: Task) -> Summary:
 def preview(task: Task, tokenizer: Any, count: int = 3, max_length: int = 1024) -> list[Preview]:
     """The first examples of a task (of its test split, when it can only be evaluated), as text and as tokens.
 
-    Raises
-    ------
-    UserError
-        A row is unfit, or an answer is longer than `max_length` tokens.
+    Raises:
+        UserError: a row is unfit, or an answer is longer than `max_length` tokens.
     """
     examples = task.training_examples() if task.trainable else task.test_examples()
     previews = []

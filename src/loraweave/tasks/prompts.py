@@ -22,17 +22,13 @@ class _Conversation:
 def example_from(task: Any, doc: Any, chat: bool, place: str) -> Example:
     """The example of one document.
 
-    task
-        An lm-eval `ConfigurableTask`.
-    chat
-        Build messages for the tokenizer's template, as `lm_eval --apply_chat_template` does.
-    place
-        Where the document stands, for messages.
+    Args:
+        task: an lm-eval `ConfigurableTask`.
+        chat: build messages for the tokenizer's template, as `lm_eval --apply_chat_template` does.
+        place: where the document stands, for messages.
 
-    Raises
-    ------
-    UserError
-        The answer is empty or not among the choices, or the templates fail on this document.
+    Raises:
+        UserError: the answer is empty or not among the choices, or the templates fail on this document.
     """
     try:
         if task.OUTPUT_TYPE == "loglikelihood_rolling":
@@ -47,7 +43,7 @@ def example_from(task: Any, doc: Any, chat: bool, place: str) -> Example:
                 gen_prefix=task.doc_to_prefix(doc),
             )
             if task.OUTPUT_TYPE == "generate_until":
-                prompt, completion = context, _generated(task, doc, chat)
+                prompt, completion = context, _generated(task, doc, chat, place)
             else:
                 prompt, completion = _scored(task, doc, context, chat, place)
     except UserError:
@@ -89,13 +85,16 @@ def _choice_index(gold: Any, choices: list[str], place: str) -> int:
     raise UserError(f"{place}: the label {gold!r} is not among the choices: {shown}")
 
 
-def _generated(task: Any, doc: Any, chat: bool) -> str:
+def _generated(task: Any, doc: Any, chat: bool, place: str) -> str:
     """The first right answer, with the delimiter that lm-eval puts before an answer in a solved example."""
     from lm_eval.api.utils import requires_delimiter
 
     gold = task.doc_to_target(doc)
     if task.config.doc_to_choice is not None:
-        gold = task.doc_to_choice(doc)[gold]
+        choices = task.doc_to_choice(doc)
+        if isinstance(gold, str):  # lm-eval indexes the choices with it when it scores
+            raise UserError(f"{place}: doc_to_target must be the number of a choice here, not {gold!r}")
+        gold = choices[_choice_index(gold, choices, place)]
     if isinstance(gold, list):
         gold = gold[0] if gold else ""
     answer = str(gold)

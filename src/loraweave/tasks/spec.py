@@ -43,10 +43,8 @@ class TaskSpec(BaseModel):
 def parse_spec(spec: Any, place: str) -> TaskSpec:
     """Read one entry of `tasks:`; `place` says which one it is, for messages.
 
-    Raises
-    ------
-    UserError
-        An unknown key (with the nearest known one), a missing key or an unfit value.
+    Raises:
+        UserError: an unknown key (with the nearest known one), a missing key or an unfit value.
     """
     if isinstance(spec, TaskSpec):
         return spec

@@ -16,17 +16,12 @@ Group = list[Example]
 class Task(ABC):
     """A task of a run.
 
-    Attributes
-    ----------
-    name
-        Unique in a run.
-    origin
-        The file or the library that the task came from, for people.
-    chat_template
-        Prompts go through the tokenizer's chat template, in training and in evaluation alike.
-    lm_eval
-        The lm-eval task object that scores the task (always without solved examples in the prompt), or None: then its
-        score is the loss on `test_examples`.
+    Attributes:
+        name: Unique in a run.
+        origin: The file or the library that the task came from, for people.
+        chat_template: Prompts go through the tokenizer's chat template, in training and in evaluation alike.
+        lm_eval: The lm-eval task object that scores the task (always without solved examples in the prompt), or None:
+            then its score is the loss on `test_examples`.
     """
 
     def __init__(
@@ -43,10 +38,8 @@ class Task(ABC):
     def training_examples(self) -> list[Example]:
         """Examples to learn from: never one that is evaluated or held out.
 
-        Raises
-        ------
-        UserError
-            The task can only be evaluated, or one of its rows is unfit (the message names file and line).
+        Raises:
+            UserError: the task can only be evaluated, or one of its rows is unfit (the message names file and line).
         """
         return self._splits()[0]
 
