@@ -93,7 +93,7 @@ def test_yaml(old: str, new: str, parts: list[str], write_task: WriteTask) -> No
             f'{GOOD}\n\n{{"text": "a", "label": "Wrld"}}\n',
             [", line 3: the label 'Wrld' is not among the choices: 'Business', 'World', 'Sports'"],
         ),
-        (f'{GOOD}\n{{"text": "a", "label": 7}}\n', ["the field 'label' mixes kinds of values"]),
+        (f'{GOOD}\n{{"text": "a", "label": 7}}\n', [", line 2: the label 7 is not among the choices"]),
         ("", ["is empty"]),
         ("\n \n", ["is empty"]),
         (b'{"text": "caf\xe9"}\n', [", line 1: not UTF-8 text"]),
@@ -107,6 +107,13 @@ def test_rows(file: str, content: str | bytes, parts: list[str], write_task: Wri
     assert str(folder / file) in message
     for part in parts:
         assert part in message
+
+
+def test_a_field_of_mixed_kinds_is_fine_where_it_is_not_a_label(write_task: WriteTask) -> None:
+    path = write_task(train=[{"text": i, "label": "World", "id": j} for i, j in ((1, "a"), ("one", 2), (1.5, None))])
+    (task,) = load_tasks(["topic.yaml"], path.parent)
+    everything = task.training_examples() + task.validation_examples()
+    assert {example.prompt for example in everything} == {"1\nTopic:", "one\nTopic:", "1.5\nTopic:"}
 
 
 def test_a_field_that_the_template_only_asks_about_may_be_missing(write_task: WriteTask) -> None:

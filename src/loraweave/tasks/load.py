@@ -39,7 +39,8 @@ def load_tasks(
     tasks: list[Task] = []
     for number, entry in enumerate(specs, start=1):
         spec = parse_spec(entry, f"tasks, entry {number}")
-        folder = base / spec.data_dir if spec.data_dir else base / data_dir if data_dir is not None else None
+        where = spec.data_dir or data_dir
+        folder = _at(base, where) if where is not None else None
         if folder is not None and not folder.is_dir():
             raise UserError(f"data_dir: there is no folder {folder}")
         chat = chat_template if spec.chat_template is None else spec.chat_template
@@ -95,19 +96,24 @@ def _file_task(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, se
     name = spec.name or Path(spec.task).stem
     if lm_eval is not None:
         lm_eval.set_config("task", name)
-    validation = base / spec.validation if isinstance(spec.validation, str) else spec.validation
-    test = base / spec.test if spec.test is not None else None
+    validation = _at(base, spec.validation) if isinstance(spec.validation, str) else spec.validation
+    test = _at(base, spec.test) if spec.test is not None else None
+    path = _at(base, spec.task)
     for key, other in (("validation", validation), ("test", test)):
-        if isinstance(other, Path) and other.resolve() == (base / spec.task).resolve():
+        if isinstance(other, Path) and other.resolve() == path.resolve():
             raise UserError(f"{spec.task}: {key!r} is the training file itself")
-    return FileTask(name, base / spec.task, chat, lm_eval, validation, test, seed)
+    return FileTask(name, path, chat, lm_eval, validation, test, seed)
 
 
 def _lm_eval_tasks(what: str, base: Path, data_dir: Path | None) -> tuple[list[Any], str]:
     """The lm-eval tasks of a name or a YAML, and where they came from."""
     if Path(what).suffix in YAML_SUFFIXES:
-        return yaml_tasks(base / what, data_dir), str(base / what)
+        return yaml_tasks(_at(base, what), data_dir), str(_at(base, what))
     if "/" in what or "\\" in what:
         known = ", ".join(YAML_SUFFIXES + SUFFIXES)
-        raise UserError(f"{existing(base / what, 'task')}: a task file ends in one of {known}")
+        raise UserError(f"{existing(_at(base, what), 'task')}: a task file ends in one of {known}")
     return named_tasks(what), f"lm-eval {version('lm-eval')}"
+
+
+def _at(base: Path, path: str | Path) -> Path:
+    return base / Path(path).expanduser()

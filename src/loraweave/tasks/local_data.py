@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow
 from lm_eval.api.task import ConfigurableTask
 
 from loraweave.errors import UserError, nearest
@@ -116,13 +115,5 @@ def _absolute(path: Path, folders: list[Path], plain: bool) -> str:
 
 def _dataset(parts: list[Rows], names: list[str]) -> datasets.Dataset:
     """One split, with the fields of all splits. A field that a row lacks is None there, as `datasets` has it."""
-    columns = {}
-    for name in names:
-        values = [row.get(name) for part in parts for row in part.rows]
-        try:
-            pyarrow.array(values)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{parts[0].path}: the field {name!r} mixes kinds of values ({reason})") from None
-        columns[name] = values
-    return datasets.Dataset.from_dict(columns)
+    columns = {name: [row.get(name) for part in parts for row in part.rows] for name in names}
+    return datasets.Dataset.from_dict(columns, on_mixed_types="use_json")  # as `datasets` reads JSON Lines
