@@ -88,7 +88,6 @@ def score_with_harness(
         requests=_fingerprint(task),
         truncated=lm.truncated - truncated_before,
         seconds=time.perf_counter() - started,
-        config=_plain(results["configs"][name]),
     )
 
 
@@ -108,17 +107,8 @@ def _headline(task: HarnessTask, measured: dict[str, Any]) -> tuple[str, str]:
 
 
 def _fingerprint(task: HarnessTask) -> str:
-    """A hash of every prompt and target, in order: two scores with the same one answered the same questions."""
+    """A hash of every prompt and target, in order."""
     digest = hashlib.sha256()
     for instance in task.instances:
         digest.update(repr(instance.args).encode())
     return digest.hexdigest()[:16]
-
-
-def _plain(value: Any) -> Any:
-    """A task's configuration with anything that JSON cannot hold, functions for example, as its text."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -50,7 +50,6 @@ def score_with_loss(
         requests=hashlib.sha256(repr([row["input_ids"] for row in rows]).encode()).hexdigest()[:16],
         truncated=encoded.cut,
         seconds=time.perf_counter() - started,
-        config={},
     )
 
 

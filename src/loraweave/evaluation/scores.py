@@ -1,7 +1,7 @@
 """One task's score, and the mean over tasks whose scores may be averaged."""
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TypedDict
 
 PERCENT = "%"
 
@@ -11,7 +11,9 @@ class TaskScore(TypedDict):
 
     `score` is in `unit`: "%" for a share of right answers (0 to 100), "nats" for a loss per token, "" for anything
     else. `stderr` is in the same unit, the standard error that comes from having only `n` examples; None where
-    the metric has none. `metrics` holds every metric of the task, as lm-eval names and scales it.
+    the metric has none. `metrics` holds every metric of the task, as lm-eval names and scales it. `requests` is a hash
+    of every prompt and target: two scores with the same one answered the same questions. `truncated` counts the
+    requests that were longer than the model reads and lost their beginning.
     """
 
     score: float
@@ -27,7 +29,6 @@ class TaskScore(TypedDict):
     requests: str
     truncated: int
     seconds: float
-    config: dict[str, Any]
 
 
 def macro_average(scores: Mapping[str, TaskScore]) -> float | None:

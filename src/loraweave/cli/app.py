@@ -1,0 +1,80 @@
+"""The commands and how they end: what is wrong is said in one line, and the exit code says the rest."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from loraweave.cli import compare, evaluate, methods, tasks, train
+from loraweave.cli.output import errors, quieten
+from loraweave.errors import UserError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="loraweave",
+    help="One model, many tasks: multi-task low-rank adaptation, trained, evaluated and compared.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(tasks.app, name="tasks")
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("quickstart")(compare.quickstart)
+app.command("methods")(methods.methods)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"loraweave {version('loraweave')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Let the libraries underneath log and warn.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if not verbose:
+        quieten()
+
+
+def main() -> None:
+    """Run the command in `sys.argv` and exit.
+
+    0: done. 1: something was done, but not all (a failed run in a comparison). 2: what the user gave is wrong; one
+    line on stderr says what. 130: interrupted.
+    """
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns the exit code."""
+    command = typer.main.get_command(app)
+    try:
+        return command.main(arguments, prog_name="loraweave", standalone_mode=False) or 0
+    except UserError as error:
+        return _fail(str(error), USER_ERROR)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except Exception as error:
+        name = type(error).__name__
+        if name == "NoArgsIsHelpError":  # the help is on the screen already
+            return USER_ERROR
+        if name == "Abort":
+            return _fail("interrupted", INTERRUPTED)
+        if not hasattr(error, "format_message"):  # click's own errors know how to be told
+            raise
+        return _fail(error.format_message(), USER_ERROR)
+
+
+def _fail(message: str, code: int) -> int:
+    errors.print(f"error: {' '.join(message.split())}", markup=False, highlight=False, soft_wrap=True)
+    return code

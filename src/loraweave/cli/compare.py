@@ -1,0 +1,113 @@
+"""`loraweave compare` and `loraweave quickstart`: methods side by side."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loraweave.cli.output import console, errors
+from loraweave.cli.train import Output, Overrides, Resume, RunFile
+from loraweave.errors import UserError
+
+if TYPE_CHECKING:
+    from loraweave.training.config import RunConfig
+
+QUICKSTART_METHODS = ("lora", "multilora", "rlora")
+SOME_RUNS_FAILED = 1
+
+
+def compare(
+    run_file: RunFile,
+    methods: Annotated[str, typer.Option(help="Names from `loraweave methods`, separated by commas.", metavar="A,B,C")],
+    seeds: Annotated[str, typer.Option(help="Whole numbers, separated by commas.", metavar="0,1,2")] = "0",
+    match_params: Annotated[
+        bool, typer.Option("--match-params", help="Ranks such that all train as many parameters as the first.")
+    ] = False,
+    set_: Overrides = None,
+    output: Output = None,
+    resume: Resume = False,
+) -> None:
+    """Train and evaluate several methods with several seeds on the same data.
+
+    The untouched base is always shown. Fields of the run file's own method hold for that method alone.
+    """
+    from loraweave.training.config import RunConfig
+
+    config = RunConfig.load(run_file, set_ or ())
+    _compare(config, _names(methods), _numbers(seeds), match_params, output, resume)
+
+
+def quickstart(output: Output = None, resume: Resume = False) -> None:
+    """Compare LoRA, MultiLoRA and R-LoRA on seven small tasks, with a base that ships in the package."""
+    from loraweave.training.config import RunConfig
+
+    config = RunConfig.load(Path(__file__).parent.parent / "quickstart" / "run.yaml")
+    folder = output or (_latest() if resume else _next_free())
+    _compare(config, QUICKSTART_METHODS, [config.seed], False, folder, resume)
+
+
+def _compare(
+    config: "RunConfig",
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    match_params: bool,
+    output: Path | None,
+    resume: bool,
+) -> None:
+    from loraweave import comparison
+    from loraweave.comparison.compare import output_folder
+
+    folder = output_folder(config, output)
+    command = shlex.join(["loraweave", *sys.argv[1:]])
+    results = comparison.compare(
+        config,
+        methods,
+        seeds,
+        match_params=match_params,
+        output=folder,
+        resume=resume,
+        console=errors,
+        command=command,
+    )
+    console.print()
+    console.print(comparison.comparison_table(results, console.width))
+    console.print()
+    for run in results["runs"]:
+        if run["adapter"] is not None:
+            console.print(f"adapter  {folder / run['adapter']}", soft_wrap=True)
+    console.print(f"results  {folder / 'results.json'}", soft_wrap=True)
+    console.print(f"page     {folder / 'index.html'}", soft_wrap=True)
+    if any(run["status"] == "failed" for run in results["runs"]):
+        raise typer.Exit(SOME_RUNS_FAILED)
+
+
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def _numbers(listed: str) -> list[int]:
+    try:
+        return [int(seed) for seed in _names(listed)]
+    except ValueError:
+        raise UserError(f"--seeds {listed!r}: write whole numbers separated by commas, such as 0,1,2") from None
+
+
+def _next_free() -> Path:
+    """runs/quickstart, or runs/quickstart-2 and so on where that is taken."""
+    first = Path("runs") / "quickstart"
+    number, folder = 1, first
+    while folder.exists():
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
+
+
+def _latest() -> Path:
+    """The quickstart folder written last."""
+    found = sorted(Path("runs").glob("quickstart*/results.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError("there is no quickstart in runs/ to go on with")
+    return found[-1].parent

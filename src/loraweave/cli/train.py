@@ -1,0 +1,56 @@
+"""`loraweave train`: one adapter for all tasks of a run file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loraweave.cli.output import console, errors
+
+RunFile = Annotated[Path, typer.Argument(help="The run file.", metavar="RUN.YAML", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Put a setting over the run file's, e.g. train.max_steps=100."),
+]
+Output = Annotated[Path | None, typer.Option(help="The folder to write; the run file's own by default.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
+
+
+def train(run_file: RunFile, set_: Overrides = None, output: Output = None, resume: Resume = False) -> None:
+    """Train one adapter on all tasks of a run file."""
+    from rich.table import Table
+
+    from loraweave.training.config import RunConfig
+    from loraweave.training.progress import ProgressBar
+    from loraweave.training.run import train as train_run
+
+    config = RunConfig.load(run_file, set_ or ())
+    result = train_run(config, output, progress=ProgressBar(errors), console=console, resume=resume)
+    losses = last_losses(result.folder / "metrics.jsonl")
+    if losses:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("task")
+        for head in ("training loss", "validation loss"):
+            table.add_column(head, justify="right")
+        for task, (training, validation) in losses.items():
+            table.add_row(task, *("–" if loss is None else f"{loss:.3f}" for loss in (training, validation)))
+        console.print(table)
+    console.print(
+        f"{result.steps} steps in {result.seconds:.0f} s, {result.tokens_per_second:,.0f} tokens/s", style="dim"
+    )
+    if result.adapter is not None:
+        console.print(f"adapter   {result.adapter}", soft_wrap=True)
+    console.print(f"run       {result.folder}", soft_wrap=True)
+    console.print(f"evaluate  loraweave eval {result.folder}", soft_wrap=True)
+
+
+def last_losses(metrics: Path) -> dict[str, tuple[float | None, float | None]]:
+    """Per task, the last logged training and validation loss, in nats per completion token."""
+    import json
+
+    last: dict[str, float] = {}
+    if metrics.is_file():
+        for line in metrics.read_text(encoding="utf-8").splitlines():
+            last.update(json.loads(line))
+    tasks = [key.removeprefix("loss/") for key in last if key.startswith("loss/")]
+    return {task: (last.get(f"loss/{task}"), last.get(f"eval_loss/{task}")) for task in tasks}

@@ -1,0 +1,151 @@
+"""The comparison as one HTML page that needs no network: the table, the loss curves, and how to repeat it."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup, escape
+
+from loraweave.comparison import words
+from loraweave.comparison.curves import loss_curves, trained_methods
+from loraweave.comparison.results import BASE, MethodSummary, Results, RunRecord, Spread, best_methods, notes
+
+LONGEST_HEAD = 12
+CURVES = (
+    ("training", "Training loss by task", "On the batches of training, before each step; mean over seeds."),
+    ("validation", "Validation loss by task", "On examples held out of training; mean over seeds."),
+)
+
+
+def write_page(results: Results, path: Path) -> None:
+    """Write the page of `results` to `path`."""
+    template = Environment(loader=PackageLoader("loraweave.comparison", "."), autoescape=True).get_template("page.html")
+    path.write_text(template.render(_content(results)), encoding="utf-8")
+
+
+def _content(results: Results) -> dict[str, Any]:
+    tasks, summary, runs = results["tasks"], results["summary"], results["runs"]
+    settings = results["settings"]
+    best = best_methods(summary, tasks)
+    methods = [row["method"] for row in summary]
+    seeds = settings["seeds"]
+    day = results["created"][:10]
+    return {
+        "title": f"{_number(len(methods), 'method')} on {_number(len(tasks), 'task')}",
+        "subtitle": f"Base model {settings['config'].get('model')}, "
+        f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(str(seed) for seed in seeds)}, {day}",
+        "lead": _lead(results, best),
+        "tasks": [{"head": _breakable(name), "metric": words.metric(info)} for name, info in tasks.items()],
+        "mean_unit": words.mean_unit(tasks),
+        "rows": [_row(results, row, best) for row in summary],
+        "notes": notes(results),
+        "methods": trained_methods(runs),
+        "curves": [
+            {"title": title, "note": note, "charts": {task: Markup(svg) for task, svg in charts.items()}}
+            for kind, title, note in CURVES
+            if (charts := loss_curves(runs, kind))
+        ],
+        "runs": [_run(results, run) for run in runs],
+        "mixture": _mixture(runs),
+        "configuration": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
+        "environment": yaml.safe_dump(results["environment"], sort_keys=False, allow_unicode=True),
+        "command": results["command"],
+    }
+
+
+def _breakable(name: str) -> Markup:
+    """A name that, when long, may be broken after its joints, so that it does not stretch its column."""
+    if len(name) <= LONGEST_HEAD:
+        return escape(name)
+    return Markup(re.sub(r"([_\-./])", r"\1<wbr>", str(escape(name))))
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _lead(results: Results, best: dict[str, str]) -> Markup:
+    """One sentence with the best mean and what it stands against."""
+    means = {row["method"]: row["mean"] for row in results["summary"] if row["mean"] is not None}
+    trained = [method for method in means if method != BASE]
+    if not trained:
+        return Markup("No method finished.")
+    winner = best.get("", trained[0])
+    unit = words.mean_unit(results["tasks"])
+
+    def said(method: str) -> str:
+        return " ".join(part for part in words.score(means[method], unit) if part)
+
+    lower_is_better = means[winner]["mean"] == min(means[method]["mean"] for method in trained)
+    ranked = sorted(trained, key=lambda method: means[method]["mean"], reverse=not lower_is_better)
+    others = [f"{method} {said(method)}" for method in ranked if method != winner]
+    text = Markup("Best mean: <strong>{}</strong> {}.").format(winner, said(winner))
+    if others:
+        text += f" Then {', '.join(others)}."
+    if BASE in means:
+        text += f" The untouched base: {said(BASE)}."
+    return text
+
+
+def _row(results: Results, row: MethodSummary, best: dict[str, str]) -> dict[str, Any]:
+    tasks, method = results["tasks"], row["method"]
+    cells = [
+        _cell(row["scores"].get(name), info["unit"], best.get(name) == method, total=False)
+        for name, info in tasks.items()
+    ]
+    cells.append(_cell(row["mean"], words.mean_unit(tasks), best.get("") == method, total=True))
+    count = row["finished"] + row["failed"]
+    return {
+        "method": method,
+        "base": method == BASE,
+        "failed": f"{row['failed']} of {count} failed" if row["failed"] else "",
+        "cells": cells,
+        "parameters": words.count(row["trainable_parameters"] or None),
+        "seconds": words.duration(row["seconds"]),
+        "memory": words.memory(row["peak_memory"]),
+    }
+
+
+def _cell(value: Spread | None, unit: str, best: bool, total: bool) -> dict[str, Any]:
+    text, interval = ("–", "") if value is None else words.score(value, unit)
+    return {"text": text, "interval": interval, "best": best, "total": total}
+
+
+def _run(results: Results, run: RunRecord) -> dict[str, Any]:
+    tasks = results["tasks"]
+
+    def written(value: float | None, unit: str) -> str:
+        return "–" if value is None else words.score(Spread(mean=value, interval=None), unit)[0]
+
+    scores = run["scores"]
+    return {
+        "name": run["method"] if run["seed"] is None else f"{run['method']}, seed {run['seed']}",
+        "cells": [
+            written(scores[name]["score"] if name in scores else None, info["unit"]) for name, info in tasks.items()
+        ],
+        "mean": written(run["mean"], words.mean_unit(tasks)),
+        "rank": "–" if run["rank"] is None else run["rank"],
+        "learning_rate": "–" if run["learning_rate"] is None else f"{run['learning_rate']:g}",
+        "tokens_per_second": "–" if run["tokens_per_second"] is None else f"{run['tokens_per_second']:,.0f}",
+        "adapter": run["adapter"] or "–",
+        "failed": f"failed: {run['error']}" if run["status"] == "failed" else "",
+    }
+
+
+def _mixture(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
+    """The first run's realised mixture as a table; the others of the same seed drew the same."""
+    first = next((run for run in runs if run["mixture"]), None)
+    if first is None:
+        return None
+    heads = [key.replace("_", " ").capitalize() for key in first["mixture"][0]]
+    lines = [[_mixture_cell(key, value) for key, value in row.items()] for row in first["mixture"]]
+    return {"seed": first["seed"], "heads": heads, "lines": lines}
+
+
+def _mixture_cell(key: str, value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}" if key == "passes" else f"{100 * value:.1f} %"
+    return f"{value:,}" if isinstance(value, int) else str(value)

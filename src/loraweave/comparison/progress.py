@@ -1,0 +1,96 @@
+"""One bar per run, all of them in sight: training with step, loss, tokens/s and time left, then evaluation."""
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+
+class ComparisonProgress:
+    """The display of a whole comparison; `run(name)` gives the part that one run reports to.
+
+    On a terminal it is live. Where there is none (a log file), each run prints a line at its start and end and ten
+    in between.
+    """
+
+    def __init__(self, names: Sequence[str], console: Console) -> None:
+        self.console = console
+        self.live = console.is_terminal
+        self.bars = Progress(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=console,
+            disable=not self.live,
+            expand=True,
+        )
+        self.lines = {name: self.bars.add_task(name, total=None, start=False, note="[dim]waiting") for name in names}
+
+    def __enter__(self) -> "ComparisonProgress":
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def run(self, name: str) -> "OneRun":
+        return OneRun(self, name, self.lines[name])
+
+
+class OneRun:
+    """What one run reports: it is a `loraweave.training.progress.RunProgress`, and hears of the evaluation too."""
+
+    def __init__(self, display: ComparisonProgress, name: str, line: TaskID) -> None:
+        self.display = display
+        self.name = name
+        self.line = line
+        self.total = 0
+        self.evaluating = ""
+
+    def start(self, name: str, total: int) -> None:
+        """Training of `total` steps begins. The name given when the display was made stays."""
+        self.total = total
+        self.display.bars.start_task(self.line)
+        self.display.bars.update(self.line, total=total, completed=0, note="starting")
+
+    def step(self, step: int, loss: float | None, tokens_per_second: float) -> None:
+        """`step` steps are done; the loss is per completion token, as last logged."""
+        shown = "loss –" if loss is None else f"loss {loss:.3f}"
+        note = f"{shown}  {tokens_per_second:,.0f} tokens/s"
+        self.display.bars.update(self.line, completed=step, note=note)
+        if step == self.total or step % max(1, self.total // 10) == 0:
+            self._say(f"step {step}/{self.total}, {note.replace('  ', ', ')}")
+
+    def stop(self) -> None:
+        """Training is over; the bar stays for the evaluation."""
+
+    def evaluated(self, task: str, done: int, of: int) -> None:
+        """`done` of the `of` requests of `task` are answered."""
+        if task != self.evaluating:
+            self.evaluating = task
+            self.display.bars.reset(self.line, total=of, note=f"evaluating {task}")
+        self.display.bars.update(self.line, total=of, completed=done)
+
+    def finish(self, note: str) -> None:
+        """The run is over; `note` is what remains of it on the screen."""
+        total = self.total or 1
+        self.display.bars.start_task(self.line)
+        self.display.bars.update(self.line, total=total, completed=total, note=note)
+        self.display.bars.stop_task(self.line)
+        self._say(note)
+
+    def fail(self, reason: str) -> None:
+        """The run ended with an error."""
+        self.display.bars.update(self.line, note="[red]failed")
+        self.display.bars.stop_task(self.line)
+        self.display.console.print(f"{self.name} failed: {reason}", style="red", markup=False, highlight=False)
+
+    def _say(self, what: str) -> None:
+        if not self.display.live:
+            self.display.console.print(f"{self.name}: {what}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,193 @@
+"""What a comparison records: runs, and their summary over seeds. Plain JSON types throughout."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict
+
+from loraweave.evaluation.scores import TaskScore
+
+Points = list[tuple[int, float]]
+FORMAT = 1
+BASE = "base"
+
+
+class Curves(TypedDict):
+    """Loss per task (nats per completion token) at each logged step, as (step, loss) pairs."""
+
+    training: dict[str, Points]
+    validation: dict[str, Points]
+
+
+class RunRecord(TypedDict):
+    """One method trained with one seed and evaluated on every task.
+
+    `seconds` and `tokens_per_second` are of the training alone; `peak_memory` is in bytes, of the process (CPU) or
+    the accelerator. The untouched base has no seed, no training and no adapter. Paths are relative to the
+    comparison's folder.
+    """
+
+    method: str
+    seed: int | None
+    status: Literal["finished", "failed"]
+    error: str | None
+    scores: dict[str, TaskScore]
+    mean: float | None
+    rank: int | None
+    learning_rate: float | None
+    trainable_parameters: int
+    seconds: float | None
+    evaluation_seconds: float | None
+    tokens_per_second: float | None
+    peak_memory: int | None
+    adapter: str | None
+    curves: Curves
+    mixture: list[dict[str, Any]]
+
+
+class Spread(TypedDict):
+    """A mean over seeds and the half-width of its 95 % interval; None where one seed tells nothing of the spread."""
+
+    mean: float
+    interval: float | None
+
+
+class MethodSummary(TypedDict):
+    """One row of the table."""
+
+    method: str
+    finished: int
+    failed: int
+    scores: dict[str, Spread]
+    mean: Spread | None
+    trainable_parameters: int
+    seconds: float | None
+    peak_memory: int | None
+
+
+class TaskInfo(TypedDict):
+    """What the table's head says of a task."""
+
+    metric: str
+    unit: str
+    higher_is_better: bool
+    n: int
+
+
+class Results(TypedDict):
+    """The whole of results.json."""
+
+    format: int
+    created: str
+    command: str
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    tasks: dict[str, TaskInfo]
+    task_configs: dict[str, dict[str, Any]]
+    runs: list[RunRecord]
+    summary: list[MethodSummary]
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and 95 % interval of `values` by Student's t, which is right for the few seeds that one can afford."""
+    from scipy import stats
+
+    n = len(values)
+    mean = sum(values) / n
+    if n < 2:
+        return Spread(mean=mean, interval=None)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
+    return Spread(mean=mean, interval=float(stats.t.ppf(0.975, n - 1)) * deviation / math.sqrt(n))
+
+
+def summarise(runs: Sequence[RunRecord]) -> list[MethodSummary]:
+    """One row per method, in the order in which the methods first appear."""
+    rows = []
+    for method in dict.fromkeys(run["method"] for run in runs):
+        mine = [run for run in runs if run["method"] == method]
+        finished = [run for run in mine if run["status"] == "finished"]
+        tasks = list(dict.fromkeys(task for run in finished for task in run["scores"]))
+        means = [run["mean"] for run in finished if run["mean"] is not None]
+        seconds = [run["seconds"] for run in finished if run["seconds"] is not None]
+        memory = [run["peak_memory"] for run in finished if run["peak_memory"] is not None]
+        rows.append(
+            MethodSummary(
+                method=method,
+                finished=len(finished),
+                failed=len(mine) - len(finished),
+                scores={task: spread([run["scores"][task]["score"] for run in finished]) for task in tasks},
+                mean=spread(means) if means else None,
+                trainable_parameters=max((run["trainable_parameters"] for run in finished), default=0),
+                seconds=sum(seconds) / len(seconds) if seconds else None,
+                peak_memory=max(memory) if memory else None,
+            )
+        )
+    return rows
+
+
+def describe_tasks(runs: Sequence[RunRecord]) -> dict[str, TaskInfo]:
+    """Metric, unit and number of examples of every task that a finished run was scored on."""
+    tasks = {}
+    for run in runs:
+        for name, score in run["scores"].items():
+            tasks[name] = TaskInfo(
+                metric=score["metric"],
+                unit=score["unit"],
+                higher_is_better=score["higher_is_better"],
+                n=score["n"],
+            )
+    return tasks
+
+
+def best_methods(summary: Sequence[MethodSummary], tasks: dict[str, TaskInfo]) -> dict[str, str]:
+    """The method with the best score for each task, and under "" for the mean; the base does not take part."""
+    trained = [row for row in summary if row["method"] != BASE and row["finished"]]
+    best = {}
+    for name, info in tasks.items():
+        sign = 1 if info["higher_is_better"] else -1
+        scored = [(sign * row["scores"][name]["mean"], row["method"]) for row in trained if name in row["scores"]]
+        if len(scored) > 1:
+            best[name] = max(scored)[1]
+    lower_is_better = all(not info["higher_is_better"] for info in tasks.values())
+    means = [(row["mean"]["mean"], row["method"]) for row in trained if row["mean"] is not None]
+    if len(means) > 1:
+        best[""] = min(means)[1] if lower_is_better else max(means)[1]
+    return best
+
+
+def notes(results: Results) -> list[str]:
+    """The sentences below the table: what its numbers are, and how far they can be trusted."""
+    said = []
+    tasks = results["tasks"]
+    losses = [name for name, info in tasks.items() if info["unit"] == "nats"]
+    if losses and len(losses) < len(tasks):
+        said.append(
+            f"{', '.join(losses)}: held-out loss in nats per token (lower is better), left out of the mean, "
+            "which is over the scores in percent."
+        )
+    elif losses:
+        said.append("Every score is a held-out loss in nats per token: lower is better.")
+    seeds = max((row["finished"] for row in results["summary"] if row["method"] != BASE), default=0)
+    if seeds > 1:
+        said.append(f"± is the 95 % interval of the mean over {seeds} seeds (Student's t).")
+    elif seeds == 1:
+        errors = [
+            score["stderr"]
+            for run in results["runs"]
+            for score in run["scores"].values()
+            if score["stderr"] is not None and score["unit"] == "%"
+        ]
+        size = f"; the standard error of a single score is up to {max(errors):.1f}" if errors else ""
+        said.append(f"One seed, so no interval: small differences may be chance{size}.")
+    failed = [(run["method"], run["seed"], run["error"]) for run in results["runs"] if run["status"] == "failed"]
+    said += [f"{method} with seed {seed} failed: {error}" for method, seed, error in failed]
+    cut = {
+        task: score["truncated"]
+        for run in results["runs"]
+        for task, score in run["scores"].items()
+        if score["truncated"]
+    }
+    said += [
+        f"{task}: {count} requests were longer than the model reads and lost their beginning."
+        for task, count in cut.items()
+    ]
+    return said

@@ -1,0 +1,117 @@
+"""The comparison on the terminal: methods down, tasks across, folded into several tables where it is too wide."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from loraweave.comparison import words
+from loraweave.comparison.results import BASE, MethodSummary, Results, Spread, best_methods, notes
+
+LONGEST_HEAD = 10
+GAP = 2
+
+
+class Column(NamedTuple):
+    head: Text
+    cells: list[Text]
+
+    @property
+    def width(self) -> int:
+        lines = [line for text in (self.head, *self.cells) for line in text.plain.split("\n")]
+        return max(len(line) for line in lines)
+
+
+def comparison_table(results: Results, width: int) -> RenderableType:
+    """The table and its notes for a terminal of `width` characters."""
+    methods = Column(Text("method"), [_method(row) for row in results["summary"]])
+    parts: list[RenderableType] = []
+    scores, totals = _columns(results)
+    for group in _fold(scores, totals, width - methods.width):
+        parts += [_table(methods, group, results["summary"]), ""]
+    parts += [Padding(Text(note, style="dim"), (0, 0, 0, 1)) for note in notes(results)]
+    return Group(*parts)
+
+
+def _columns(results: Results) -> tuple[list[Column], list[Column]]:
+    """One column per task; and the four that sum a method up."""
+    summary, tasks = results["summary"], results["tasks"]
+    best = best_methods(summary, tasks)
+    columns = []
+    for name, info in tasks.items():
+        head = Text("\n").join([*(Text(line) for line in _lines(name)), Text(words.metric(info), style="dim")])
+        values = [(row["scores"].get(name), best.get(name) == row["method"]) for row in summary]
+        columns.append(Column(head, _cells(values, info["unit"])))
+    means = [(row["mean"], best.get("") == row["method"]) for row in summary]
+    totals = [Column(Text("mean"), _cells(means, words.mean_unit(tasks)))]
+    for title, texts in (
+        ("trainable\nparameters", [words.count(row["trainable_parameters"] or None) for row in summary]),
+        ("training\ntime", [words.duration(row["seconds"]) for row in summary]),
+        ("peak\nmemory", [words.memory(row["peak_memory"]) for row in summary]),
+    ):
+        totals.append(Column(Text(title), [Text(text) for text in texts]))
+    return columns, totals
+
+
+def _fold(scores: Sequence[Column], totals: Sequence[Column], width: int) -> Iterator[list[Column]]:
+    """The columns in groups that fit beside each other in `width` characters, the totals together if they can be."""
+    totals_fit = sum(GAP + column.width for column in totals) <= width
+    blocks = [[column] for column in scores] + ([list(totals)] if totals_fit else [[column] for column in totals])
+    group: list[Column] = []
+    used = 0
+    for block in blocks:
+        needed = sum(GAP + column.width for column in block)
+        if group and used + needed > width:
+            yield group
+            group, used = [], 0
+        group += block
+        used += needed
+    yield group
+
+
+def _table(methods: Column, columns: Sequence[Column], summary: Sequence[MethodSummary]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, GAP - 1, 0, 0), header_style="", show_edge=False)
+    table.add_column(methods.head, no_wrap=True, vertical="bottom")
+    for column in columns:
+        table.add_column(column.head, justify="right", no_wrap=True, vertical="bottom")
+    for index, row in enumerate(summary):
+        cells = [methods.cells[index], *(column.cells[index] for column in columns)]
+        table.add_row(*cells, style="dim" if row["method"] == BASE else "")
+    return table
+
+
+def _method(row: MethodSummary) -> Text:
+    name = Text(row["method"], style="bold")
+    if row["failed"]:
+        share = f" {row['finished']}/{row['finished'] + row['failed']}" if row["finished"] else " failed"
+        name.append(share, style="red")
+    return name
+
+
+def _cells(values: Sequence[tuple[Spread | None, bool]], unit: str) -> list[Text]:
+    """Means one below the other, their intervals too, the best in bold."""
+    written = [words.score(value, unit) if value is not None else None for value, _ in values]
+    widest = max((len(parts[1]) for parts in written if parts is not None), default=0)
+    cells = []
+    for parts, (_, best) in zip(written, values, strict=True):
+        mean, interval = parts or ("–", "")
+        cell = Text(mean, style="bold green" if best else "")
+        if widest:
+            cell.append(f" {interval.ljust(widest)}", style="not bold dim")
+        cells.append(cell)
+    return cells
+
+
+def _lines(name: str) -> list[str]:
+    """A long task name in lines of at most `LONGEST_HEAD` characters, broken where names have joints."""
+    lines = [""]
+    for piece in re.findall(r"[^_\-./ ]+[_\-./ ]*|[_\-./ ]+", name):
+        if lines[-1] and len(lines[-1]) + len(piece) > LONGEST_HEAD:
+            lines.append("")
+        lines[-1] += piece
+    return lines

@@ -1,0 +1,71 @@
+"""The results file of a run: every evaluation of it, each with the settings that it was made with."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from loraweave.errors import UserError
+from loraweave.evaluation.scores import TaskScore
+from loraweave.tasks import Task
+from loraweave.training.checkpoints import write_json
+from loraweave.training.config import EvalConfig
+from loraweave.training.folder import environment
+
+FORMAT = 1
+
+
+def evaluation_settings(config: EvalConfig, tasks: Sequence[Task], seed: int) -> dict[str, Any]:
+    """What decides a run's scores: kept with them. The batch size does not."""
+    return {
+        "tasks": [task.name for task in tasks],
+        "limit": config.limit,
+        "num_fewshot": config.num_fewshot,
+        "seed": seed,
+    }
+
+
+def describe(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
+    """Where each task comes from, and lm-eval's whole configuration of it (None for a plain file)."""
+    return {
+        task.name: {
+            "origin": task.origin,
+            "config": None if task.lm_eval is None else _plain(task.lm_eval.dump_config()),
+        }
+        for task in tasks
+    }
+
+
+def record(path: Path, settings: Mapping[str, Any], tasks: Sequence[Task], scores: Mapping[str, TaskScore]) -> None:
+    """Add an evaluation to the results file at `path`.
+
+    An earlier evaluation with the same settings is replaced; every other one stays. Raises `UserError` when the file
+    is there and is not such a results file; it is then left alone.
+    """
+    content: dict[str, Any] = {"format": FORMAT, "evaluations": []}
+    if path.exists():
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON, so it is left as it is: {error}") from error
+        if not isinstance(content, dict) or "evaluations" not in content:
+            raise UserError(f"{path}: not the results of a run, so it is left as it is")
+    kept = [earlier for earlier in content["evaluations"] if earlier["settings"] != dict(settings)]
+    made = {
+        "settings": dict(settings),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment(settings.get("seed", 0)),
+        "tasks": describe(tasks),
+        "scores": dict(scores),
+    }
+    write_json(path, {"format": FORMAT, "evaluations": [*kept, made]})
+
+
+def _plain(value: Any) -> Any:
+    """A task's configuration with anything that JSON cannot hold, functions for example, as its text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
