@@ -40,6 +40,7 @@ def test_a_preview_shows_where_the_loss_is(write_task: WriteTask, tokenizers: di
 
 def test_files_in_a_folder_are_listed(write_task: WriteTask) -> None:
     path = write_task()
+    (path.parent / "_common.yaml").write_text("output_type: multiple_choice\n")
     assert list_tasks(folders=[path.parent], builtin=False) == [Listing("topic", "file", str(path))]
     assert list_tasks("other", folders=[path.parent], builtin=False) == []
     with pytest.raises(UserError, match="no such folder"):

@@ -21,6 +21,13 @@ def task_manager() -> Any:
     return TaskManager()
 
 
+def folder_index(folder: Path) -> dict[str, Any]:
+    """lm-eval's index of the task files in a folder: name -> entry. Files that define no task are not in it."""
+    from lm_eval.tasks import TaskManager
+
+    return dict(TaskManager(include_path=folder, include_defaults=False).task_index)
+
+
 def named_tasks(name: str) -> list[Any]:
     """The lm-eval task of this name, or all tasks of the group or tag of this name.
 
@@ -57,9 +64,7 @@ def yaml_tasks(path: Path, data_dir: Path | None) -> list[Any]:
 
 def _members(config: dict[str, Any], path: Path, data_dir: Path | None) -> list[Any]:
     """The tasks of a group: each a name, defined by a YAML in the group's folder or shipped with lm-eval."""
-    from lm_eval.tasks import TaskManager
-
-    beside = TaskManager(include_path=path.parent, include_defaults=False).task_index
+    beside = folder_index(path.parent)
     tasks = []
     for member in config["task"]:
         if not isinstance(member, str):

@@ -10,8 +10,7 @@ from typing import Any
 from loraweave.errors import UserError
 from loraweave.tasks.chat import render
 from loraweave.tasks.encode import IGNORED, encode
-from loraweave.tasks.harness import task_manager
-from loraweave.tasks.load import YAML_SUFFIXES
+from loraweave.tasks.harness import folder_index, task_manager
 from loraweave.tasks.task import Task
 
 
@@ -56,7 +55,7 @@ class Preview:
 
 
 def list_tasks(pattern: str | None = None, folders: Iterable[str | Path] = (), builtin: bool = True) -> list[Listing]:
-    """The tasks to choose from: YAML files in `folders` first, then (`builtin`) what lm-eval ships.
+    """The tasks to choose from: those of the YAML files in `folders` first, then (`builtin`) what lm-eval ships.
 
     Args:
         pattern: part of a name, or a glob (`mmlu_*`). lm-eval knows 14,000 names, and its index takes some ten seconds.
@@ -68,8 +67,8 @@ def list_tasks(pattern: str | None = None, folders: Iterable[str | Path] = (), b
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise UserError(f"no such folder: {folder}")
-        files = sorted(path for path in folder.iterdir() if path.suffix in YAML_SUFFIXES)
-        found += [Listing(path.stem, "file", str(path)) for path in files]
+        entries = folder_index(folder).items()
+        found += [Listing(name, "file", str(entry.yaml_path)) for name, entry in entries if entry.yaml_path]
     if builtin:
         manager = task_manager()
         kinds = (("task", manager.all_subtasks), ("group", manager.all_groups), ("tag", manager.all_tags))
