@@ -11,6 +11,9 @@ from typing import Any
 
 from ..errors import UserError
 
+# What safetensors and torch's zip writer say, without an errno, when a write comes up short.
+_FULL = ("No space left", "os error 28", "os error 27", "failed writing file", "unexpected pos", "iostream error")
+
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
@@ -81,7 +84,7 @@ def disk_is_full(error: BaseException | None) -> bool:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
         text = str(error)
-        if any(words in text for words in ("No space left", "os error 28", "os error 27", "failed writing file")):
+        if any(words in text for words in _FULL):
             return True
         error = error.__cause__ or error.__context__
     return False

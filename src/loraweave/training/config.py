@@ -55,7 +55,7 @@ class RunConfig(BaseModel):
     tasks: list[str | dict[str, Any]] = Field(min_length=1)
     data_dir: str | None = None
     chat_template: bool = False
-    mixture: MixtureConfig = Field(default_factory=MixtureConfig)
+    mixture: MixtureConfig = Field(default_factory=lambda: MixtureConfig.model_validate({}))
     train: dict[str, Any] = Field(default_factory=dict)
     eval: EvalConfig = Field(default_factory=EvalConfig)
     seed: int = Field(default=0, ge=0)
@@ -132,8 +132,10 @@ def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
 
 def _put(values: dict[str, Any], keys: Sequence[str], value: Any, override: str) -> None:
     *parents, last = keys
-    if parents == ["method"] and isinstance(values.get("method", "rlora"), str):
-        values["method"] = {"name": values.get("method", "rlora")}  # `method: rlora` with method.r=8 over it
+    # `method: rlora` with method.r=8 over it, `mixture: equal` with mixture.total=100
+    for section, name, default in (("method", "name", "rlora"), ("mixture", "strategy", "proportional")):
+        if parents == [section] and isinstance(values.get(section, default), str):
+            values[section] = {name: values.get(section, default)}
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
@@ -153,11 +155,10 @@ def _first_problem(error: ValidationError, lines: Lines, set_here: Mapping[tuple
     """The first thing that pydantic found wrong, as one line with its place."""
     problem = error.errors()[0]
     place = [key for key in problem["loc"] if key not in ("str", "dict[str,any]")]
-    override = next(
-        (text for keys, text in set_here.items() if list(keys) == [str(k) for k in place[: len(keys)]]), None
-    )
+    words = [str(key) for key in place]
+    override = next((t for keys, t in set_here.items() if all(map(str.__eq__, keys, words))), None)
     where = f"--set {override!r}" if override else lines.of(place)
-    name = ".".join(map(str, place))
+    name = ".".join(words)
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key {name!r}{nearest(str(place[-1]), _known_beside(place))}"
     if problem["type"] == "missing":

@@ -56,7 +56,8 @@ class TaskLosses:
         )
 
     def read(self, accelerator: Accelerator) -> dict[str, float]:
-        """The mean loss per token of each task that had any since the last reading, over all processes; then start anew."""
+        """The mean loss per token since the last reading, over all processes: of each task that had any, and of all
+        tokens under the name "". Then start anew."""
         sums, counts = accelerator.reduce(torch.stack([self.sums, self.counts]), "sum").tolist()
         self.sums.zero_()
         self.counts.zero_()

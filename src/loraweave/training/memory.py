@@ -1,5 +1,6 @@
 """Peak memory of a stretch of code: of the accelerator where there is one, else of this process."""
 
+import contextlib
 import resource
 import sys
 from pathlib import Path
@@ -18,10 +19,8 @@ class PeakMemory:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
             return
-        try:
+        with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            pass
 
     @property
     def bytes(self) -> int:

@@ -1,7 +1,8 @@
 """The methods by name: what each one trains, its default learning rate, and how its configuration is built.
 
 A method is given as a name (`rlora`), as a mapping with a name and fields of that method's configuration
-(`{name: rlora, r: 8, target_modules: [q_proj, v_proj]}`), or as bare knobs of `WeaveConfig` (`{num_heads: 4, gate: token}`).
+(`{name: rlora, r: 8, target_modules: [q_proj, v_proj]}`), or as bare knobs of `WeaveConfig`
+(`{num_heads: 4, gate: token}`).
 A new method is one entry in `METHODS`.
 """
 

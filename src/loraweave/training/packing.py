@@ -140,7 +140,7 @@ def keeps_examples_apart(model: torch.nn.Module) -> bool:
 
 
 def _exactly(count: int, packs: list[Pack]) -> list[Pack]:
-    """So many rows: the fullest are cut in two, between examples, until there are enough; rows too many are left out."""
+    """So many rows: the fullest are cut in two, between examples, until there are enough; rows too many are dropped."""
     packs = packs[:count]
     while len(packs) < count:
         fullest = max(range(len(packs)), key=lambda i: len(packs[i]))

@@ -13,7 +13,7 @@ _CHATTY = ("trl", "accelerate", "peft")
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Only errors from transformers, TRL, PEFT and accelerate; no bars from them; no warnings about their own future."""
+    """Only errors from transformers, TRL, PEFT and accelerate, no bars, and no warnings about their own future."""
     level = transformers_logging.get_verbosity()
     loggers = {name: logging.getLogger(name).level for name in _CHATTY}
     bars = not datasets.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()

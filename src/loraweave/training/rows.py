@@ -17,7 +17,7 @@ class Rows:
         tasks: one task id per example.
     """
 
-    def __init__(self, rows: Iterable[Mapping[str, Sequence[int]]], tasks: Sequence[int]) -> None:
+    def __init__(self, rows: Iterable[Mapping[str, Any]], tasks: Sequence[int]) -> None:
         rows = list(rows)
         self.tasks = np.asarray(tasks, dtype=np.int64)
         self.lengths = np.array([len(row["input_ids"]) for row in rows], dtype=np.int64)

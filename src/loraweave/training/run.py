@@ -1,4 +1,4 @@
-"""One run: train a method on a mixture of tasks, and leave a folder from which it can be loaded, resumed and explained."""
+"""One run: train a method on a mixture of tasks, and leave a folder from which it can be loaded and resumed."""
 
 import dataclasses
 import json

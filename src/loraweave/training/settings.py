@@ -88,6 +88,8 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
     """
     check_train_keys(train)
     values = {**DEFAULTS, "bf16": has_fast_bfloat16(), **train}
+    for key in ("eval_strategy", "save_strategy", "logging_strategy"):
+        values[key] = "no" if values.get(key) is False else values.get(key, "steps")  # YAML reads `no` as false
     if values.get("gradient_checkpointing"):
         values["gradient_checkpointing_kwargs"] = {
             "use_reentrant": False,
@@ -118,5 +120,5 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether to compute in bfloat16: on a GPU that has it. On a CPU autocast costs more than it saves on small models."""
+    """Whether to compute in bfloat16: on a GPU that has it, never on a CPU."""
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported()

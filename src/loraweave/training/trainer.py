@@ -79,7 +79,7 @@ class MultiTaskTrainer(SFTTrainer):
         mode = "train" if self.model.training else "eval"
         scored = inputs["scored"]
         tasks = inputs["tasks"].flatten()[scored + 1]
-        forward = {key: inputs[key] for key in ("input_ids", "position_ids") if key in inputs}
+        forward: dict[str, Any] = {key: inputs[key] for key in ("input_ids", "position_ids") if key in inputs}
         if self.takes_tasks:
             forward["tasks"] = inputs["tasks"]
         if self.aux_loss_enabled:
@@ -88,7 +88,7 @@ class MultiTaskTrainer(SFTTrainer):
             targets = inputs["labels"].flatten()[scored + 1]
             outputs = model(**forward, shift_labels=targets[None], use_cache=False, fused_lm_head=True)
         losses = -outputs.log_probs.flatten()
-        self.task_losses[mode].add(losses.detach(), tasks, self.state.global_step + 1)
+        self.task_losses[mode].add(losses.detach(), tasks, self.state.global_step + (mode == "train"))
         if mode == "train":
             self.tokens_seen += inputs["tokens"] * self.args.world_size
 

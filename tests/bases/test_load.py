@@ -1,0 +1,117 @@
+"""Base models by name: what loads, and what is said when something is missing."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_project import write_base
+from transformers import AutoTokenizer
+
+from loraweave.bases import check_fingerprint, empty_base, fingerprint, load_base
+from loraweave.bases import load as load_module
+from loraweave.errors import UserError
+
+STORIES = Path(__file__).parents[3] / "shared" / "models" / "stories260k"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bases") / "tiny"
+    write_base(path)
+    return path
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def test_a_folder_loads_with_a_padding_token(folder: Path) -> None:
+    model, tokenizer = load_base(folder)
+    assert not model.training
+    assert next(model.parameters()).dtype == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    assert model.config.pad_token_id == tokenizer.pad_token_id is not None
+
+
+def test_padding_falls_back_to_the_end_of_text(copy: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(copy)
+    _, loaded = load_base(copy)
+    assert loaded.pad_token == loaded.eos_token
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"), [("config.json", "config.json"), ("*.safetensors", "weights"), ("tokenizer*", "tokenizer")]
+)
+def test_a_folder_that_lacks_something_is_named(copy: Path, pattern: str, words: str) -> None:
+    for file in copy.glob(pattern):
+        file.unlink()
+    with pytest.raises(UserError, match=words) as error:
+        load_base(copy)
+    assert str(copy) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_cut_short_are_named(copy: Path) -> None:
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="copy: the weights cannot be read"):
+        load_base(copy)
+
+
+def test_a_missing_folder_and_a_name_out_of_reach_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        load_base("./nowhere")
+    monkeypatch.setattr(load_module.hub_settings, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"'nobody/no-model' is neither a folder nor found on the hub.*offline"):
+        load_base("nobody/no-model")
+
+
+def test_an_unknown_dtype_lists_the_known(folder: Path) -> None:
+    with pytest.raises(UserError, match="bfloat16"):
+        load_base(folder, dtype="bf17")
+
+
+def test_an_empty_base_has_the_shapes_and_no_weights(folder: Path) -> None:
+    empty, (full, _) = empty_base(folder), load_base(folder)
+    assert {n: p.shape for n, p in empty.named_parameters()} == {n: p.shape for n, p in full.named_parameters()}
+    assert all(p.is_meta for p in empty.parameters())
+
+
+def test_the_fingerprint_is_of_the_base_alone(folder: Path) -> None:
+    model, _ = load_base(folder, dtype="float32")
+    before = fingerprint(model)
+    assert fingerprint(load_base(folder, dtype="bfloat16")[0]) == before
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], modules_to_save=["norm"]))
+    assert fingerprint(adapted) == before
+    check_fingerprint(adapted, before, "run")
+
+
+def test_another_base_is_refused(folder: Path) -> None:
+    model, _ = load_base(folder)
+    before = fingerprint(model)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(1.05)
+    with pytest.raises(UserError, match=r"my-run: this base .* is not the one the adapter was trained on"):
+        check_fingerprint(model, before, "my-run")
+
+
+@pytest.mark.skipif(not STORIES.is_dir(), reason=f"{STORIES} is not there")
+def test_a_checkpoint_made_elsewhere_writes_english() -> None:
+    model, tokenizer = load_base(STORIES)
+    prompt = tokenizer("Once upon a time, there was a", return_tensors="pt")
+    text = tokenizer.decode(model.generate(**prompt, max_new_tokens=20, do_sample=False)[0])
+    assert "little" in text
+
+
+def test_the_embedded_base_loads_where_it_is_installed() -> None:
+    if not (load_module.EMBEDDED / "config.json").is_file():
+        with pytest.raises(UserError, match="'nano' is not in this installation"):
+            load_base("nano")
+        return
+    model, tokenizer = load_base("nano")
+    assert tokenizer.eos_token_id is not None
+    assert sum(p.numel() for p in model.parameters()) < 20_000_000
