@@ -180,10 +180,12 @@ def test_the_wrong_base_is_refused(project: Path) -> None:
 
 
 def test_the_best_checkpoint_is_chosen_by_the_mean_over_tasks(project: Path) -> None:
+    other = [{"prompt": f"Note {n}:", "completion": " QQQQ"} for n in range(8)]  # what training makes less likely
+    (project / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in other))
     result = run(
         project,
+        "tasks=[{task: notes.jsonl, validation: other.jsonl}]",
         "train.load_best_model_at_end=true",
-        "train.learning_rate=1",  # so large that the loss soon rises again
         "train.eval_strategy=steps",
         "train.save_strategy=steps",
         "train.eval_steps=1",
