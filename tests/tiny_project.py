@@ -71,6 +71,15 @@ def write_project(folder: Path) -> Path:
     return folder
 
 
+def write_run_file(folder: Path) -> Path:
+    """A run of a few steps on the project in `folder`, as run.yaml."""
+    tasks = "".join(f"  - {json.dumps(task)}\n" for task in TASKS)
+    train = "{max_steps: 6, max_length: 64, per_device_train_batch_size: 4, report_to: none, logging_steps: 1}"
+    path = folder / "run.yaml"
+    path.write_text(f"model: base\nmethod: lora\ntasks:\n{tasks}mixture: {{strategy: equal}}\ntrain: {train}\n")
+    return path
+
+
 def write_base(folder: Path, seed: int = 0) -> None:
     """A random Llama of some 20 thousand parameters that reads bytes, and its tokenizer."""
     torch.manual_seed(seed)

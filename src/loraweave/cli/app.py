@@ -1,11 +1,11 @@
 """The commands and how they end: what is wrong is said in one line, and the exit code says the rest."""
 
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
+from loraweave import __version__
 from loraweave.cli import compare, evaluate, methods, tasks, train
 from loraweave.cli.output import errors, quieten
 from loraweave.errors import UserError
@@ -31,7 +31,7 @@ app.command("methods")(methods.methods)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"loraweave {version('loraweave')}")
+        typer.echo(f"loraweave {__version__}")
         raise typer.Exit
 
 
@@ -59,17 +59,14 @@ def run(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
     command = typer.main.get_command(app)
     try:
-        return command.main(arguments, prog_name="loraweave", standalone_mode=False) or 0
+        code = command.main(arguments, prog_name="loraweave", standalone_mode=False) or 0
+        return _fail("interrupted", code) if code == INTERRUPTED else code
     except UserError as error:
         return _fail(str(error), USER_ERROR)
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
     except Exception as error:
         name = type(error).__name__
         if name == "NoArgsIsHelpError":  # the help is on the screen already
             return USER_ERROR
-        if name == "Abort":
-            return _fail("interrupted", INTERRUPTED)
         if not hasattr(error, "format_message"):  # click's own errors know how to be told
             raise
         return _fail(error.format_message(), USER_ERROR)

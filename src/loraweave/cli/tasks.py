@@ -73,8 +73,9 @@ def preview(
     from loraweave.bases import resolve_base
     from loraweave.tasks import preview as previews
 
+    base = resolve_base(model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_base(model))
+        tokenizer = AutoTokenizer.from_pretrained(base)
     except (OSError, ValueError) as error:
         raise UserError(f"model {model!r}: no tokenizer: {str(error).splitlines()[0]}") from error
     for task in _load(file, data_dir, chat_template):

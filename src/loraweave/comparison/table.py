@@ -14,7 +14,7 @@ from loraweave.comparison import words
 from loraweave.comparison.results import BASE, MethodSummary, Results, Spread, best_methods, notes
 
 LONGEST_HEAD = 10
-GAP = 2
+WIDE_GAP, NARROW_GAP = 2, 1
 
 
 class Column(NamedTuple):
@@ -32,8 +32,11 @@ def comparison_table(results: Results, width: int) -> RenderableType:
     methods = Column(Text("method"), [_method(row) for row in results["summary"]])
     parts: list[RenderableType] = []
     scores, totals = _columns(results)
-    for group in _fold(scores, totals, width - methods.width):
-        parts += [_table(methods, group, results["summary"]), ""]
+    left = width - methods.width
+    # Columns close together only where that saves a second table.
+    gap = next((gap for gap in (WIDE_GAP, NARROW_GAP) if _width([*scores, *totals], gap) <= left), WIDE_GAP)
+    for group in _fold(scores, totals, left, gap):
+        parts += [_table(methods, group, results["summary"], gap), ""]
     parts += [Padding(Text(note, style="dim"), (0, 0, 0, 1)) for note in notes(results)]
     return Group(*parts)
 
@@ -50,7 +53,7 @@ def _columns(results: Results) -> tuple[list[Column], list[Column]]:
     means = [(row["mean"], best.get("") == row["method"]) for row in summary]
     totals = [Column(Text("mean"), _cells(means, words.mean_unit(tasks)))]
     for title, texts in (
-        ("trainable\nparameters", [words.count(row["trainable_parameters"] or None) for row in summary]),
+        ("trainable\nparams", [words.count(row["trainable_parameters"] or None) for row in summary]),
         ("training\ntime", [words.duration(row["seconds"]) for row in summary]),
         ("peak\nmemory", [words.memory(row["peak_memory"]) for row in summary]),
     ):
@@ -58,14 +61,14 @@ def _columns(results: Results) -> tuple[list[Column], list[Column]]:
     return columns, totals
 
 
-def _fold(scores: Sequence[Column], totals: Sequence[Column], width: int) -> Iterator[list[Column]]:
+def _fold(scores: Sequence[Column], totals: Sequence[Column], width: int, gap: int) -> Iterator[list[Column]]:
     """The columns in groups that fit beside each other in `width` characters, the totals together if they can be."""
-    totals_fit = sum(GAP + column.width for column in totals) <= width
+    totals_fit = _width(totals, gap) <= width
     blocks = [[column] for column in scores] + ([list(totals)] if totals_fit else [[column] for column in totals])
     group: list[Column] = []
     used = 0
     for block in blocks:
-        needed = sum(GAP + column.width for column in block)
+        needed = _width(block, gap)
         if group and used + needed > width:
             yield group
             group, used = [], 0
@@ -74,8 +77,12 @@ def _fold(scores: Sequence[Column], totals: Sequence[Column], width: int) -> Ite
     yield group
 
 
-def _table(methods: Column, columns: Sequence[Column], summary: Sequence[MethodSummary]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, GAP - 1, 0, 0), header_style="", show_edge=False)
+def _width(columns: Sequence[Column], gap: int) -> int:
+    return sum(gap + column.width for column in columns)
+
+
+def _table(methods: Column, columns: Sequence[Column], summary: Sequence[MethodSummary], gap: int) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), header_style="", show_edge=False)
     table.add_column(methods.head, no_wrap=True, vertical="bottom")
     for column in columns:
         table.add_column(column.head, justify="right", no_wrap=True, vertical="bottom")

@@ -1,0 +1,41 @@
+"""The small project and one trained run of it, for the command line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_project import write_project, write_run_file
+
+from loraweave.cli.app import run as run_command
+
+torch.set_num_threads(1)  # models this small lose more time to waiting threads than they gain
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with run.yaml."""
+    folder = write_project(tmp_path_factory.mktemp("project"))
+    write_run_file(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(project: Path) -> Path:
+    """A finished run of it."""
+    folder = project / "trained"
+    assert run_command(["train", str(project / "run.yaml"), "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
+    """command(*arguments) -> exit code, stdout, stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run_command([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call

@@ -1,0 +1,121 @@
+"""Whatever a person gets wrong ends with one line that says what, exit code 2, and nothing written."""
+
+import json
+import shutil
+
+import pytest
+from tiny_project import write_base, write_project, write_run_file
+
+
+def refused(result: tuple[int, str, str], *parts: str) -> None:
+    code, out, err = result
+    assert code == 2, err
+    assert "Traceback" not in err
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, err
+    for part in parts:
+        assert part in lines[0]
+    assert "error" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["train", "absent.yaml"], ["absent.yaml", "no such file"]),
+        (["train", "run.yaml", "--set", "trian.max_steps=3"], ["'trian'", "did you mean 'train'"]),
+        (["train", "run.yaml", "--set", "train.max_stps=3"], ["train.max_stps", "did you mean 'max_steps'"]),
+        (["train", "run.yaml", "--set", "method.r=0"], ["r", "at least 1"]),
+        (["train", "run.yaml", "--set", "method=rlroa"], ["'rlroa'", "did you mean 'rlora'"]),
+        (["train", "run.yaml", "--set", "max_steps"], ["'max_steps'", "key=value"]),
+        (["train", "run.yaml", "--set", "model=./nowhere"], ["nowhere", "no such folder"]),
+        (["compare", "run.yaml", "--methods", "lora,rlroa"], ["'rlroa'", "did you mean 'rlora'"]),
+        (["compare", "run.yaml", "--methods", "lora", "--seeds", "0,one"], ["'0,one'", "whole numbers"]),
+        (["compare", "run.yaml", "--methods", "lora", "--seeds", "0,0"], ["different whole numbers"]),
+        (["compare", "run.yaml"], ["--methods"]),
+        (["eval", "base"], ["holds no run"]),
+        (["eval", "nowhere"], ["nowhere", "no run"]),
+        (["tasks", "show", "absent.yaml"], ["absent.yaml"]),
+        (["tasks", "preview", "parity.yaml", "--model", "./nowhere"], ["nowhere"]),
+        (["trian"], ["trian"]),
+        (["train", "run.yaml", "--frobnicate"], ["--frobnicate"]),
+    ],
+)
+def test_one_line_and_nothing_written(command, project, trained, monkeypatch, arguments, parts):
+    monkeypatch.chdir(project)
+    before = sorted(project.iterdir())
+    refused(command(*arguments), *parts)
+    assert sorted(project.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "parts"),
+    [
+        ("run.yaml", "model: base\ntasks: [parity.yaml\nmethod: lora\n", ["run.yaml:3", "YAML"]),
+        ("run.yaml", "model: base\nmixture: {strategy: equal}\n", ["run.yaml", "tasks"]),
+        ("run.yaml", "model: base\ntasks: [absent.yaml]\n", ["absent.yaml"]),
+        ("notes.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt": \n', ["notes.jsonl", "2"]),
+        ("notes.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n', ["notes.jsonl", "2", "completion"]),
+        ("notes.jsonl", "", ["notes.jsonl"]),
+        ("parity_train.jsonl", '{"number": 1, "label": "strange"}\n', ["parity_train.jsonl", "strange", "choices"]),
+    ],
+)
+def test_bad_files_name_the_file_and_the_place(command, tmp_path, file, content, parts):
+    project = write_project(tmp_path / "project")
+    write_run_file(project)
+    (project / file).write_text(content)
+    refused(command("train", project / "run.yaml", "--output", tmp_path / "run"), *parts)
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(command, project, trained):
+    before = (trained / "summary.json").read_text()
+    refused(command("train", project / "run.yaml", "--output", trained), "already holds a run")
+    assert (trained / "summary.json").read_text() == before
+
+
+def test_an_unknown_task_of_a_run(command, trained):
+    refused(command("eval", trained, "--tasks", "parity,duoble"), "'duoble'", "did you mean 'double'")
+
+
+def test_a_base_that_is_not_the_adapters(command, trained, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(trained, copied)
+    write_base(tmp_path / "other", seed=1)
+    config = (copied / "run.yaml").read_text()
+    line = next(line for line in config.splitlines() if line.startswith("model:"))
+    (copied / "run.yaml").write_text(config.replace(line, f"model: {tmp_path / 'other'}"))
+    refused(command("eval", copied), "base")
+
+
+def test_a_model_folder_without_weights(command, project, tmp_path):
+    empty = tmp_path / "empty"
+    shutil.copytree(project / "base", empty)
+    (empty / "model.safetensors").unlink()
+    refused(
+        command("train", project / "run.yaml", "--set", f"model={empty}", "--output", tmp_path / "run"), "no weights"
+    )
+
+
+def test_eval_of_a_comparison_names_its_runs(command, tmp_path):
+    (tmp_path / "runs" / "lora-seed0").mkdir(parents=True)
+    (tmp_path / "results.json").write_text("{}")
+    refused(command("eval", tmp_path), "holds a comparison", "lora-seed0")
+
+
+def test_results_that_are_not_ours_are_left_alone(command, trained, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(trained, copied)
+    (copied / "results.json").write_text(json.dumps(["mine"]))
+    refused(command("eval", copied, "--limit", 1), "results.json")
+    assert json.loads((copied / "results.json").read_text()) == ["mine"]
+
+
+def test_an_interruption_ends_with_130_and_one_line(command, project, monkeypatch):
+    import loraweave.training.run
+
+    def interrupted(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loraweave.training.run, "train", interrupted)
+    code, _, err = command("train", project / "run.yaml")
+    assert (code, err) == (130, "error: interrupted\n")

@@ -1,0 +1,111 @@
+"""What each command prints and leaves behind."""
+
+import json
+import os
+import subprocess
+import sys
+
+from loraweave import __version__
+from loraweave.training.methods import METHODS
+
+
+def test_train_prints_mixture_losses_and_paths(command, project, tmp_path):
+    folder = tmp_path / "run"
+    code, out, _ = command("train", project / "run.yaml", "--set", "method.r=2", "--output", folder)
+    assert code == 0
+    assert out.index("mixture") < out.index("validation loss") < out.index(str(folder / "adapter"))
+    for task in ("parity", "double", "notes"):
+        assert task in out
+    assert json.loads((folder / "summary.json").read_text())["rank"] == 2
+
+
+def test_eval_prints_scores_and_keeps_every_evaluation(command, trained):
+    code, out, _ = command("eval", trained, "--tasks", "double,parity", "--limit", 4)
+    assert code == 0
+    assert out.index("double") < out.index("parity")
+    assert "notes" not in out
+    assert command("eval", trained)[0] == 0
+    assert command("eval", trained)[0] == 0
+    kept = json.loads((trained / "results.json").read_text())["evaluations"]
+    assert [(evaluation["settings"]["limit"], len(evaluation["scores"])) for evaluation in kept] == [(4, 2), (None, 3)]
+    assert kept[1]["environment"]["packages"]["lm_eval"]
+    assert kept[1]["tasks"]["parity"]["config"]["doc_to_target"] == "{{label}}"
+    score = kept[1]["scores"]["notes"]["score"]
+    assert f"{score:.3f}" in command("eval", trained, "--tasks", "notes")[1]
+
+
+def test_compare_ends_with_the_table_and_the_paths(command, project, tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["loraweave", "compare", "run.yaml"])
+    code, out, err = command("compare", project / "run.yaml", "--methods", "lora", "--output", folder)
+    assert code == 0
+    for part in ("base", "lora", "parity", "double", "notes", "mean", "memory"):
+        assert part in out
+    for path in ("runs/lora-seed0/adapter", "results.json", "index.html"):
+        assert str(folder / path) in out
+        assert (folder / path).exists()
+    assert "lora, seed 0: step 6/6" in err
+    assert json.loads((folder / "results.json").read_text())["command"] == "loraweave compare run.yaml"
+
+    code, _, err = command("compare", project / "run.yaml", "--methods", "lora", "--output", folder, "--resume")
+    assert code == 0
+    assert "step" not in err  # nothing was left to run
+
+
+def test_compare_with_a_failed_run_prints_the_rest_and_ends_with_one(command, project, tmp_path):
+    code, out, err = command(
+        *("compare", project / "run.yaml", "--methods", "lora,multilora", "--output", tmp_path / "out"),
+        *("--set", "method.name=lora", "--set", "method.target_modules=[no_such_layer]"),
+    )
+    assert code == 1
+    assert "lora failed" in out
+    assert "multilora-seed0" in out
+    assert "no_such_layer" in err
+
+
+def test_methods_lists_all_with_their_papers(command):
+    code, out, _ = command("methods")
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert set(METHODS) <= set(lines)
+    assert "2106.09685" in lines["lora"]
+    assert "2502.15455" in lines["rlora"]
+    assert "no: depends on x" in lines["rlora"]
+    assert "yes" in lines["multilora"]
+
+
+def test_tasks_show_and_preview(command, project, monkeypatch):
+    monkeypatch.chdir(project)
+    code, out, _ = command("tasks", "show", "parity.yaml")
+    assert code == 0
+    for part in ("acc (multiple_choice)", "16 test", "{{number}} is"):
+        assert part in out
+    code, out, _ = command("tasks", "preview", "double.yaml", "--model", "base", "-n", 2)
+    assert code == 0
+    assert "Double " in out
+    assert "example 2" in out
+    assert "example 3" not in out
+
+
+def test_tasks_list_of_a_folder(command, project):
+    code, out, _ = command("tasks", "list", "par", "--folder", project)
+    assert (code, out.split()) == (0, ["parity", "(file)"])
+
+
+def test_help_and_version(command):
+    code, out, _ = command("--help")
+    assert code == 0
+    for name in ("tasks", "train", "eval", "compare", "quickstart", "methods"):
+        assert name in out
+    assert command("--version")[:2] == (0, f"loraweave {__version__}\n")
+
+
+def test_a_process_ends_with_one_line_and_code_two(project):
+    done = subprocess.run(
+        [sys.executable, "-c", "from loraweave.cli import main; main()", "train", "absent.yaml"],
+        capture_output=True,
+        text=True,
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: absent.yaml: no such file\n")

@@ -1,0 +1,79 @@
+"""Results as a comparison records them, made up, for tests of what is built from them."""
+
+import random
+from collections.abc import Sequence
+
+from loraweave.comparison.results import Curves, Results, RunRecord, describe_tasks, summarise
+from loraweave.evaluation import TaskScore, macro_average
+
+PERCENT_TASKS = ("reverse", "sort", "a_task_with_a_long_name")
+
+
+def results(
+    methods: Sequence[str] = ("base", "lora", "rlora"),
+    tasks: Sequence[str] = PERCENT_TASKS,
+    losses: Sequence[str] = (),
+    seeds: Sequence[int] = (0, 1, 2),
+    failed: tuple[str, int] | None = None,
+) -> Results:
+    """`tasks` scored in percent and `losses` by held-out loss, the same numbers at every call."""
+    draw = random.Random(0)
+    runs = [
+        _run(method, seed, tasks, losses, draw, failed == (method, seed))
+        for method in methods
+        for seed in (seeds if method != "base" else [None])
+    ]
+    return Results(
+        format=1,
+        created="2026-01-02T03:04:05+00:00",
+        command="loraweave compare run.yaml --methods 'lora,<rlora>'",
+        settings={"config": {"model": "nano"}, "methods": {}, "seeds": list(seeds), "match_params": False},
+        environment={"packages": {"torch": "2.13.0"}},
+        tasks=describe_tasks(runs),
+        task_configs={},
+        runs=runs,
+        summary=summarise(runs),
+    )
+
+
+def _run(method, seed, tasks, losses, draw, failed) -> RunRecord:
+    trained = method != "base" and not failed
+    scores = {} if failed else {name: _score(draw.uniform(60, 90), "acc", "%") for name in tasks}
+    scores |= {} if failed else {name: _score(draw.uniform(1, 2), "loss", "nats") for name in losses}
+    curve = {name: [(step, 3 / step) for step in range(1, 20)] for name in scores}
+    return RunRecord(
+        method=method,
+        seed=seed,
+        status="failed" if failed else "finished",
+        error="the loss became NaN at step 7" if failed else None,
+        scores=scores,
+        mean=macro_average(scores),
+        rank=8 if trained else None,
+        learning_rate=1e-3 if trained else None,
+        trainable_parameters=98_304 if trained else 0,
+        seconds=draw.uniform(50, 70) if trained else None,
+        evaluation_seconds=4.0,
+        tokens_per_second=5000.0 if trained else None,
+        peak_memory=812_000_000 if trained else None,
+        adapter=f"runs/{method}-seed{seed}/adapter" if trained else None,
+        curves=Curves(training=curve if trained else {}, validation={}),
+        mixture=[{"task": name, "drawn": 800, "passes": 1.0, "wanted": 0.5} for name in tasks] if trained else [],
+    )
+
+
+def _score(value: float, metric: str, unit: str) -> TaskScore:
+    return TaskScore(
+        score=value,
+        stderr=2.5,
+        n=200,
+        metric=metric,
+        unit=unit,
+        higher_is_better=metric != "loss",
+        filter="none",
+        metrics={},
+        num_fewshot=0,
+        version="1",
+        requests="0" * 16,
+        truncated=0,
+        seconds=1.0,
+    )

@@ -1,0 +1,136 @@
+"""Comparisons of real runs: what is recorded, resumed, refused, and survived."""
+
+import json
+
+import pytest
+from peft import PeftModel
+from tiny_project import write_base
+
+from loraweave.bases import fingerprint, load_base
+from loraweave.comparison import compare
+from loraweave.errors import UserError
+from loraweave.evaluation import evaluate
+from loraweave.tasks import load_tasks
+from loraweave.training.loading import load_run
+
+
+def test_records_every_run(compared):
+    results, folder = compared
+    assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert [(run["method"], run["seed"]) for run in results["runs"]] == [("base", None), ("lora", 0), ("rlora", 0)]
+    assert [row["method"] for row in results["summary"]] == ["base", "lora", "rlora"]
+    assert list(results["tasks"]) == ["parity", "double", "notes"]
+    base, *trained = results["runs"]
+    assert base["trainable_parameters"] == 0
+    for run in trained:
+        assert run["status"] == "finished"
+        assert run["trainable_parameters"] > 0
+        assert run["seconds"] > 0
+        assert run["peak_memory"] > 10**8
+        assert run["tokens_per_second"] > 0
+        assert (folder / run["adapter"] / "adapter_model.safetensors").is_file()
+        assert len(run["curves"]["training"]["notes"]) >= 3
+        assert run["curves"]["validation"]["parity"][-1][0] == 6
+        assert run["scores"]["notes"]["score"] < base["scores"]["notes"]["score"]
+    assert results["command"] == "typed"
+    assert results["environment"]["packages"]["peft"]
+    assert results["settings"]["config"]["train"]["lr_scheduler_type"]  # defaults too
+    assert results["task_configs"]["parity"]["config"]["doc_to_text"] == "{{number}} is"
+
+
+def test_every_method_draws_the_same_data(compared):
+    results, folder = compared
+    lora, rlora = results["runs"][1:]
+    assert lora["mixture"] == rlora["mixture"]
+    first_losses = [run["curves"]["training"] for run in (lora, rlora)]
+    assert [[step for step, _ in curve] for curve in first_losses[0].values()] == [
+        [step for step, _ in curve] for curve in first_losses[1].values()
+    ]
+    assert (folder / "runs" / "lora-seed0" / "mixture.json").read_text() == (
+        folder / "runs" / "rlora-seed0" / "mixture.json"
+    ).read_text()
+
+
+def test_match_params_is_within_three_percent(compared):
+    lora, rlora = (run["trainable_parameters"] for run in compared[0]["runs"][1:])
+    assert rlora == pytest.approx(lora, rel=0.03)
+
+
+def test_scores_are_those_of_the_saved_adapter(compared, config):
+    results, folder = compared
+    run = results["runs"][2]
+    model, tokenizer = load_base(config.model)
+    tasks = load_tasks(config.tasks, base_dir=config.base_dir)
+    adapted = PeftModel.from_pretrained(model, folder / run["adapter"])
+    scores = evaluate(adapted, tokenizer, tasks)
+    assert {name: score["score"] for name, score in scores.items()} == pytest.approx(
+        {name: score["score"] for name, score in run["scores"].items()}
+    )
+    recorded = json.loads((folder / "runs" / "rlora-seed0" / "results.json").read_text())["evaluations"]
+    assert [evaluation["scores"]["notes"]["score"] for evaluation in recorded] == [run["scores"]["notes"]["score"]]
+
+
+def test_refuses_a_folder_that_is_taken(compared, config, tmp_path):
+    _, folder = compared
+    before = (folder / "results.json").read_text()
+    with pytest.raises(UserError, match="already holds a comparison"):
+        compare(config, ["lora", "rlora"], [0], match_params=True, output=folder)
+    other = config.model_copy(update={"train": {**config.train, "max_steps": 3}})
+    with pytest.raises(UserError, match=r"config.train.max_steps was 6 and is now 3"):
+        compare(other, ["lora", "rlora"], [0], match_params=True, output=folder, resume=True)
+    assert (folder / "results.json").read_text() == before
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(UserError, match="not empty and holds no comparison"):
+        compare(config, ["lora"], [0], output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("methods", "seeds", "message"),
+    [
+        (["lora", "rlroa"], [0], "unknown method 'rlroa', did you mean 'rlora'"),
+        (["lora", "lora"], [0], "given twice"),
+        (["base"], [0], "at least one method"),
+        (["lora"], [], "at least one seed"),
+        (["lora"], [1, 1], "different whole numbers"),
+        ([{"name": "lora", "r": 0}], [0], "rank"),
+    ],
+)
+def test_says_what_is_wrong_before_anything_is_written(config, tmp_path, methods, seeds, message):
+    with pytest.raises(UserError, match=message):
+        compare(config, methods, seeds, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_run_is_recorded_and_the_rest_goes_on_then_resume_runs_what_is_left(config, tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    broken = {"name": "lora", "target_modules": ["no_such_layer"]}
+    results = compare(config, [broken, "full"], [0], output=folder)
+    lora, full = results["runs"][1:]
+    assert (lora["status"], full["status"]) == ("failed", "finished")
+    assert "no_such_layer" in lora["error"]
+    assert (folder / full["adapter"] / "model.safetensors").is_file()
+    finished = (folder / "runs" / "full-seed0" / "summary.json").stat().st_mtime_ns
+
+    again = compare(config, [broken, "full", "multilora"], [0], output=folder, resume=True)
+    assert [(run["method"], run["status"]) for run in again["runs"]] == [
+        ("base", "finished"),
+        ("full", "finished"),
+        ("lora", "failed"),
+        ("multilora", "finished"),
+    ]
+    assert (folder / "runs" / "full-seed0" / "summary.json").stat().st_mtime_ns == finished
+    assert "failed" in (folder / "index.html").read_text()
+
+
+def test_the_base_is_left_untouched_by_every_kind_of_run(compared, config):
+    model, _ = load_base(config.model)
+    _, folder = compared
+    recorded = json.loads((folder / "runs" / "rlora-seed0" / "base.json").read_text())
+    assert recorded["fingerprint"] == fingerprint(model)
+
+
+def test_a_run_on_another_base_is_refused(compared, tmp_path):
+    _, folder = compared
+    write_base(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match="base"):
+        load_run(folder / "runs" / "lora-seed0", base=load_base(str(tmp_path / "other")))

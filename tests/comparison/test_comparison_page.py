@@ -1,0 +1,129 @@
+"""The page: it stands alone, and its numbers are those of results.json."""
+
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from comparison.recorded import results
+
+from loraweave.comparison.page import write_page
+
+VOID = {"meta", "wbr", "br", "hr", "img", "input", "link"}
+
+
+class Page(HTMLParser):
+    """Rows of tables as lists of cell texts, links, and whether every tag was closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.links: list[str] = []
+        self.classes: list[str] = []
+        self.cell: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.links += [given[name] for name in ("src", "href") if name in given]
+        self.classes += (given.get("class") or "").split()
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.cell = ""
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append(self.cell)
+            self.cell = None
+
+    def handle_data(self, data):
+        if self.cell is not None:
+            self.cell += data
+
+
+@pytest.fixture
+def page(tmp_path):
+    def build(found) -> tuple[Page, str]:
+        write_page(found, tmp_path / "index.html")
+        text = (tmp_path / "index.html").read_text()
+        return Page(text), text
+
+    return build
+
+
+def test_is_well_formed_and_stands_alone(page):
+    parsed, text = page(results(losses=["notes"], failed=("rlora", 1)))
+    assert parsed.open == []
+    assert set(parsed.links) == {"results.json"}
+    assert "http" not in text
+    assert "<script" not in text
+    assert "@import" not in text
+    assert "url(" not in text
+
+
+def test_table_has_the_numbers_of_the_results(page):
+    found = results(losses=["notes"])
+    parsed, _ = page(found)
+    head, *rows = parsed.tables[0]
+    assert [cell[: len(name)] for cell, name in zip(head[1:], found["tasks"], strict=False)] == list(found["tasks"])
+    for row, summary in zip(rows, found["summary"], strict=True):
+        assert row[0].strip() == summary["method"]
+        for cell, (task, value) in zip(row[1:], summary["scores"].items(), strict=False):
+            digits = 1 if found["tasks"][task]["unit"] == "%" else 3
+            interval = "" if value["interval"] is None else f"±{value['interval']:.{digits}f}"
+            assert cell == f"{value['mean']:.{digits}f}{interval}"
+        assert row[len(found["tasks"]) + 1].startswith(f"{summary['mean']['mean']:.1f}")
+
+
+def test_one_curve_per_method_and_task(page):
+    found = results()
+    parsed, text = page(found)
+    assert text.count("<polyline") == 2 * len(found["tasks"])
+    assert text.count(">loss, nats per token<") == text.count(">training step<") == len(found["tasks"])
+    assert {"series-0", "series-1"} <= set(parsed.classes)
+
+
+def test_says_how_to_repeat_it(page):
+    _, text = page(results())
+    assert "loraweave compare run.yaml" in text
+    assert "&lt;rlora&gt;" in text  # whatever was typed is text, not markup
+    assert "torch: 2.13.0" in text
+    assert "model: nano" in text
+
+
+def test_a_comparison_in_which_everything_failed_has_a_page(page):
+    parsed, text = page(results(methods=["lora"], seeds=[0], failed=("lora", 0)))
+    assert parsed.open == []
+    assert "No method finished" in text
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to render with")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_renders_without_console_errors_and_without_sideways_scrolling(page, tmp_path, width):
+    page(results(losses=["notes"]))
+    path: Path = tmp_path / "index.html"
+    probe = "<script>document.title = document.documentElement.scrollWidth + ' of ' + innerWidth</script></body>"
+    path.write_text(path.read_text().replace("</body>", probe))
+    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    done = subprocess.run(
+        [*command, f"--window-size={width},900", "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    wide, _, inner = done.stdout.split("<title>")[1].split("</title>")[0].partition(" of ")
+    assert int(wide) <= int(inner)
+    assert "CONSOLE" not in done.stderr

@@ -1,0 +1,62 @@
+"""The table on the terminal: it fits, and nothing is cut off."""
+
+import io
+
+import pytest
+from comparison.recorded import results
+from rich.console import Console
+
+from loraweave.comparison import comparison_table
+from loraweave.comparison.words import count, duration, memory
+
+TEN = ["trec", "sst2", "ag_news", "emotion", "snips", "langid", "inflect_en", "scan", "wikisql", "mawps"]
+
+
+def printed(found, width: int) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width).print(comparison_table(found, width))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
+def test_fits_and_shows_every_number(width):
+    found = results(tasks=TEN, losses=["notes"])
+    text = printed(found, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for row in found["summary"]:
+        assert row["method"] in text
+        for task, value in row["scores"].items():
+            digits = 1 if found["tasks"][task]["unit"] == "%" else 3
+            assert f"{value['mean']:.{digits}f}" in text
+            assert row["method"] == "base" or f"±{value['interval']:.{digits}f}" in text
+
+
+def test_ten_tasks_and_one_seed_fit_into_one_table_of_120():
+    text = printed(results(tasks=TEN, seeds=[0]), 120)
+    assert sum(line.startswith("method") for line in text.splitlines()) == 1
+    for head in (*TEN, "mean", "params", "time", "memory"):
+        assert head in text
+
+
+def test_narrow_terminals_get_the_totals_together():
+    text = printed(results(), 60)
+    assert text.count("method") > 1
+    assert any({"method", "mean", "params", "time", "memory"} <= set(line.split()) for line in text.splitlines())
+
+
+def test_failed_runs_are_seen():
+    assert "rlora 2/3" in printed(results(failed=("rlora", 1)), 100)
+    assert "rlora failed" in printed(results(failed=("rlora", 0), seeds=[0]), 100)
+
+
+def test_numbers_in_words():
+    assert [count(None), count(98_304), count(1_234_567), count(7_000_000_000)] == ["–", "98,304", "1.23 M", "7.00 B"]
+    assert [duration(None), duration(4.21), duration(66), duration(185), duration(7620)] == [
+        "–",
+        "4.2 s",
+        "66 s",
+        "3 min 05 s",
+        "2 h 07 min",
+    ]
+    assert [memory(None), memory(812_000_000), memory(3_400_000_000)] == ["–", "812 MB", "3.4 GB"]
