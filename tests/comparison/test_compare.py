@@ -42,10 +42,6 @@ def test_every_method_draws_the_same_data(compared):
     results, folder = compared
     lora, rlora = results["runs"][1:]
     assert lora["mixture"] == rlora["mixture"]
-    first_losses = [run["curves"]["training"] for run in (lora, rlora)]
-    assert [[step for step, _ in curve] for curve in first_losses[0].values()] == [
-        [step for step, _ in curve] for curve in first_losses[1].values()
-    ]
     assert (folder / "runs" / "lora-seed0" / "mixture.json").read_text() == (
         folder / "runs" / "rlora-seed0" / "mixture.json"
     ).read_text()
@@ -101,7 +97,7 @@ def test_says_what_is_wrong_before_anything_is_written(config, tmp_path, methods
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failed_run_is_recorded_and_the_rest_goes_on_then_resume_runs_what_is_left(config, tmp_path, monkeypatch):
+def test_a_failed_run_is_recorded_and_the_rest_goes_on_then_resume_runs_what_is_left(config, tmp_path):
     folder = tmp_path / "out"
     broken = {"name": "lora", "target_modules": ["no_such_layer"]}
     results = compare(config, [broken, "full"], [0], output=folder)
@@ -119,6 +115,10 @@ def test_a_failed_run_is_recorded_and_the_rest_goes_on_then_resume_runs_what_is_
         ("multilora", "finished"),
     ]
     assert (folder / "runs" / "full-seed0" / "summary.json").stat().st_mtime_ns == finished
+    # Both start from the base's own outputs, so the first step's losses are equal if its batch is.
+    full, multilora = ([curve[0] for curve in again["runs"][i]["curves"]["training"].values()] for i in (1, 3))
+    assert [step for step, _ in full] == [1, 1, 1]
+    assert [loss for _, loss in full] == pytest.approx([loss for _, loss in multilora], rel=1e-3)
     assert "failed" in (folder / "index.html").read_text()
 
 

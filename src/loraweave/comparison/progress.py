@@ -4,8 +4,18 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
+from rich.text import Text
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """Only of what is under way: a run that waits or is done has none."""
+
+    def render(self, task: Task) -> Text:
+        if task.finished or task.completed == 0:
+            return Text("")
+        return super().render(task) + Text(" left", style="progress.remaining")
 
 
 class ComparisonProgress:
@@ -23,12 +33,12 @@ class ComparisonProgress:
             BarColumn(bar_width=None, table_column=Column(ratio=1)),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            _TimeLeft(),
             console=console,
             disable=not self.live,
             expand=True,
         )
-        self.lines = {name: self.bars.add_task(name, total=None, start=False, note="[dim]waiting") for name in names}
+        self.lines = {name: self.bars.add_task(name, total=1, note="[dim]waiting") for name in names}
 
     def __enter__(self) -> "ComparisonProgress":
         self.bars.start()
@@ -56,8 +66,7 @@ class OneRun:
     def start(self, name: str, total: int) -> None:
         """Training of `total` steps begins. The name given when the display was made stays."""
         self.total = total
-        self.display.bars.start_task(self.line)
-        self.display.bars.update(self.line, total=total, completed=0, note="starting")
+        self.display.bars.reset(self.line, total=total, note="starting")
 
     def step(self, step: int, loss: float | None, tokens_per_second: float) -> None:
         """`step` steps are done; the loss is per completion token, as last logged."""
@@ -80,15 +89,12 @@ class OneRun:
     def finish(self, note: str) -> None:
         """The run is over; `note` is what remains of it on the screen."""
         total = self.total or 1
-        self.display.bars.start_task(self.line)
         self.display.bars.update(self.line, total=total, completed=total, note=note)
-        self.display.bars.stop_task(self.line)
         self._say(note)
 
     def fail(self, reason: str) -> None:
         """The run ended with an error."""
         self.display.bars.update(self.line, note="[red]failed")
-        self.display.bars.stop_task(self.line)
         self.display.console.print(f"{self.name} failed: {reason}", style="red", markup=False, highlight=False)
 
     def _say(self, what: str) -> None:
