@@ -137,6 +137,8 @@ def test_merge_and_unload(tiny_model, name: str):
     torch.testing.assert_close(merged(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-5)
     assert not any("weave" in n for n, _ in merged.named_parameters())
     assert type(merged.model.layers[0].self_attn.q_proj) is nn.Linear
+    assert not merged._forward_pre_hooks
+    assert not merged._forward_hooks
 
 
 def test_several_adapters_on_one_model(tiny_model, tmp_path: Path):

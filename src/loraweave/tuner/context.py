@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import UserError, nearest
 
@@ -112,6 +113,7 @@ class _Hooks:
     def __init__(self, context: TaskContext) -> None:
         self.context = context
         self.outer: list[Tasks | None] = []
+        self.handles: list[RemovableHandle] = []
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         self.outer.append(self.context.given)
@@ -131,9 +133,22 @@ def attach(model: nn.Module) -> TaskContext:
     if hooks is None:
         hooks = _Hooks(TaskContext())
         object.__setattr__(model, "_loraweave_hooks", hooks)
-        model.register_forward_pre_hook(hooks.before, with_kwargs=True)
-        model.register_forward_hook(hooks.after, with_kwargs=True, always_call=True)
+        hooks.handles = [
+            model.register_forward_pre_hook(hooks.before, with_kwargs=True),
+            model.register_forward_hook(hooks.after, with_kwargs=True, always_call=True),
+        ]
     return hooks.context
+
+
+def detach(model: nn.Module) -> None:
+    """Undo `attach`, when the last adapter is taken off."""
+    hooks = model.__dict__.pop("_loraweave_hooks", None)
+    for handle in hooks.handles if hooks else ():
+        handle.remove()
+    for module in model.modules():
+        function = module.__dict__.get("_gradient_checkpointing_func")
+        if isinstance(function, _CheckpointWithTasks):
+            module._gradient_checkpointing_func = function.checkpoint
 
 
 class _CheckpointWithTasks:

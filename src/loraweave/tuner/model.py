@@ -8,7 +8,7 @@ from peft.utils.other import get_pattern_key
 from torch import nn
 
 from ..config import WeaveConfig
-from .context import attach
+from .context import attach, detach
 from .layer import WeaveLinear
 
 
@@ -44,6 +44,11 @@ class WeaveModel(BaseTuner):
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)
             self._replace_module(parent, target_name, layer, target)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+        model = super()._unload_and_optionally_merge(*args, **kwargs)
+        detach(model)
+        return model
 
     def generate(self, *args: Any, tasks: Any = None, **kwargs: Any) -> torch.Tensor:
         """The model's own `generate`, with `tasks` for the prompts."""
