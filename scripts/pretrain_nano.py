@@ -1,10 +1,11 @@
 """Make the embedded base model, nano: tokenizer, pretraining, checkpoint.
 
-    python scripts/pretrain_nano.py --corpus FOLDER --out FOLDER [--tokens 30e6]
+    python scripts/pretrain_nano.py --corpus TEXTS --out FOLDER --compile     writes the model to FOLDER/model
+    python scripts/pretrain_nano.py --corpus TEXTS --out FOLDER --score OTHER  bits per byte of another model, same text
 
-FOLDER holds `*.txt.gz`, plain text. One part in ten of what the model reads is generated here: short lists of
-`input -> output` lines that follow one hidden rule (copy, reverse, look up, add ...), so that a model of this size learns
-to copy and to look back, which prose alone teaches slowly. The schedule is warm-up, constant, linear decay; a
+TEXTS holds `*.txt.gz`, plain text. One part in ten of what the model reads is generated here: short lists of
+`input -> output` lines that follow one hidden rule (copy, reverse, look up, add ...), so that a model of this size
+learns to copy and to look back, which prose alone teaches slowly. The schedule is warm-up, constant, linear decay; a
 checkpoint is kept on the way and the same command goes on from it.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY = 4096
 CONTEXT = 256  # tokens per training window; the model itself takes 1,024
@@ -38,7 +39,7 @@ def read_corpus(folder: Path) -> list[str]:
     """Paragraph-aligned pieces of about 4,000 characters; one in seven of them in lower case."""
     rng, pieces = random.Random(0), []
     for path in sorted(folder.glob("*.txt.gz")):
-        text = gzip.open(path, "rt", encoding="utf-8").read().replace("\ufeff", "").replace("\r", "")
+        text = gzip.decompress(path.read_bytes()).decode().replace("\ufeff", "").replace("\r", "")
         piece: list[str] = []
         size = 0
         for line in text.split("\n"):
@@ -97,12 +98,11 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
     return np.concatenate([np.array([1, *row.ids, 2], dtype=np.uint16) for row in rows])
 
 
-def prepare(corpus: Path, out: Path) -> tuple[PreTrainedTokenizerFast, np.ndarray, np.ndarray, int]:
-    """Tokenizer, training windows (n, CONTEXT + 1), held-out windows, and the bytes of text the latter hold."""
+def prepare(corpus: Path, out: Path) -> tuple[PreTrainedTokenizerFast, np.ndarray]:
+    """Tokenizer and training windows (n, CONTEXT + 1); the held-out text goes to `out`."""
     pieces = read_corpus(corpus)
     held_out, pieces = pieces[:60], pieces[60:]
     tokenizer = train_tokenizer(pieces)
-    tokenizer.save_pretrained(out)
     (out / "held_out.json").write_text(json.dumps(held_out))
     rng = random.Random(1)
     vocabulary = sorted({w for p in pieces[:400] for w in p.split() if w.isalpha() and 2 < len(w) < 9})
@@ -115,10 +115,7 @@ def prepare(corpus: Path, out: Path) -> tuple[PreTrainedTokenizerFast, np.ndarra
         count = (len(ids) - 1) // CONTEXT
         return np.stack([ids[i * CONTEXT : (i + 1) * CONTEXT + 1] for i in range(count)])
 
-    train = np.concatenate([windows(stream), windows(np.concatenate(generated))])
-    test = windows(encode(tokenizer, held_out))
-    size = len(tokenizer.decode(test.reshape(-1), skip_special_tokens=True).encode())
-    return tokenizer, train, test, size
+    return tokenizer, np.concatenate([windows(stream), windows(np.concatenate(generated))])
 
 
 # --- model and training ---------------------------------------------------------------------------------------------
@@ -144,7 +141,7 @@ def build_model() -> LlamaForCausalLM:
 
 
 def schedule(done: float) -> float:
-    """Learning-rate factor at `done`, the share of all steps: warm-up 2 %, constant, linear decay over the last 30 %."""
+    """Learning-rate factor at `done`, the share of all steps: warm-up 2 %, constant, linear decay from 70 % on."""
     return min(1.0, done / 0.02, (1.0 - done) / 0.3)
 
 
@@ -154,18 +151,35 @@ def loss_of(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(hidden.float().flatten(0, 1), batch[:, 1:].flatten())
 
 
+@torch.no_grad()
+def bits_per_byte(folder: Path, out: Path) -> float:
+    """How well a model predicts the held-out text, in a unit that does not depend on its tokenizer."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = json.loads((out / "held_out.json").read_text())
+    ids = [i for text in texts for i in [1, *tokenizer(text, add_special_tokens=False).input_ids, 2]]
+    rows = torch.tensor(ids[: len(ids) // CONTEXT * CONTEXT]).view(-1, CONTEXT)
+    size = sum(len(text.encode()) for text in texts) * rows.numel() / len(ids)
+    nats = sum(model(input_ids=part, labels=part).loss.item() * len(part) for part in rows.split(BATCH))
+    return nats * (CONTEXT - 1) / math.log(2) / size
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tokens", type=float, default=24e6)
+    parser.add_argument("--tokens", type=float, default=16e6)
     parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="faster steps after a slow first one")
+    parser.add_argument("--score", type=Path, help="only score the causal model in this folder on the held-out text")
     args = parser.parse_args()
+    if args.score:
+        print(json.dumps({"model": args.score.name, "bits_per_byte": bits_per_byte(args.score, args.out)}))
+        return
     args.out.mkdir(parents=True, exist_ok=True)
 
-    tokenizer, train, test, test_bytes = prepare(args.corpus, args.out)
-    print(f"{len(train) * CONTEXT / 1e6:.1f}M tokens to read from, {len(test) * CONTEXT} held out", flush=True)
+    tokenizer, train = prepare(args.corpus, args.out)
+    print(f"{len(train) * CONTEXT / 1e6:.1f}M tokens to read from", flush=True)
     model = build_model()
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
@@ -213,18 +227,15 @@ def main() -> None:
             torch.save(saved, checkpoint.with_suffix(".new"))
             checkpoint.with_suffix(".new").replace(checkpoint)
 
-    with torch.no_grad():
-        rows = torch.from_numpy(test.astype(np.int64)).split(BATCH)
-        total = sum(loss_of(logits, row).item() * len(row) for row in rows) / len(test)
+    model.to(torch.bfloat16).save_pretrained(args.out / "model")
+    tokenizer.save_pretrained(args.out / "model")
     result = {
-        "held_out_loss": total,
-        "bits_per_byte": total / math.log(2) * len(test) * CONTEXT / test_bytes,
+        "bits_per_byte": bits_per_byte(args.out / "model", args.out),
         "tokens": steps * BATCH * CONTEXT,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     print(json.dumps(result), flush=True)
     (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    model.to(torch.bfloat16).save_pretrained(args.out)
 
 
 if __name__ == "__main__":
