@@ -252,7 +252,7 @@ def test_a_really_full_disk_is_one_line(project: Path, tmp_path: Path) -> None:
         last = last_good_checkpoint(disk / "out" / "checkpoints")
         assert last is None or (last / "adapter_model.safetensors").stat().st_size > 0
     finally:
-        os.system(f"umount {disk}")
+        os.system(f"umount -l {disk}")
 
 
 def test_without_validation_examples_the_setting_is_named(project: Path) -> None:

@@ -104,9 +104,15 @@ class Reporter(TrainerCallback):
         if state.is_world_process_zero:
             self.progress.start(self.name, state.max_steps)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
-        self.loss = logs.get("loss", self.loss)
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not control.should_log:
+            self._report(state)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        if "loss" in logs:  # a logged step is shown once its loss is known
+            self.loss = logs["loss"]
+            self._report(state)
+
+    def _report(self, state: Any) -> None:
         if state.is_world_process_zero:
             self.progress.step(state.global_step, self.loss, self.clock.tokens_per_second)

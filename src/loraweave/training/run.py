@@ -1,5 +1,6 @@
 """One run: train a method on a mixture of tasks, and leave a folder from which it can be loaded and resumed."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -108,7 +109,10 @@ def train(
         model, tokenizer = base or load_base(config.model)
         config = _resolved(config, model)
         args = build_arguments(config.train, config.seed, folder.path)
-        checkpoint = folder.open(config, resume)
+        main = args.process_index == 0
+        with args.main_process_first(local=False):
+            checkpoint = folder.open(config, resume or not main)
+        console = console if main else Console(quiet=True)
         tasks = tasks or load_run_tasks(config)
         try:
             return _train(
@@ -142,14 +146,17 @@ def _train(
     method, _ = resolve_method(config.method)
     names = [task.name for task in tasks]
     memory = PeakMemory()
-    write_json(folder.base, {"name": config.model, "fingerprint": fingerprint(base)})
-    write_json(folder.environment, environment(config.seed))
+    main = args.process_index == 0
+    if main:
+        write_json(folder.base, {"name": config.model, "fingerprint": fingerprint(base)})
+        write_json(folder.environment, environment(config.seed))
     if method.trains == "nothing":
-        return _finish(folder, _nothing_trained(folder, method.name, memory))
+        return _finish(folder, _nothing_trained(folder, method.name, memory), main)
 
     data, plan, validation = _prepare_data(config, args, base, tokenizer, tasks, console)
     realised = data.realised(plan.examples(_rows_used(args, len(plan))))
-    write_json(folder.mixture, realised)
+    if main:
+        write_json(folder.mixture, realised)
     console.print(mixture_table(realised, "The mixture of this run"))
 
     clock = Clock()
@@ -159,9 +166,10 @@ def _train(
         clock.trainer = trainer
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            saved = _save(folder, model, tokenizer)
+            saved = _save(folder, model, tokenizer, main)
         finally:
             trainer.release()
+            _close_tensorboard(callbacks)
             if progress is not None:
                 progress.stop()
         state = trainer.state
@@ -187,6 +195,7 @@ def _train(
                 cut=data.cut,
                 dropped=data.dropped,
             ),
+            main,
         )
 
 
@@ -242,10 +251,22 @@ def _callbacks(
     return callbacks
 
 
-def _save(folder: RunFolder, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> Path:
+def _close_tensorboard(callbacks: Sequence[TrainerCallback]) -> None:
+    """Let go of the event file, also where training ended with an error and the callback did not hear of it."""
+    for callback in callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+            with contextlib.suppress(OSError):  # what is still in its buffer may not fit on a full disk
+                callback.tb_writer.close()
+
+
+def _save(
+    folder: RunFolder, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, main: bool
+) -> Path:
     """Save the adapter, or the whole model where all of it was trained, with the base's name and fingerprint."""
     is_adapter = isinstance(model, PeftModel)
     target = folder.adapter if is_adapter else folder.model
+    if not main:
+        return target
     with written_whole(target) as unfinished:
         model.save_pretrained(unfinished)
         if is_adapter:
@@ -255,7 +276,9 @@ def _save(folder: RunFolder, model: PreTrainedModel | PeftModel, tokenizer: PreT
     return target
 
 
-def _finish(folder: RunFolder, result: RunResult) -> RunResult:
+def _finish(folder: RunFolder, result: RunResult, main: bool) -> RunResult:
+    if not main:
+        return result
     values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(result).items() if k != "folder"}
     values["adapter"] = result.adapter.name if result.adapter else None  # so that the folder may be moved
     write_json(folder.summary, values)
