@@ -8,6 +8,8 @@ from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from loraweave.evaluation.shared_prompt import batches, score_answers
+
 
 class ProgressHook(CacheHook):
     """lm-eval hands every answer to its cache's hook as it comes; here it is only counted."""
@@ -46,8 +48,34 @@ class LoadedModel(HFLM):
         disable_tqdm: bool = True,
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
-        self.truncated += sum(len(prompt) + len(answer) > self.max_length + 1 for _, prompt, answer in requests)
+        too_long = sum(len(prompt) + len(answer) > self.max_length + 1 for _, prompt, answer in requests)
+        self.truncated += too_long
+        by_prompt: dict[tuple[int, ...], list[int]] = {}
+        for index, (_, prompt, _) in enumerate(requests):
+            by_prompt.setdefault(tuple(prompt), []).append(index)
+        if len(by_prompt) < len(requests) and not too_long:
+            scored = self._score_by_prompt(requests, by_prompt)
+            if scored is not None:
+                return scored
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+
+    def _score_by_prompt(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], by_prompt: dict[tuple[int, ...], list[int]]
+    ) -> list[tuple[float, bool]] | None:
+        """Each prompt read once for all its answers; None when the model cannot do that."""
+        groups = sorted(by_prompt.items(), key=lambda item: -len(item[0]))
+        scored: dict[int, tuple[float, bool]] = {}
+        for batch in batches([len(indices) for _, indices in groups], self.batch_size):
+            picked = [groups[number] for number in batch]
+            answers = [[requests[index][2] for index in indices] for _, indices in picked]
+            found = score_answers(self.model, [list(prompt) for prompt, _ in picked], answers)
+            if found is None:
+                return None
+            for (_, indices), results in zip(picked, found, strict=True):
+                for index, result in zip(indices, results, strict=True):
+                    scored[index] = result
+                    self.cache_hook.add_partial("loglikelihood", requests[index][0], result)
+        return [scored[index] for index in range(len(requests))]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         for request in requests:
