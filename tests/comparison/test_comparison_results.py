@@ -39,7 +39,7 @@ def test_losses_alone_are_averaged_and_lower_is_best():
     assert any("lower is better" in note for note in notes(found))
     best = best_methods(found["summary"], found["tasks"])
     means = {row["method"]: row["mean"]["mean"] for row in found["summary"] if row["method"] != "base"}
-    assert best[""] == min(means, key=means.__getitem__)
+    assert best[""] == {min(means, key=means.__getitem__)}
 
 
 def test_notes_say_how_far_to_trust_the_numbers():
@@ -48,6 +48,11 @@ def test_notes_say_how_far_to_trust_the_numbers():
     assert "rlora with seed 1 failed: the loss became NaN at step 7" in notes(results(failed=("rlora", 1)))
 
 
-def test_best_leaves_out_the_base_and_needs_two():
-    assert best_methods(results(methods=["base", "lora"])["summary"], results()["tasks"]) == {}
-    assert "base" not in best_methods(results()["summary"], results()["tasks"]).values()
+def test_the_base_is_never_best_and_ties_are_all_best():
+    found = results(methods=["base", "lora", "rlora", "full"], seeds=[0])
+    rows = {row["method"]: row["scores"]["sort"] for row in found["summary"]}
+    for method, mean in {"base": 99.0, "lora": 80.04, "rlora": 80.01, "full": 12.0}.items():
+        rows[method]["mean"] = mean
+    assert best_methods(found["summary"], found["tasks"])["sort"] == {"lora", "rlora"}
+    rows["full"]["mean"] = 80.02
+    assert best_methods(found["summary"], found["tasks"])["sort"] == set()

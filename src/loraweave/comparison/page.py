@@ -35,7 +35,7 @@ def _content(results: Results) -> dict[str, Any]:
     day = results["created"][:10]
     return {
         "title": f"{_number(len(methods), 'method')} on {_number(len(tasks), 'task')}",
-        "subtitle": f"Base model {settings['config'].get('model')}, "
+        "subtitle": f"Base model {Path(settings['config']['model']).name}, "
         f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(str(seed) for seed in seeds)}, {day}",
         "lead": _lead(results, best),
         "tasks": [{"head": _breakable(name), "metric": words.metric(info)} for name, info in tasks.items()],
@@ -67,36 +67,32 @@ def _number(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _lead(results: Results, best: dict[str, str]) -> Markup:
-    """One sentence with the best mean and what it stands against."""
+def _lead(results: Results, best: dict[str, set[str]]) -> Markup:
+    """The means in words, best first."""
     means = {row["method"]: row["mean"] for row in results["summary"] if row["mean"] is not None}
-    trained = [method for method in means if method != BASE]
-    if not trained:
-        return Markup("No method finished.")
-    winner = best.get("", trained[0])
     unit = words.mean_unit(results["tasks"])
+    said = {method: " ".join(filter(None, words.score(mean, unit))) for method, mean in means.items()}
+    lower_is_better = all(not info["higher_is_better"] for info in results["tasks"].values())
+    ranked = sorted(means, key=lambda method: means[method]["mean"], reverse=not lower_is_better)
+    parts = [
+        Markup("<strong>{}</strong> {}").format(method, said[method])
+        if method in best[""]
+        else escape(f"{method} {said[method]}")
+        for method in ranked
+        if method != BASE
+    ]
+    if not parts:
+        return Markup("No method finished.")
+    text = Markup("Mean over the tasks: ") + Markup(", ").join(parts) + "."
+    return text + f" The untouched base: {said[BASE]}." if BASE in said else text
 
-    def said(method: str) -> str:
-        return " ".join(part for part in words.score(means[method], unit) if part)
 
-    lower_is_better = means[winner]["mean"] == min(means[method]["mean"] for method in trained)
-    ranked = sorted(trained, key=lambda method: means[method]["mean"], reverse=not lower_is_better)
-    others = [f"{method} {said(method)}" for method in ranked if method != winner]
-    text = Markup("Best mean: <strong>{}</strong> {}.").format(winner, said(winner))
-    if others:
-        text += f" Then {', '.join(others)}."
-    if BASE in means:
-        text += f" The untouched base: {said(BASE)}."
-    return text
-
-
-def _row(results: Results, row: MethodSummary, best: dict[str, str]) -> dict[str, Any]:
+def _row(results: Results, row: MethodSummary, best: dict[str, set[str]]) -> dict[str, Any]:
     tasks, method = results["tasks"], row["method"]
     cells = [
-        _cell(row["scores"].get(name), info["unit"], best.get(name) == method, total=False)
-        for name, info in tasks.items()
+        _cell(row["scores"].get(name), info["unit"], method in best[name], total=False) for name, info in tasks.items()
     ]
-    cells.append(_cell(row["mean"], words.mean_unit(tasks), best.get("") == method, total=True))
+    cells.append(_cell(row["mean"], words.mean_unit(tasks), method in best[""], total=True))
     count = row["finished"] + row["failed"]
     return {
         "method": method,

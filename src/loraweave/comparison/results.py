@@ -138,20 +138,34 @@ def describe_tasks(runs: Sequence[RunRecord]) -> dict[str, TaskInfo]:
     return tasks
 
 
-def best_methods(summary: Sequence[MethodSummary], tasks: dict[str, TaskInfo]) -> dict[str, str]:
-    """The method with the best score for each task, and under "" for the mean; the base does not take part."""
+def best_methods(summary: Sequence[MethodSummary], tasks: dict[str, TaskInfo]) -> dict[str, set[str]]:
+    """The methods with the best score for each task, and under "" for the mean; the base does not take part.
+
+    Scores that read the same are equally good; where all do, none is best.
+    """
     trained = [row for row in summary if row["method"] != BASE and row["finished"]]
     best = {}
     for name, info in tasks.items():
-        sign = 1 if info["higher_is_better"] else -1
-        scored = [(sign * row["scores"][name]["mean"], row["method"]) for row in trained if name in row["scores"]]
-        if len(scored) > 1:
-            best[name] = max(scored)[1]
-    lower_is_better = all(not info["higher_is_better"] for info in tasks.values())
-    means = [(row["mean"]["mean"], row["method"]) for row in trained if row["mean"] is not None]
-    if len(means) > 1:
-        best[""] = min(means)[1] if lower_is_better else max(means)[1]
+        scores = {row["method"]: row["scores"][name]["mean"] for row in trained if name in row["scores"]}
+        best[name] = _best(scores, info["higher_is_better"], info["unit"])
+    means = {row["method"]: row["mean"]["mean"] for row in trained if row["mean"] is not None}
+    percent = any(info["unit"] == "%" for info in tasks.values())
+    higher = percent or any(info["higher_is_better"] for info in tasks.values())
+    best[""] = _best(means, higher, "%" if percent else "")
     return best
+
+
+def _best(values: dict[str, float], higher_is_better: bool, unit: str) -> set[str]:
+    read = {method: round(value, decimals(unit)) for method, value in values.items()}
+    if len(set(read.values())) < 2:
+        return set()
+    wanted = max(read.values()) if higher_is_better else min(read.values())
+    return {method for method, value in read.items() if value == wanted}
+
+
+def decimals(unit: str) -> int:
+    """How many decimals a score in `unit` is read with."""
+    return 1 if unit == "%" else 3
 
 
 def notes(results: Results) -> list[str]:

@@ -48,9 +48,9 @@ def _columns(results: Results) -> tuple[list[Column], list[Column]]:
     columns = []
     for name, info in tasks.items():
         head = Text("\n").join([*(Text(line) for line in _lines(name)), Text(words.metric(info), style="dim")])
-        values = [(row["scores"].get(name), best.get(name) == row["method"]) for row in summary]
+        values = [(row["scores"].get(name), row["method"] in best[name]) for row in summary]
         columns.append(Column(head, _cells(values, info["unit"])))
-    means = [(row["mean"], best.get("") == row["method"]) for row in summary]
+    means = [(row["mean"], row["method"] in best[""]) for row in summary]
     totals = [Column(Text("mean"), _cells(means, words.mean_unit(tasks)))]
     for title, texts in (
         ("trainable\nparams", [words.count(row["trainable_parameters"] or None) for row in summary]),

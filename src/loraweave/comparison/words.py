@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from loraweave.comparison.results import Spread, TaskInfo
+from loraweave.comparison.results import Spread, TaskInfo, decimals
 
 SHORT_METRICS = {"exact_match": "exact", "acc": "acc", "acc_norm": "acc norm"}
 
 
 def score(value: Spread, unit: str) -> tuple[str, str]:
     """`("48.7", "±1.2")`; the second part is empty for one seed. Percentages get one decimal, others three digits."""
-    digits = 1 if unit == "%" else 3
+    digits = decimals(unit)
     return f"{value['mean']:.{digits}f}", "" if value["interval"] is None else f"±{value['interval']:.{digits}f}"
 
 
