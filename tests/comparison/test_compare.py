@@ -97,6 +97,12 @@ def test_says_what_is_wrong_before_anything_is_written(config, tmp_path, methods
     assert not (tmp_path / "out").exists()
 
 
+def test_a_base_that_cannot_be_loaded_leaves_no_folder(config, tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        compare(config.model_copy(update={"model": "./nowhere"}), ["lora"], [0], output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_failed_run_is_recorded_and_the_rest_goes_on_then_resume_runs_what_is_left(config, tmp_path):
     folder = tmp_path / "out"
     broken = {"name": "lora", "target_modules": ["no_such_layer"]}
@@ -110,13 +116,13 @@ def test_a_failed_run_is_recorded_and_the_rest_goes_on_then_resume_runs_what_is_
     again = compare(config, [broken, "full", "multilora"], [0], output=folder, resume=True)
     assert [(run["method"], run["status"]) for run in again["runs"]] == [
         ("base", "finished"),
-        ("full", "finished"),
         ("lora", "failed"),
+        ("full", "finished"),
         ("multilora", "finished"),
     ]
     assert (folder / "runs" / "full-seed0" / "summary.json").stat().st_mtime_ns == finished
     # Both start from the base's own outputs, so the first step's losses are equal if its batch is.
-    full, multilora = ([curve[0] for curve in again["runs"][i]["curves"]["training"].values()] for i in (1, 3))
+    full, multilora = ([curve[0] for curve in again["runs"][i]["curves"]["training"].values()] for i in (2, 3))
     assert [step for step, _ in full] == [1, 1, 1]
     assert [loss for _, loss in full] == pytest.approx([loss for _, loss in multilora], rel=1e-3)
     assert "failed" in (folder / "index.html").read_text()

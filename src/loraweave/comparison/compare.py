@@ -75,6 +75,7 @@ def compare(
     results = _open(folder, settings, describe(described), resume, command)
     model, tokenizer = load_base(config.model)
     base = (model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
+    folder.make()
 
     planned = [_Planned(spec, name, seed) for seed in seeds for name, spec in specs.items() if name != BASE]
     done = {(run["method"], run["seed"]) for run in results["runs"] if run["status"] == "finished"}
@@ -186,9 +187,10 @@ def _open(
 
 
 def _add(results: Results, folder: ComparisonFolder, run: RunRecord) -> None:
-    """Put a run in the place of an earlier, failed one, or at the end; and write what there is."""
-    results["runs"] = [r for r in results["runs"] if (r["method"], r["seed"]) != (run["method"], run["seed"])]
-    results["runs"].append(run)
+    """Put a run in its place, which an earlier, failed one may hold; and write what there is."""
+    kept = [r for r in results["runs"] if (r["method"], r["seed"]) != (run["method"], run["seed"])]
+    methods, seeds = [BASE, *results["settings"]["methods"]], [None, *results["settings"]["seeds"]]
+    results["runs"] = sorted([*kept, run], key=lambda r: (seeds.index(r["seed"]), methods.index(r["method"])))
     folder.write(results)
 
 

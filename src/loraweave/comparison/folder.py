@@ -33,7 +33,7 @@ class ComparisonFolder:
         return self.path / "runs" / f"{method}-seed{seed}"
 
     def open(self, settings: dict[str, Any], resume: bool) -> Results | None:
-        """Make the folder ready; returns the results so far when an earlier comparison is resumed.
+        """Check that the folder may be used; returns the results so far when an earlier comparison is resumed.
 
         Methods and seeds may have changed since: runs that exist are not run again, others are added.
 
@@ -52,11 +52,14 @@ class ComparisonFolder:
             return earlier
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"{self.path} is not empty and holds no comparison: choose another --output")
+        return None
+
+    def make(self) -> None:
+        """Make the folder if it is not there; raises `UserError` when that cannot be done."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.path}: the folder cannot be made: {error.strerror}") from error
-        return None
 
     def write(self, results: Results) -> None:
         """Bring the summary up to date and write results.json and index.html."""

@@ -30,7 +30,7 @@ def _content(results: Results) -> dict[str, Any]:
     tasks, summary, runs = results["tasks"], results["summary"], results["runs"]
     settings = results["settings"]
     best = best_methods(summary, tasks)
-    methods = [row["method"] for row in summary]
+    methods = [row["method"] for row in summary if row["method"] != BASE]
     seeds = settings["seeds"]
     day = results["created"][:10]
     return {
