@@ -5,6 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # pytest-xdist fills the cores; two pools of threads get in each other's way
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the model card of a saved adapter says about loading it: without `import loraweave` PEFT does not know its type."""
+"""What the model card of a saved adapter says about loading it: PEFT knows its type only after `import loraweave`."""
 
 from pathlib import Path
 

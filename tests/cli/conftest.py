@@ -4,12 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from tiny_project import write_project, write_run_file
 
 from loraweave.cli.app import run as run_command
-
-torch.set_num_threads(1)  # models this small lose more time to waiting threads than they gain
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,10 @@
 from pathlib import Path
 
 import pytest
-import torch
 from tiny_project import write_project, write_run_file
 
 from loraweave.comparison import compare
 from loraweave.training.config import RunConfig
-
-torch.set_num_threads(1)  # models this small lose more time to waiting threads than they gain
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tiny_project import TASKS, byte_tokenizer, write_project
 from training.parts import NAMES, random_rows
 
@@ -13,8 +12,6 @@ from loraweave.training.packing import Plan, validation_plan
 from loraweave.training.rows import Rows
 from loraweave.training.settings import build_arguments
 from loraweave.training.trainer import MultiTaskTrainer
-
-torch.set_num_threads(1)  # pytest-xdist runs one process per core
 
 
 @pytest.fixture

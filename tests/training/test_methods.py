@@ -49,7 +49,8 @@ def test_the_count_is_what_is_trained(tiny_model: Callable, base: Any, name: str
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_ranks_match_within_three_percent(larger: Any, name: str) -> None:
-    budget = count_trainable("lora", larger, NAMES)
+    # Eight experts of rank 1 train more than this LoRA does: a budget that all can meet.
+    budget = count_trainable({"name": "lora", "r": 16}, larger, NAMES)
     matched = match_rank(name, larger, budget, NAMES)
     assert count_trainable(matched, larger, NAMES) == pytest.approx(budget, rel=0.03)
     before: Any = build_peft_config(name, NAMES)

@@ -205,6 +205,12 @@ def test_a_linear_like_layer_runs_but_does_not_merge():
     assert torch.equal(layer.base_layer.weight, before)
 
 
+def test_a_single_vector_goes_through():
+    model, _ = adapted(PRESETS["mtllora"](r=2, task_names=NAMES, init_weights=False))
+    x = torch.randn(9, dtype=torch.float64)
+    torch.testing.assert_close(model(x, tasks="b"), model(x[None], tasks=["b"])[0])
+
+
 def test_a_rank_above_the_layers_size_names_the_layer():
     with pytest.raises(UserError, match="layer layer: rank 10 is above its size 9 → 7; use r ≤ 9"):
         adapted(WeaveConfig(r=10))

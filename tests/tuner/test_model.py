@@ -12,6 +12,7 @@ from conftest import ARCHITECTURES
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
+from transformers import BertConfig, BertForTokenClassification
 
 import loraweave
 from loraweave import RLoraConfig, UserError, WeaveConfig
@@ -196,6 +197,15 @@ def test_modules_to_save(tiny_model, tmp_path: Path):
     model.save_pretrained(tmp_path)
     assert any("lm_head" in k for k in load_file(tmp_path / "adapter_model.safetensors"))
     assert torch.equal(logits(PeftModel.from_pretrained(tiny_model(), tmp_path).eval()), after)
+
+
+def test_a_new_head_is_trained_whole_and_not_adapted():
+    config = BertConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_labels=3
+    )
+    model = get_peft_model(BertForTokenClassification(config), preset("rlora", task_type="TOKEN_CLS"))
+    model(input_ids=IDS, labels=IDS % 3).loss.backward()
+    assert model.base_model.model.classifier.modules_to_save["default"].weight.grad.abs().sum() > 0
 
 
 def test_generate_with_tasks(tiny_model):

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
@@ -83,26 +82,6 @@ def load_data(
         cut={n: e.cut for n, e in zip(names, training, strict=True)},
         dropped={n: e.dropped for n, e in zip(names, training, strict=True)},
     )
-
-
-def mixture_table(realised: Sequence[Realised], title: str) -> Table:
-    """The realised mixture for a terminal."""
-    table = Table(title=title)
-    table.add_column("task")
-    for heading in ("available", "drawn", "passes", "tokens", "wanted", "of examples", "of tokens"):
-        table.add_column(heading, justify="right")
-    for row in realised:
-        table.add_row(
-            row["task"],
-            f"{row['available']:,}",
-            f"{row['drawn']:,}",
-            f"{row['passes']:.2f}",
-            f"{row['tokens']:,}",
-            f"{row['wanted']:.1%}",
-            f"{row['share_of_examples']:.1%}",
-            f"{row['share_of_tokens']:.1%}",
-        )
-    return table
 
 
 def _encoded(name: str, examples: Sequence, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:

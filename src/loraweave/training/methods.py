@@ -13,7 +13,15 @@ from typing import Any, Literal
 from peft import LoraConfig, PeftConfig
 from transformers import PreTrainedModel
 
-from ..config import HydraLoraConfig, MLoraConfig, MultiLoraConfig, RLoraConfig, WeaveConfig
+from ..config import (
+    HydraLoraConfig,
+    MLoraConfig,
+    MoeLoraConfig,
+    MtlLoraConfig,
+    MultiLoraConfig,
+    RLoraConfig,
+    WeaveConfig,
+)
 from ..errors import UserError, nearest
 
 MethodSpec = str | Mapping[str, Any]
@@ -63,6 +71,8 @@ METHODS: dict[str, Method] = {
         Method("hydralora", "HydraLoRA: one A, several B mixed by a router", 2e-4, config_class=HydraLoraConfig),
         Method("rlora", "R-LoRA: HydraLoRA with random heads and a dropout each", 2e-4, config_class=RLoraConfig),
         Method("mlora", "M-LoRA: R-LoRA without the router, heads averaged", 2e-4, config_class=MLoraConfig),
+        Method("mtllora", "MTL-LoRA: a transform and a mixture of heads per task", 3e-4, config_class=MtlLoraConfig),
+        Method("moelora", "MoE-LoRA: experts mixed by a task embedding", 2e-4, config_class=MoeLoraConfig),
         Method("weave", "your own choice of WeaveConfig's knobs", 2e-4, config_class=WeaveConfig),
     )
 }

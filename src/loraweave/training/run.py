@@ -19,12 +19,12 @@ from trl import SFTConfig
 from ..bases import fingerprint, load_base
 from ..errors import UserError
 from ..tasks import Task, load_tasks
-from ..tasks.mixture import Realised
+from ..tasks.mixture import Realised, realised_table
 from .adapting import adapted
 from .callbacks import Clock, MetricsFile, Reporter
 from .checkpoints import disk_is_full, write_json, written_whole
 from .config import RunConfig
-from .data import RunData, load_data, mixture_table
+from .data import RunData, load_data
 from .folder import RunFolder, environment
 from .memory import PeakMemory
 from .methods import default_learning_rate, resolve_method
@@ -157,7 +157,7 @@ def _train(
     realised = data.realised(plan.examples(_rows_used(args, len(plan))))
     if main:
         write_json(folder.mixture, realised)
-    console.print(mixture_table(realised, "The mixture of this run"))
+    console.print(realised_table(realised, "The mixture of this run"))
 
     clock = Clock()
     with adapted(base, config.method, names, config.seed, keep_base) as model:

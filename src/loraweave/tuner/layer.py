@@ -303,6 +303,6 @@ def linear_size(layer: nn.Module, name: str) -> tuple[int, int]:
 def _add_product(y: Tensor, u: Tensor, up: Tensor) -> Tensor:
     """y (…, d_out) + u (…, R) @ up (R, d_out), in y's dtype."""
     if torch.is_autocast_enabled(y.device.type) or (u.dtype == y.dtype and up.dtype == y.dtype):
-        total = torch.addmm(y.flatten(0, -2), u.flatten(0, -2), up)
-        return total.view(y.shape).to(y.dtype)
+        rows = y.reshape(-1, y.shape[-1])
+        return torch.addmm(rows, u.reshape(-1, u.shape[-1]), up).view(y.shape).to(y.dtype)
     return y + (u @ up).to(y.dtype)

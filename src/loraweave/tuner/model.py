@@ -3,7 +3,8 @@
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
+from peft.utils import TaskType
 from peft.utils.other import get_pattern_key
 from torch import nn
 
@@ -44,6 +45,17 @@ class WeaveModel(BaseTuner):
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)
             self._replace_module(parent, target_name, layer, target)
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: WeaveConfig, key: str) -> Any:
+        # A new head is trained whole, and "all-linear" must not adapt it too. PEFT adds a token classifier's head to
+        # modules_to_save only after the layers have been chosen.
+        whole = [*(peft_config.modules_to_save or ())]
+        if peft_config.task_type == TaskType.TOKEN_CLS:
+            whole += ["classifier", "score"]
+        if any(key == name or key.endswith(f".{name}") for name in whole):
+            return False
+        return check_target_module_exists(peft_config, key)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
         model = super()._unload_and_optionally_merge(*args, **kwargs)

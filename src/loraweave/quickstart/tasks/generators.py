@@ -32,7 +32,7 @@ PLACES = "the old town,the village,the north,the city,the valley,the island,the 
 def _rows(draw: Callable[[random.Random], tuple[str, str]], seed: int) -> DatasetDict:
     """TRAIN and TEST rows of `draw`, all inputs of the test rows new."""
     rng = random.Random(seed)
-    rows = {}
+    rows: dict[str, str] = {}
     while len(rows) < TRAIN + TEST:
         text, target = draw(rng)
         rows.setdefault(text, target)
