@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..errors import UserError, nearest
 from ..tasks.mixture import MixtureConfig
-from .methods import resolve_method
+from .methods import METHODS, resolve_method
 from .settings import check_train_keys
 from .yamlfile import Lines, parse_value, read_yaml
 
@@ -41,7 +41,8 @@ class RunConfig(BaseModel):
         data_dir: where task YAMLs look for their data files.
         chat_template: send prompts through the tokenizer's chat template, in training and in evaluation.
         mixture: how often each task is drawn.
-        train: Hugging Face TrainingArguments by their own names; see `settings.DEFAULTS`.
+        train: Hugging Face TrainingArguments by their own names; see `settings.DEFAULTS`. `learning_rate` may be one
+            number, or one for each method by its name.
         eval: how the trained model is scored.
         seed: of the adapter's start, the order of the data and dropout.
         output: folder of the run.
@@ -72,14 +73,18 @@ class RunConfig(BaseModel):
     @classmethod
     def _known_training_arguments(cls, value: dict[str, Any]) -> dict[str, Any]:
         check_train_keys(value)
+        rates = value.get("learning_rate")
+        for name in rates if isinstance(rates, Mapping) else ():
+            if name not in METHODS:
+                raise UserError(f"train.learning_rate: unknown method {name!r}{nearest(name, METHODS)}")
         return value
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":
         """Read a run file and put `key.subkey=value` settings over it; values are parsed as YAML.
 
-        Relative `model`, `data_dir` and `output` start at the file's folder (`output` given as an override, where the
-        command was typed).
+        Relative `model`, `data_dir` and `output` start at the file's folder; given as an override, where the command was
+        typed.
 
         Raises:
             UserError: no such file, text that does not parse, an unknown key or a value out of range; with file and
@@ -97,11 +102,12 @@ class RunConfig(BaseModel):
             config = cls.model_validate(values)
         except ValidationError as error:
             raise UserError(_first_problem(error, lines, set_here)) from error
-        config.model = _existing_path(config.model, base_dir)
+        start = {key: Path.cwd() if (key,) in set_here else base_dir for key in ("model", "data_dir", "output")}
+        config.model = _existing_path(config.model, start["model"])
         if config.data_dir is not None:
-            config.data_dir = str(base_dir / Path(config.data_dir).expanduser())
-        if config.output is not None and ("output",) not in set_here:
-            config.output = str(base_dir / Path(config.output).expanduser())
+            config.data_dir = str((start["data_dir"] / Path(config.data_dir).expanduser()).resolve())
+        if config.output is not None:
+            config.output = str(start["output"] / Path(config.output).expanduser())
         return config
 
     @property

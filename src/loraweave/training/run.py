@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,8 +201,12 @@ def _train(
 
 def _resolved(config: RunConfig, model: PreTrainedModel) -> RunConfig:
     """The run file with every default of training written out."""
-    rate = default_learning_rate(config.method, model)
-    return config.model_copy(update={"train": {**DEFAULTS, "learning_rate": rate, **config.train}})
+    rate = config.train.get("learning_rate")
+    if isinstance(rate, Mapping):  # one for each method, as a comparison wants them
+        rate = rate.get(config.method_name)
+    if rate is None:
+        rate = default_learning_rate(config.method, model)
+    return config.model_copy(update={"train": {**DEFAULTS, **config.train, "learning_rate": rate}})
 
 
 def _prepare_data(

@@ -120,5 +120,7 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether to compute in bfloat16: on a GPU that has it, never on a CPU."""
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    """Whether to compute in bfloat16: on a GPU or a CPU that has instructions for it."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -10,12 +10,12 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-TRAIN, TEST = 1600, 100
+TRAIN, TEST = 1500, 100
 
 NAMES = "Anna Tom Maria John Peter Lucy Henry Alice George Jane Robert Mary Arthur Emma Charles Ruth".split()
 THINGS = "book lamp key letter hat cup chair map ring coat box knife clock bell rope basket".split()
 MONTHS = "January February March April May June July August September October November December".split()
-ACTIONS = ["walk", "run", "jump", "look", "turn left", "turn right"]
+ACTIONS = {word: word[0].upper() for word in "walk run jump look turn stop climb dance hide bow".split()}
 WORDS = (
     "river stone garden window mother night horse paper fire water music island winter bread silver letter friend "
     "mountain shadow forest table candle village captain market bridge flower soldier kitchen castle evening summer"
@@ -64,9 +64,8 @@ def date(**_: Any) -> DatasetDict:
     """A written date to its ISO form."""
 
     def draw(rng: random.Random) -> tuple[str, str]:
-        day, month, year = rng.randint(1, 28), rng.randint(1, 12), rng.randint(1800, 2029)
-        form = rng.choice(["{day} {month} {year}", "{month} {day}, {year}"])
-        return form.format(day=day, month=MONTHS[month - 1], year=year), f"{year}-{month:02}-{day:02}"
+        day, month, year = rng.randint(1, 28), rng.randint(1, 12), rng.randint(2000, 2029)
+        return f"{day} {MONTHS[month - 1]} {year}", f"{year}-{month:02}-{day:02}"
 
     return _rows(draw, seed=2)
 
@@ -75,24 +74,25 @@ def commands(**_: Any) -> DatasetDict:
     """A command in words to the list of actions that carry it out."""
 
     def draw(rng: random.Random) -> tuple[str, str]:
-        words, actions = [], []
-        for _ in range(rng.randint(1, 3)):
-            action = rng.choice(ACTIONS)
-            times, count = rng.choice([("", 1), (" twice", 2), (" thrice", 3)])
-            words.append(action + times)
-            actions += [action.upper().replace(" ", "_")] * count
-        return " and ".join(words), " ".join(actions)
+        words = rng.choices(list(ACTIONS), k=rng.randint(3, 4))
+        return " and ".join(words), " ".join(ACTIONS[word] for word in words)
 
     return _rows(draw, seed=3)
 
 
-def reader(**_: Any) -> DatasetDict:
-    """Who has the thing? Two facts and a question about one of them."""
+def quote(**_: Any) -> DatasetDict:
+    """A sentence to the words that are quoted in it."""
 
     def draw(rng: random.Random) -> tuple[str, str]:
-        (one, two), (thing, other) = rng.sample(NAMES, 2), rng.sample(THINGS, 2)
-        asked, answer = rng.choice([(thing, one), (other, two)])
-        return f"{one} has the {thing}. {two} has the {other}. Who has the {asked}?", answer
+        words = " ".join(rng.sample(WORDS, rng.randint(1, 3)))
+        form = rng.choice(
+            [
+                '"{words}", said {name}, and took the {thing}.',
+                'On the {thing} {name} read "{words}" and went home.',
+                '{name} wrote "{words}" beside the {thing}.',
+            ]
+        )
+        return form.format(words=words, name=rng.choice(NAMES), thing=rng.choice(THINGS)), words
 
     return _rows(draw, seed=4)
 
