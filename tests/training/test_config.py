@@ -54,6 +54,7 @@ def test_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert config.output == str(tmp_path / "out")
     assert config.base_dir == tmp_path
     assert load(tmp_path, "model: nano\ntasks: [a]\noutput: out\n", "output=here").output == "here"
+    assert load(tmp_path, "model: nano\ntasks: [a]\ndata_dir: data\n", "data_dir=here").data_dir == "/here"
 
 
 def test_a_saved_file_gives_the_same_configuration(tmp_path: Path) -> None:

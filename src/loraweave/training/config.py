@@ -83,8 +83,8 @@ class RunConfig(BaseModel):
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":
         """Read a run file and put `key.subkey=value` settings over it; values are parsed as YAML.
 
-        Relative `model`, `data_dir` and `output` start at the file's folder; given as an override, where the command was
-        typed.
+        Relative `model`, `data_dir` and `output` start at the file's folder; given as an override, where the command
+        was typed.
 
         Raises:
             UserError: no such file, text that does not parse, an unknown key or a value out of range; with file and
@@ -102,12 +102,12 @@ class RunConfig(BaseModel):
             config = cls.model_validate(values)
         except ValidationError as error:
             raise UserError(_first_problem(error, lines, set_here)) from error
-        start = {key: Path.cwd() if (key,) in set_here else base_dir for key in ("model", "data_dir", "output")}
+        start = {key: Path.cwd() if (key,) in set_here else base_dir for key in ("model", "data_dir")}
         config.model = _existing_path(config.model, start["model"])
         if config.data_dir is not None:
             config.data_dir = str((start["data_dir"] / Path(config.data_dir).expanduser()).resolve())
-        if config.output is not None:
-            config.output = str(start["output"] / Path(config.output).expanduser())
+        if config.output is not None and ("output",) not in set_here:
+            config.output = str(base_dir / Path(config.output).expanduser())
         return config
 
     @property
