@@ -106,3 +106,25 @@ def test_a_weave_method_remembers_its_tasks() -> None:
 def test_learning_rates_fall_with_the_width(base: Any, larger: Any) -> None:
     assert default_learning_rate("lora", larger) == pytest.approx(METHODS["lora"].learning_rate * 8)
     assert default_learning_rate("full", base) < default_learning_rate("lora", base)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"name": "lora", "target_modules": ["nope"]}, "method lora: Target modules"),
+        ({"name": "lora", "lora_dropout": 2}, "dropout probability"),
+        ({"name": "lora", "alpha_pattern": {"down_proj": "x"}}, "method lora: "),
+        ({"name": "rlora", "rank_pattern": {"down_proj": 5000}}, "rank 5000 is above its size"),
+        ({"name": "mtllora", "alpha_pattern": {"down_proj": "x"}}, "method mtllora: "),
+    ],
+)
+def test_a_method_that_does_not_fit_gives_the_base_back(tiny_model: Callable, spec: Any, words: str) -> None:
+    model = tiny_model()
+    before = {name: id(module) for name, module in model.named_modules()}
+    trainable = [p.requires_grad for p in model.parameters()]
+    with pytest.raises(UserError, match=words), adapted(model, spec, NAMES, 0, keep_base=True):
+        pass
+    assert {name: id(module) for name, module in model.named_modules()} == before
+    assert [p.requires_grad for p in model.parameters()] == trainable
+    with adapted(model, "multilora", NAMES, 0, keep_base=True) as trained:
+        assert any(p.requires_grad for p in trained.parameters())

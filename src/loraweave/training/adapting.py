@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, set_seed
 
+from ..errors import UserError
+from ..tuner.context import detach
 from .methods import MethodSpec, build_peft_config, resolve_method
 
 
@@ -36,11 +38,28 @@ def adapted(
         return
     set_seed(seed)
     with unchanged(base):
-        model = get_peft_model(base, config)
+        model = _injected(base, config, resolve_method(spec)[0].name)
         try:
             yield model
         finally:
             take_off(model)
+
+
+def _injected(base: PreTrainedModel, config: PeftConfig, method: str) -> PeftModel:
+    """The base with a new adapter. Where a layer refuses it, the layers before that one are given back."""
+    modules = dict(base.named_modules())
+    try:
+        return get_peft_model(base, config)
+    except Exception as error:
+        for name, module in modules.items():
+            parent, _, child = name.rpartition(".")
+            if name:
+                modules[parent]._modules[child] = module
+        base.__dict__.pop("peft_config", None)
+        detach(base)
+        if isinstance(error, (ValueError, TypeError)) and not isinstance(error, UserError):  # PEFT's and torch's words
+            raise UserError(f"method {method}: {' '.join(str(error).split())}") from error
+        raise
 
 
 def take_off(model: PeftModel) -> PreTrainedModel:
