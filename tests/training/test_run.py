@@ -163,6 +163,33 @@ def test_a_folder_that_holds_a_run_is_not_written_over(project: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in (project / "out").rglob("*")}
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("tasks=[parity.yaml, absent.yaml]", "no such task file"),
+        ("method={name: lora, target_modules: [nope]}", "Target modules"),
+        ("mixture={strategy: weights, weights: {parity: 1}}", "weights lacks"),
+        ("train.max_length=1", "raise max_length"),
+    ],
+)
+def test_a_run_that_never_began_leaves_no_folder(project: Path, wrong: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        run(project, wrong)
+    assert not (project / "out").exists()
+    (project / "out").mkdir()
+    (project / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=words):
+        run(project, wrong)
+    assert (project / "out" / "mine.txt").read_text() == "mine"
+
+
+def test_a_folder_with_a_run_file_alone_is_left_alone(project: Path) -> None:
+    before = (project / "run.yaml").read_bytes()
+    with pytest.raises(UserError, match="already holds a run"):
+        run(project, "tasks=[absent.yaml]", output=project)
+    assert (project / "run.yaml").read_bytes() == before
+
+
 def test_another_configuration_cannot_be_resumed(project: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(project, progress=Steps(interrupt_at=3))

@@ -7,7 +7,7 @@ from html import escape
 from loraweave.comparison.results import BASE, Points, RunRecord
 
 WIDTH, HEIGHT = 340, 220
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 60, 10, 12, 40
 
 
 def loss_curves(runs: Sequence[RunRecord], kind: str) -> dict[str, str]:

@@ -81,6 +81,19 @@ class RunFolder:
         config.save(self.config)
         return None
 
+    @property
+    def is_new(self) -> bool:
+        """Whether all that will lie in the folder is this run's."""
+        return not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+
+    def discard_unbegun(self) -> None:
+        """Remove the folder of a run that never made a step, so that the same command works once the cause is cured.
+
+        Only for a folder that was new: everything in it goes.
+        """
+        if not self.metrics.exists() and last_good_checkpoint(self.checkpoints) is None and not self.summary.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+
 
 def differences(old: dict[str, Any], new: dict[str, Any], under: str = "") -> list[str]:
     """What differs between two configurations, in words; what does not touch the training is left out."""

@@ -110,16 +110,19 @@ def train(
         config = _resolved(config, model)
         args = build_arguments(config.train, config.seed, folder.path)
         main = args.process_index == 0
-        with args.main_process_first(local=False):
-            checkpoint = folder.open(config, resume or not main)
-        console = console if main else Console(quiet=True)
-        tasks = tasks or load_run_tasks(config)
+        new = main and folder.is_new
         try:
+            with args.main_process_first(local=False):
+                checkpoint = folder.open(config, resume or not main)
+            console = console if main else Console(quiet=True)
+            tasks = tasks or load_run_tasks(config)
             return _train(
                 config, folder, args, model, tokenizer, tasks, checkpoint, base is not None, progress, console
             )
-        except OSError as error:
-            if disk_is_full(error):
+        except BaseException as error:
+            if new:
+                folder.discard_unbegun()
+            if isinstance(error, OSError) and disk_is_full(error):
                 raise UserError(
                     f"{folder.path}: the disk is full; checkpoints written before are still there"
                 ) from error
