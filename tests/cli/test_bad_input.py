@@ -31,6 +31,7 @@ def refused(result: tuple[int, str, str], *parts: str) -> None:
         (["compare", "run.yaml", "--methods", "lora,rlroa"], ["'rlroa'", "did you mean 'rlora'"]),
         (["compare", "run.yaml", "--methods", "lora", "--seeds", "0,one"], ["'0,one'", "whole numbers"]),
         (["compare", "run.yaml", "--methods", "lora", "--seeds", "0,0"], ["different whole numbers"]),
+        (["compare", "run.yaml", "--methods", "lora", "--seeds", "4294967296"], ["whole numbers from 0 to 4294967295"]),
         (["compare", "run.yaml"], ["--methods"]),
         (["eval", "base"], ["holds no run"]),
         (["eval", "nowhere"], ["nowhere", "no run"]),

@@ -40,6 +40,20 @@ def test_an_override_of_a_field_keeps_the_preset(tmp_path: Path) -> None:
     assert load(tmp_path, GOOD + "mixture: equal\n", "mixture.total=9").mixture.strategy == "equal"
 
 
+def test_values_of_every_kind_of_training_argument(tmp_path: Path) -> None:
+    train = {
+        "eval_strategy": False,  # as YAML reads `no`
+        "save_strategy": "best",
+        "report_to": ["none"],
+        "bf16": None,
+        "num_train_epochs": 2,
+        "eval_steps": 0.5,
+        "gradient_checkpointing_kwargs": {"use_reentrant": True},
+        "optim": "adamw_torch",
+    }
+    assert RunConfig(model="nano", tasks=["boolq"], train=train).train == train
+
+
 def test_bare_knobs_are_a_method(tmp_path: Path) -> None:
     config = load(tmp_path, "model: nano\nmethod: {num_heads: 2, gate: token}\ntasks: [boolq]\n")
     assert config.method_name == "weave"
@@ -79,6 +93,16 @@ def test_a_saved_file_gives_the_same_configuration(tmp_path: Path) -> None:
         (GOOD.replace("name: lora", "name: rlroa"), [], 2, "unknown method 'rlroa', did you mean 'rlora'?"),
         (GOOD.replace("learning_rate", "learnin_rate"), [], 7, "did you mean 'learning_rate'?"),
         (GOOD.replace("learning_rate: 1e-4", "output_dir: x"), [], 7, "set `output` at the top"),
+        (GOOD.replace("1e-4", "fast"), [], 7, "train.learning_rate: Input should be a valid number, got 'fast'"),
+        (GOOD.replace("1e-4", "{lora: -1}"), [], 7, "train.learning_rate must be at least 0, got -1"),
+        (GOOD + "  max_steps:\n", [], 8, "train.max_steps: Input should be a valid integer, got None"),
+        (GOOD + "  max_length: null\n", [], 8, "train.max_length must be at least 1, got None"),
+        (GOOD + "  packing: maybe\n", [], 8, "train.packing: Input should be a valid boolean, got 'maybe'"),
+        (GOOD + "  eval_strategy: sometimes\n", [], 8, "train.eval_strategy: sometimes is not a valid"),
+        (GOOD + "  report_to: tensorbord\n", [], 8, "no 'tensorbord', did you mean 'tensorboard'?"),
+        (GOOD, ["train.learning_rate=.nan"], None, "must be at least 0, got nan"),
+        (GOOD, ["train.per_device_train_batch_size=0"], None, "must be at least 1, got 0"),
+        (GOOD, ["seed=4294967296"], None, "less than or equal to 4294967295"),
         (GOOD, ["train.max_len=3"], None, "did you mean 'max_length'?"),
         (GOOD, ["method.r=0"], None, "at least 1, got 0"),
         (GOOD, ["sed=3"], None, "did you mean 'seed'?"),

@@ -21,7 +21,7 @@ from loraweave.evaluation import evaluate, macro_average
 from loraweave.evaluation.record import describe, evaluation_settings, record
 from loraweave.evaluation.scores import TaskScore
 from loraweave.tasks import Task
-from loraweave.training.config import RunConfig
+from loraweave.training.config import MAX_SEED, RunConfig
 from loraweave.training.counting import count_trainable, match_rank
 from loraweave.training.folder import RunFolder, environment
 from loraweave.training.loading import load_run
@@ -132,8 +132,8 @@ def _specs(config: RunConfig, methods: Sequence[MethodSpec]) -> dict[str, Method
 def _check_seeds(seeds: Sequence[int]) -> None:
     if not seeds:
         raise UserError("name at least one seed")
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UserError(f"seeds must be different whole numbers from 0 up, got {', '.join(map(str, seeds))}")
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) > MAX_SEED:
+        raise UserError(f"seeds must be different whole numbers from 0 to {MAX_SEED}, got {', '.join(map(str, seeds))}")
 
 
 def _matched(specs: Mapping[str, MethodSpec], model: str, task_names: Sequence[str]) -> dict[str, MethodSpec]:

@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..errors import UserError, nearest
 from ..tasks.mixture import MixtureConfig
 from .methods import METHODS, resolve_method
-from .settings import check_train_keys
+from .settings import check_train_values
 from .yamlfile import Lines, parse_value, read_yaml
+
+MAX_SEED = 2**32 - 1  # what NumPy takes
 
 
 class EvalConfig(BaseModel):
@@ -59,7 +61,7 @@ class RunConfig(BaseModel):
     mixture: MixtureConfig = Field(default_factory=lambda: MixtureConfig.model_validate({}))
     train: dict[str, Any] = Field(default_factory=dict)
     eval: EvalConfig = Field(default_factory=EvalConfig)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     output: str | None = None
     base_dir: Path = Field(default_factory=Path.cwd)
 
@@ -72,7 +74,7 @@ class RunConfig(BaseModel):
     @field_validator("train")
     @classmethod
     def _known_training_arguments(cls, value: dict[str, Any]) -> dict[str, Any]:
-        check_train_keys(value)
+        check_train_values(value)
         rates = value.get("learning_rate")
         for name in rates if isinstance(rates, Mapping) else ():
             if name not in METHODS:

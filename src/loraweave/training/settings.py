@@ -3,12 +3,16 @@
 Every field of TRL's SFTConfig (a TrainingArguments) may be set, except those that this package settles itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from enum import Enum
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
+from pydantic import TypeAdapter, ValidationError
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from trl import SFTConfig
 
 from ..errors import UserError, nearest
@@ -58,13 +62,39 @@ _SETTLED = {
     "disable_tqdm": "the run has one progress bar of its own",
 }
 _KNOWN = {f.name for f in fields(SFTConfig)}
+_STRATEGIES = ("eval_strategy", "save_strategy", "logging_strategy")
+
+# Transformers and torch take these numbers as they come and fail in the middle of a run, or never.
+_RANGES: dict[str, str] = {
+    "per_device_train_batch_size": "at least 1",
+    "per_device_eval_batch_size": "at least 1",
+    "gradient_accumulation_steps": "at least 1",
+    "max_length": "at least 1",
+    "num_train_epochs": "above 0",
+    "logging_steps": "above 0",
+    "eval_steps": "above 0",
+    "save_steps": "above 0",
+    "learning_rate": "at least 0",
+    "warmup_steps": "at least 0",
+    "weight_decay": "at least 0",
+    "max_grad_norm": "at least 0",
+    "adam_epsilon": "at least 0",
+    "adam_beta1": "from 0 to below 1",
+    "adam_beta2": "from 0 to below 1",
+}
+_WITHIN: dict[str, Callable[[float], bool]] = {
+    "at least 1": lambda value: value >= 1,
+    "above 0": lambda value: value > 0,
+    "at least 0": lambda value: value >= 0,
+    "from 0 to below 1": lambda value: 0 <= value < 1,
+}
 
 
-def check_train_keys(train: Mapping[str, Any]) -> None:
-    """Refuse fields that do not exist or are settled elsewhere.
+def check_train_values(train: Mapping[str, Any]) -> None:
+    """Refuse fields that do not exist, are settled elsewhere, or have a value of another kind or out of range.
 
     Raises:
-        UserError: names the field and the nearest known one, or where to turn.
+        UserError: names the field and the nearest known one, where to turn, or what is wanted.
     """
     for key in train:
         if key in _SETTLED:
@@ -73,6 +103,39 @@ def check_train_keys(train: Mapping[str, Any]) -> None:
             raise UserError(
                 f"train.{key} is not a Hugging Face training argument{nearest(key, _KNOWN - set(_SETTLED))}"
             )
+        value = train[key]
+        rates = value.values() if key == "learning_rate" and isinstance(value, Mapping) else [value]
+        for one in rates:
+            _check_value(key, one)
+
+
+def _check_value(key: str, value: Any) -> None:
+    hint = _type_hints()[key]
+    if value is False and key in _STRATEGIES:  # YAML reads `no` as false
+        return
+    try:
+        TypeAdapter(hint).validate_python(value, strict=True)
+        for choices in get_args(hint):
+            if isinstance(choices, type) and issubclass(choices, Enum):
+                choices(value)
+    except ValidationError as error:
+        raise UserError(f"train.{key}: {error.errors()[0]['msg']}, got {value!r}") from None
+    except ValueError as error:
+        raise UserError(f"train.{key}: {error}") from None
+    wanted = _RANGES.get(key)
+    if wanted and not (_WITHIN[wanted](value) if value is not None else key != "max_length"):
+        raise UserError(f"train.{key} must be {wanted}, got {value!r}")
+    if key == "report_to":
+        for name in [value] if isinstance(value, str) else value or ():
+            if name not in (*INTEGRATION_TO_CALLBACK, "all", "none"):
+                raise UserError(f"train.report_to: there is no {name!r}{nearest(name, INTEGRATION_TO_CALLBACK)}")
+            if name not in (*get_available_reporting_integrations(), "all", "none"):
+                raise UserError(f"train.report_to: {name!r} is not installed")
+
+
+@cache
+def _type_hints() -> dict[str, Any]:
+    return get_type_hints(SFTConfig)
 
 
 def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTConfig:
@@ -86,9 +149,9 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
     Raises:
         UserError: an unknown or settled field, or a value that transformers or TRL refuses.
     """
-    check_train_keys(train)
+    check_train_values(train)
     values = {**DEFAULTS, "bf16": has_fast_bfloat16(), **train}
-    for key in ("eval_strategy", "save_strategy", "logging_strategy"):
+    for key in _STRATEGIES:
         values[key] = "no" if values.get(key) is False else values.get(key, "steps")  # YAML reads `no` as false
     if values.get("gradient_checkpointing"):
         values["gradient_checkpointing_kwargs"] = {
