@@ -23,7 +23,17 @@ class TaskContext:
     """The tasks of the forward pass under way, as given; one object for all adapted layers of a model."""
 
     def __init__(self) -> None:
-        self.given: Tasks | None = None
+        self.given = None
+
+    @property
+    def given(self) -> Tasks | None:
+        """As the caller gave them."""
+        return self._given
+
+    @given.setter
+    def given(self, tasks: Tasks | None) -> None:
+        self._given = tasks
+        self._ids: dict[tuple, Tensor] = {}  # what `ids` has worked out: the same for every layer
 
     @contextmanager
     def use(self, tasks: Tasks | None) -> Iterator[None]:
@@ -40,6 +50,12 @@ class TaskContext:
         Raises:
             UserError: no tasks given, an unknown name or an id out of range; lists the known tasks.
         """
+        key = (*task_names, device)
+        if key not in self._ids:
+            self._ids[key] = self._checked_ids(task_names).to(device, torch.long)
+        return self._ids[key]
+
+    def _checked_ids(self, task_names: Sequence[str]) -> Tensor:
         known = f"the adapter's tasks are {', '.join(task_names)}"
         given = self.given
         if given is None:
@@ -61,7 +77,7 @@ class TaskContext:
             if low < 0 or high >= len(task_names):
                 wrong = int(low if low < 0 else high)
                 raise UserError(f"task id {wrong} is out of range 0 … {len(task_names) - 1}; {known}")
-        return ids.to(device, torch.long)
+        return ids
 
 
 def _id_of(item: Any, task_names: Sequence[str], known: str) -> int:
