@@ -1,5 +1,6 @@
 """Base models by name: what loads, and what is said when something is missing."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -60,6 +61,38 @@ def test_weights_cut_short_are_named(copy: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match="copy: the weights cannot be read"):
         load_base(copy)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"num_hidden_layers": 3}, r"weights lack model\.layers\.2\..* and \d+ more"),
+        ({"intermediate_size": 40}, r"mlp.* has the size .*48.*, and config.json wants .*40"),
+        ({"vocab_size": 200}, r"embed_tokens.*config.json wants \(200, 32\)"),
+    ],
+)
+def test_weights_that_do_not_fill_the_model_are_refused(copy: Path, changed: dict[str, int], words: str) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, **changed}))
+    with pytest.raises(UserError, match=words) as error:
+        load_base(copy)
+    assert str(copy) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("tokenizer.json", None, "Couldn't instantiate the backend tokenizer from one of: .+"),
+        ("tokenizer.json", "{}", "one of its files lacks 'added_tokens'"),
+    ],
+)
+def test_a_broken_tokenizer_is_one_full_sentence(copy: Path, file: str, content: str | None, words: str) -> None:
+    (copy / file).unlink()
+    if content is not None:
+        (copy / file).write_text(content)
+    with pytest.raises(UserError, match=words) as error:
+        load_base(copy)
+    assert "\n" not in str(error.value)
 
 
 def test_a_missing_folder_and_a_name_out_of_reach_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,16 @@ def load_base(name: str | Path, dtype: str = "auto") -> tuple[PreTrainedModel, P
         _check_folder(Path(source), name)
     # The config first: where the name is wrong or the hub out of reach, this says so at once.
     config = _from_hub_or_folder(AutoConfig, source, name)
-    model = _from_hub_or_folder(AutoModelForCausalLM, source, name, config=config, dtype=torch_dtype)
+    model, loaded = _from_hub_or_folder(
+        AutoModelForCausalLM,
+        source,
+        name,
+        config=config,
+        dtype=torch_dtype,
+        ignore_mismatched_sizes=True,  # told below, in one line
+        output_loading_info=True,
+    )
+    _check_complete(loaded, source)
     tokenizer = _from_hub_or_folder(AutoTokenizer, source, name)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -98,6 +107,17 @@ def _check_folder(folder: Path, name: str | Path) -> None:
         raise UserError(f"{folder}: the model folder holds no tokenizer (no tokenizer.json or tokenizer.model)")
 
 
+def _check_complete(loaded: dict[str, Any], source: str) -> None:
+    """Refuse weights that do not fill the model: transformers would draw the rest at random, anew at every load."""
+    if loaded["mismatched_keys"]:
+        key, found, wanted = sorted(loaded["mismatched_keys"])[0]
+        raise UserError(f"{source}: {key} has the size {tuple(found)}, and config.json wants {tuple(wanted)}")
+    missing = sorted(loaded["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{source}: the weights lack {missing[0]}{more}, so this is not the whole of the model")
+
+
 def _from_hub_or_folder(auto_class: Any, source: str, name: str | Path, **arguments: Any) -> Any:
     """`auto_class.from_pretrained`, with its many failures told as one line."""
     in_folder = Path(source).is_dir()
@@ -108,6 +128,10 @@ def _from_hub_or_folder(auto_class: Any, source: str, name: str | Path, **argume
             return auto_class.from_pretrained(source, local_files_only=offline, **arguments)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if first_line.endswith(":"):  # a list follows
+            first_line = " ".join(str(error).split())
+        if isinstance(error, KeyError):
+            first_line = f"one of its files lacks {first_line}"
         if in_folder:
             raise UserError(f"{source}: the model folder cannot be loaded: {first_line}") from error
         why = "the hub is not in reach (offline)" if offline else first_line
