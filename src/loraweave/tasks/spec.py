@@ -59,7 +59,9 @@ def parse_spec(spec: Any, place: str) -> TaskSpec:
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
+    problems = error.errors()
+    # A key that is misspelt is both missing and unknown: the second tells more.
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     key = str(problem["loc"][0]) if problem["loc"] else "task"
     if problem["type"] == "extra_forbidden":
         known = list(TaskSpec.model_fields)

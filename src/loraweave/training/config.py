@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..errors import UserError, nearest
 from ..tasks.mixture import MixtureConfig
+from ..tasks.spec import parse_spec
 from .methods import METHODS, resolve_method
 from .settings import check_train_values
 from .yamlfile import Lines, parse_value, read_yaml
@@ -31,6 +32,11 @@ class EvalConfig(BaseModel):
     limit: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     num_fewshot: int = Field(default=0, ge=0)
+
+
+def _fit_task(entry: str | dict[str, Any]) -> str | dict[str, Any]:
+    parse_spec(entry, "tasks")
+    return entry
 
 
 class RunConfig(BaseModel):
@@ -55,7 +61,7 @@ class RunConfig(BaseModel):
 
     model: str
     method: str | dict[str, Any] = "rlora"
-    tasks: list[str | dict[str, Any]] = Field(min_length=1)
+    tasks: list[Annotated[str | dict[str, Any], AfterValidator(_fit_task)]] = Field(min_length=1)
     data_dir: str | None = None
     chat_template: bool = False
     mixture: MixtureConfig = Field(default_factory=lambda: MixtureConfig.model_validate({}))
@@ -161,7 +167,9 @@ def _existing_path(model: str, base_dir: Path) -> str:
 
 def _first_problem(error: ValidationError, lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> str:
     """The first thing that pydantic found wrong, as one line with its place."""
-    problem = error.errors()[0]
+    problems = error.errors()
+    # A key that is misspelt is both missing and unknown: the second tells more.
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     place = [key for key in problem["loc"] if key not in ("str", "dict[str,any]")]
     words = [str(key) for key in place]
     override = next((t for keys, t in set_here.items() if all(map(str.__eq__, keys, words))), None)
@@ -172,6 +180,8 @@ def _first_problem(error: ValidationError, lines: Lines, set_here: Mapping[tuple
     if problem["type"] == "missing":
         return f"{lines.path}: the key {name!r} is missing"
     cause = (problem.get("ctx") or {}).get("error")
+    if isinstance(cause, UserError) and place[0] == "tasks":
+        return f"{where}: {cause}"
     if isinstance(cause, UserError):  # from a method or a training argument: the message names the field
         return f"{_place_of_field(str(cause), str(place[0]), lines, set_here)}: {cause}"
     message = problem["msg"].removeprefix("Value error, ")
@@ -187,6 +197,8 @@ def _known_beside(place: Sequence[Any]) -> Iterable[str]:
 def _place_of_field(message: str, section: str, lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> str:
     """Where the field of `section` that a message speaks of was set: an override, or a line of the file."""
     words = message.replace(":", " ").replace("'", " ").replace(f"{section}.", "").split()
+    if message.startswith("unknown method"):
+        words = ["name"]
     for word in words:
         if (section, word) in set_here:
             return f"--set {set_here[section, word]!r}"
