@@ -65,7 +65,8 @@ def test_entries(spec: Any, parts: list[str], write_task: WriteTask) -> None:
         ("train: train.jsonl", "train: trian.jsonl", ["no such data file", "did you mean 'train.jsonl'?", "data_dir"]),
         ("metric: acc", "metric: accc", ["topic.yaml: lm-eval has no metric 'accc' at hand, did you mean 'acc'?"]),
         ("output_type: multiple_choice", "output_type: guess", ["lm-eval cannot build it", "guess"]),
-        ("{{text}}", "{{text", ["the template", "does not parse"]),
+        ("{{text}}", "{{text", ["topic.yaml, doc_to_text: the template", "does not parse"]),
+        ("task: topic", "task: topic\nprocess_docs: !function emptied.by", ["topic.yaml: process_docs leaves nothing"]),
         ("training_split: train", "", ["the task 'topic'", "it can only be evaluated"]),
         ("training_split: train", "training_split: test", ["'test' and 'test' read the same file"]),
     ],
@@ -75,9 +76,18 @@ def test_yaml(old: str, new: str, parts: list[str], write_task: WriteTask) -> No
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+    (path.parent / "emptied.py").write_text("def by(docs):\n    return docs.select([])\n")
     message = message_of(["topic.yaml"], path.parent)
     for part in parts:
         assert part in message
+
+
+def test_an_unknown_metric_without_an_aggregation(write_task: WriteTask, capsys: pytest.CaptureFixture) -> None:
+    path = write_task()
+    path.write_text(path.read_text().split("metric_list:")[0] + "metric_list:\n  - metric: accc\n")
+    message = message_of(["topic.yaml"], path.parent)
+    assert "topic.yaml: lm-eval has no metric 'accc' at hand, did you mean 'acc'?" in message
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("file", ["train.jsonl", "test.jsonl"])
@@ -97,6 +107,7 @@ def test_yaml(old: str, new: str, parts: list[str], write_task: WriteTask) -> No
         ("", ["is empty"]),
         ("\n \n", ["is empty"]),
         (b'{"text": "caf\xe9"}\n', [", line 1: not UTF-8 text"]),
+        (f'{GOOD}\n{{"text": "\\ud83d", "label": "World"}}\n', [", line 2: holds '\\ud83d', half of a character"]),
         (b"PK\x03\x04\x00\x00", [", line 1: holds a zero byte"]),
     ],
 )

@@ -29,7 +29,8 @@ def check_fields(config: Any, rows: Rows) -> None:
         template = getattr(config, key)
         if not isinstance(template, str) or not template:
             continue
-        fields = _used_fields(template, plain_name=key in ("doc_to_text", "doc_to_target", "doc_to_choice"))
+        place = f"{config.metadata['config_source']}, {key}"
+        fields = _used_fields(template, place, plain_name=key in ("doc_to_text", "doc_to_target", "doc_to_choice"))
         for index, row in enumerate(rows.rows):
             missing = [field for field in fields if row.get(field) is None]
             if missing and _prints_missing(template, row, fields):
@@ -41,8 +42,8 @@ def check_fields(config: Any, rows: Rows) -> None:
                 )
 
 
-def _used_fields(template: str, plain_name: bool) -> list[str]:
-    """The names a template reads. lm-eval also takes a bare field name in place of a template."""
+def _used_fields(template: str, place: str, plain_name: bool) -> list[str]:
+    """The names that the template at `place` reads. lm-eval also takes a bare field name instead of a template."""
     from jinja2 import TemplateSyntaxError, meta
     from lm_eval import utils
 
@@ -51,7 +52,7 @@ def _used_fields(template: str, plain_name: bool) -> list[str]:
     try:
         return sorted(meta.find_undeclared_variables(utils.env.parse(template)))
     except TemplateSyntaxError as error:
-        raise UserError(f"the template {template!r} does not parse: {error.message}") from None
+        raise UserError(f"{place}: the template {template!r} does not parse: {error.message}") from None
 
 
 def _prints_missing(template: str, row: dict[str, Any], fields: list[str]) -> bool:

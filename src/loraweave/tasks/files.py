@@ -77,6 +77,7 @@ def _read_lines(text: str, path: Path) -> Rows:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from None
+        _check_characters(line, row, f"{path}, line {number}")
         if not isinstance(row, dict):
             raise UserError(
                 f"{path}, line {number}: a JSON object is wanted, such as "
@@ -85,6 +86,16 @@ def _read_lines(text: str, path: Path) -> Rows:
         rows.append(row)
         numbers.append(number)
     return Rows(path, rows, numbers, "line")
+
+
+def _check_characters(source: str, value: Any, place: str) -> None:
+    """JSON may escape half of a surrogate pair, which is no character: neither a tokenizer nor a file takes it."""
+    if "\\ud" not in source and "\\uD" not in source:
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{place}: holds {error.object[error.start]!r}, half of a character; write the whole") from None
 
 
 def _json_array(text: str, path: Path) -> Rows | None:
@@ -96,6 +107,7 @@ def _json_array(text: str, path: Path) -> Rows | None:
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
     for number, item in enumerate(items, start=1):
+        _check_characters(text, item, f"{path}, entry {number}")
         if not isinstance(item, dict):
             raise UserError(f"{path}, entry {number}: a JSON object is wanted, not {type(item).__name__}")
     return Rows(path, items, list(range(1, len(items) + 1)), "entry")

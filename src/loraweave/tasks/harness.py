@@ -91,6 +91,7 @@ def _build(config: dict[str, Any], path: Path, data_dir: Path | None) -> Any:
 
 
 def _check_keys(config: dict[str, Any], path: Path) -> None:
+    from lm_eval.api.registry import METRIC_REGISTRY
     from lm_eval.config.task import TaskConfig
 
     known = set(TaskConfig.__dataclass_fields__) | STRUCTURE_KEYS
@@ -104,6 +105,12 @@ def _check_keys(config: dict[str, Any], path: Path) -> None:
     for key in ("dataset_path", "doc_to_text", "doc_to_target"):
         if config.get(key) is None and not (config.get("custom_dataset") or config.get("use_prompt")):
             raise UserError(f"{path}: lacks {key!r}")
+    for metric in config.get("metric_list") or ():
+        name = metric.get("metric") if isinstance(metric, dict) else None
+        # One that lm-eval does not ship may come from the library "evaluate", but not without its aggregation.
+        by_itself = "aggregation" not in metric and config.get("process_results") is None
+        if isinstance(name, str) and by_itself and name not in METRIC_REGISTRY:
+            raise _unknown_metric(name, str(path))
     if config.get("test_split") is None and config.get("validation_split") is None:
         raise UserError(f"{path}: lacks 'test_split' (or 'validation_split'): which split the task is evaluated on")
 
@@ -146,7 +153,6 @@ def _prepared(build: Callable[[], Any], what: str) -> list[Any]:
 
 def _check_metrics(task: Any, what: str) -> None:
     """lm-eval only logs that it does not know a metric, and the score would be missing after the training."""
-    from lm_eval.api.registry import METRIC_REGISTRY
     from lm_eval.api.task import ConfigurableTask
 
     own_scoring = type(task).process_results is not ConfigurableTask.process_results
@@ -154,7 +160,13 @@ def _check_metrics(task: Any, what: str) -> None:
         return
     for name, function in task._metric_fn_list.items():
         if function is None:
-            raise UserError(f"{what}: lm-eval has no metric {name!r} at hand{nearest(name, METRIC_REGISTRY)}")
+            raise _unknown_metric(name, what)
+
+
+def _unknown_metric(name: str, what: str) -> UserError:
+    from lm_eval.api.registry import METRIC_REGISTRY
+
+    return UserError(f"{what}: lm-eval has no metric {name!r} at hand{nearest(name, METRIC_REGISTRY)}")
 
 
 def _is_missing_data(error: Exception) -> bool:

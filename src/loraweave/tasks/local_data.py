@@ -50,6 +50,18 @@ class LocalTask(ConfigurableTask):
         names = list(dict.fromkeys(name for part in every for row in part.rows for name in row))
         self.dataset = datasets.DatasetDict({split: _dataset(parts, names) for split, parts in self.sources.items()})
 
+    def validation_docs(self) -> Any:
+        return self._some(super().validation_docs(), self.config.validation_split)
+
+    def test_docs(self) -> Any:
+        return self._some(super().test_docs(), self.config.test_split)
+
+    def _some(self, docs: Any, split: str | None) -> Any:
+        if docs is not None and len(docs) == 0:
+            source = self.config.metadata["config_source"]
+            raise UserError(f"{source}: process_docs leaves nothing of the split {split!r}")
+        return docs
+
     def place(self, split: str, index: int) -> str:
         """Where document `index` of a split stands, for a message."""
         if self.config.process_docs is None:
