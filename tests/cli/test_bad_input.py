@@ -1,6 +1,8 @@
 """Whatever a person gets wrong ends with one line that says what, exit code 2, and nothing written."""
 
+import contextlib
 import json
+import os
 import shutil
 
 import pytest
@@ -109,6 +111,49 @@ def test_results_that_are_not_ours_are_left_alone(command, trained, tmp_path):
     (copied / "results.json").write_text(json.dumps(["mine"]))
     refused(command("eval", copied, "--limit", 1), "results.json")
     assert json.loads((copied / "results.json").read_text()) == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "parts"),
+    [
+        ("summary.json", "{", ["summary.json: cannot be read"]),
+        ("summary.json", "{}", ["summary.json: not the summary of a run"]),
+        ("base.json", None, ["base.json: cannot be read: No such file"]),
+        ("base.json", "[]", ["base.json: cannot be read", "not list"]),
+        ("adapter/adapter_model.safetensors", "x", ["adapter: the adapter cannot be loaded"]),
+        ("adapter/adapter_model.safetensors", None, ["adapter: holds no weights"]),
+        ("adapter/adapter_config.json", "{", ["adapter: the adapter cannot be loaded"]),
+    ],
+)
+def test_a_damaged_run_names_the_file(command, trained, tmp_path, file, content, parts):
+    copied = tmp_path / "run"
+    shutil.copytree(trained, copied)
+    (copied / file).unlink()
+    if content is not None:
+        (copied / file).write_text(content)
+    refused(command("eval", copied, "--limit", 1), *parts)
+
+
+def test_no_task_to_evaluate(command, trained):
+    refused(command("eval", trained, "--tasks", ","), "--tasks", "parity, double, notes")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_while_scores_are_saved_is_one_line(command, project, trained, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.system(f"mount -t tmpfs -o size=400k tmpfs {disk} 2>/dev/null") != 0:
+        pytest.skip("no permission to mount a small disk")
+    try:
+        shutil.copytree(trained, disk / "run", ignore=shutil.ignore_patterns("checkpoints", "results.json"))
+        with contextlib.suppress(OSError), (disk / "rest").open("wb") as rest:
+            rest.write(bytes(400_000))
+        refused(command("eval", disk / "run", "--limit", 1), "results.json: the disk is full")
+        assert not (disk / "run" / "results.json").exists()
+        compared = ("compare", project / "run.yaml", "--methods", "lora", "--set", "eval.limit=1")
+        refused(command(*compared, "--output", disk / "compared"), "results.json: the disk is full")
+    finally:
+        os.system(f"umount -l {disk}")
 
 
 def test_an_interruption_ends_with_130_and_one_line(command, project, monkeypatch):

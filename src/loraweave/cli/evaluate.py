@@ -67,6 +67,8 @@ def _chosen(available: list, wanted: str | None) -> list:
         return available
     by_name = {task.name: task for task in available}
     names = [name.strip() for name in wanted.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"--tasks {wanted!r}: name at least one of {', '.join(by_name)}")
     for name in names:
         if name not in by_name:
             raise UserError(f"the run has no task {name!r}{nearest(name, by_name)} (its tasks: {', '.join(by_name)})")

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from loraweave.comparison import words
 from loraweave.comparison.curves import loss_curves, trained_methods
 from loraweave.comparison.results import BASE, MethodSummary, Results, RunRecord, Spread, best_methods, notes
+from loraweave.training.checkpoints import write_text
 
 LONGEST_HEAD = 12
 CURVES = (
@@ -23,7 +24,7 @@ CURVES = (
 def write_page(results: Results, path: Path) -> None:
     """Write the page of `results` to `path`."""
     template = Environment(loader=PackageLoader("loraweave.comparison", "."), autoescape=True).get_template("page.html")
-    path.write_text(template.render(_content(results)), encoding="utf-8")
+    write_text(path, template.render(_content(results)))
 
 
 def _content(results: Results) -> dict[str, Any]:

@@ -71,11 +71,41 @@ def is_complete(checkpoint: Path) -> bool:
     return True
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all."""
+def write_text(path: Path, content: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        UserError: the disk is full; what was at `path` before is still there.
+    """
     unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_text(content, encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        if disk_is_full(error):
+            raise UserError(f"{path}: the disk is full, so this was not saved; nothing was written over") from error
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all; see `write_text`."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote.
+
+    Raises:
+        UserError: the file is missing, or it holds something else than a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: cannot be read: a JSON object is wanted, not {type(content).__name__}")
+    return content
 
 
 def disk_is_full(error: BaseException | None) -> bool:

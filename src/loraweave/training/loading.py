@@ -1,6 +1,5 @@
 """Load a finished run: its base model with the adapter on it, its tokenizer, tasks and configuration."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from ..bases import check_fingerprint, load_base
 from ..errors import UserError
 from ..tasks import Task
 from .adapting import take_off
+from .checkpoints import read_json
 from .config import RunConfig
 from .folder import RunFolder
 from .quiet import quiet_libraries
@@ -64,10 +64,15 @@ def load_run(folder: str | Path, *, base: Base | None = None, tasks: Sequence[Ta
             model, tokenizer = load_base(run.model)
         else:
             model, tokenizer = base or load_base(config.model)
-            check_fingerprint(model, json.loads(run.base.read_text())["fingerprint"], str(run.path))
+            check_fingerprint(model, read_json(run.base).get("fingerprint", "none"), str(run.path))
         if summary["adapter"] == run.adapter.name:
+            if not any(run.adapter.glob("adapter_model.*")):  # PEFT would look for it on the hub
+                raise UserError(f"{run.adapter}: holds no weights (no adapter_model.safetensors)")
             try:
                 model = PeftModel.from_pretrained(model, run.adapter)
-            except (OSError, ValueError, RuntimeError) as error:
+            except Exception as error:  # safetensors raises its own type for a truncated or foreign file
+                known = isinstance(error, (OSError, ValueError, RuntimeError))
+                if not known and type(error).__name__ != "SafetensorError":
+                    raise
                 raise UserError(f"{run.adapter}: the adapter cannot be loaded: {str(error).splitlines()[0]}") from error
         return Run(run.path, config, summary, model.eval(), tokenizer, list(tasks or load_run_tasks(config)))

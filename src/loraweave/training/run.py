@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from ..tasks import Task, load_tasks
 from ..tasks.mixture import Realised, realised_table
 from .adapting import adapted
 from .callbacks import Clock, MetricsFile, Reporter
-from .checkpoints import disk_is_full, write_json, written_whole
+from .checkpoints import disk_is_full, read_json, write_json, written_whole
 from .config import RunConfig
 from .data import RunData, load_data
 from .folder import RunFolder, environment
@@ -321,4 +320,7 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
     if not run.summary.is_file():
         what = "the run in this folder did not finish" if run.config.exists() else "this folder holds no run"
         raise UserError(f"{run.path}: {what}")
-    return json.loads(run.summary.read_text(encoding="utf-8"))
+    summary = read_json(run.summary)
+    if "adapter" not in summary:
+        raise UserError(f"{run.summary}: not the summary of a run by this version")
+    return summary
