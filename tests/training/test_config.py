@@ -6,6 +6,7 @@ import pytest
 
 from loraweave.errors import UserError
 from loraweave.training.config import RunConfig
+from loraweave.training.settings import build_arguments
 
 GOOD = """\
 model: nano
@@ -52,6 +53,12 @@ def test_values_of_every_kind_of_training_argument(tmp_path: Path) -> None:
         "optim": "adamw_torch",
     }
     assert RunConfig(model="nano", tasks=["boolq"], train=train).train == train
+
+
+def test_float16_takes_the_place_of_bfloat16(tmp_path: Path) -> None:
+    assert not build_arguments({"fp16": True}, 0, tmp_path).bf16
+    with pytest.raises(UserError, match="fp16 and bf16"):
+        build_arguments({"fp16": True, "bf16": True}, 0, tmp_path)
 
 
 def test_bare_knobs_are_a_method(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
         UserError: an unknown or settled field, or a value that transformers or TRL refuses.
     """
     check_train_values(train)
-    values = {**DEFAULTS, "bf16": has_fast_bfloat16(), **train}
+    values = {**DEFAULTS, "bf16": has_fast_bfloat16() and not train.get("fp16"), **train}
     for key in _STRATEGIES:
         values[key] = "no" if values.get(key) is False else values.get(key, "steps")  # YAML reads `no` as false
     if values.get("gradient_checkpointing"):
