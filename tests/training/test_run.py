@@ -176,11 +176,6 @@ def test_a_run_that_never_began_leaves_no_folder(project: Path, wrong: str, word
     with pytest.raises(UserError, match=words):
         run(project, wrong)
     assert not (project / "out").exists()
-    (project / "out").mkdir()
-    (project / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match=words):
-        run(project, wrong)
-    assert (project / "out" / "mine.txt").read_text() == "mine"
 
 
 def test_a_folder_with_a_run_file_alone_is_left_alone(project: Path) -> None:
@@ -309,3 +304,11 @@ def test_the_bar_draws_on_a_terminal() -> None:
     bar.stop()
     assert "2/3" in text.getvalue()
     assert "loss 0.500" in text.getvalue()
+
+
+def test_a_folder_with_other_files_is_left_alone(project: Path) -> None:
+    (project / "mine").mkdir()
+    (project / "mine" / "notes.txt").write_text("keep me")
+    with pytest.raises(UserError, match="holds something else than a run"):
+        train(RunConfig.load(project / "run.yaml"), project / "mine")
+    assert [p.name for p in (project / "mine").iterdir()] == ["notes.txt"]

@@ -59,8 +59,8 @@ class RunFolder:
             The checkpoint to resume from; None to start at the start.
 
         Raises:
-            UserError: the folder holds a run and `resume` is not set, or that run's configuration is another one; or
-                the folder cannot be made.
+            UserError: the folder holds a run and `resume` is not set, or that run's configuration is another one, or
+                files that are no run's; or the folder cannot be made.
         """
         if self.config.exists():
             if not resume:
@@ -74,6 +74,8 @@ class RunFolder:
                 if not (unfinished / "trainer_state.json").is_file():
                     shutil.rmtree(unfinished)
             return last_good_checkpoint(self.checkpoints)
+        if self.path.is_dir() and not self.is_new:
+            raise UserError(f"{self.path}: this folder holds something else than a run; choose another output")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
