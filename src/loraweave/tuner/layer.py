@@ -4,46 +4,24 @@
 into one product, everything that writes y into another, which is added into the base's output.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
+from peft.tuners.tuners_utils import _get_in_out_features
 from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 from transformers.pytorch_utils import Conv1D
 
-from .. import gates, lowrank, starts
+from .. import gates, lowrank
 from ..config import WeaveConfig
 from ..errors import UserError
 from .context import TaskContext, per_token
-
-PARAMETERS = (
-    "weave_A",
-    "weave_B",
-    "weave_channel",
-    "weave_router",
-    "weave_task_logits",
-    "weave_task_embedding",
-    "weave_task_gate",
-    "weave_task_transform",
-    "weave_anchor_A",
-    "weave_anchor_B",
-)
-FROZEN = ("weave_anchor_A", "weave_anchor_B")
+from .merging import MergeableLayer
+from .parameters import FROZEN, PARAMETERS, Knobs, first_values
 
 
-@dataclass(frozen=True)
-class Knobs:
-    """What a layer needs to know of its adapter's configuration."""
-
-    config: WeaveConfig
-    r: int
-    scaling: float
-
-
-class WeaveLinear(nn.Module, BaseTunerLayer):
+class WeaveLinear(MergeableLayer):
     """A frozen linear layer and its adapters.
 
     Args:
@@ -89,39 +67,11 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             )
         scaling = lora_alpha / (r**0.5 if config.use_rslora else r)
         self.knobs[adapter_name] = Knobs(config, r, scaling)
-        for name, tensor in self._first_values(config, r).items():
+        for name, tensor in first_values(config, r, self.in_features, self.out_features).items():
             getattr(self, name)[adapter_name] = nn.Parameter(tensor, requires_grad=name not in FROZEN)
         self.frozen_peft_weight_names = {**self.frozen_peft_weight_names, adapter_name: FROZEN}
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
-
-    def _first_values(self, config: WeaveConfig, r: int) -> dict[str, Tensor]:
-        heads, tasks = config.num_heads, len(config.task_names or ())
-        A = torch.empty(1 if config.down == "shared" else heads, r, self.in_features)
-        B = torch.zeros(heads, self.out_features, r)
-        values = {"weave_A": A, "weave_B": B}
-        if config.start == "random_anchored":
-            values["weave_anchor_A"], values["weave_anchor_B"] = starts.anchored(A, B)
-        else:
-            starts.kaiming(A)
-        if config.start == "zero_gate" or not config.init_weights:
-            starts.kaiming(B)
-        uniform = config.start == "random_anchored"
-        if config.gate == "channel":
-            values["weave_channel"] = starts.channel_gate(heads, self.out_features, config.start, config.init_weights)
-        elif config.gate == "token":
-            values["weave_router"] = starts.logits(heads, self.in_features, zero=uniform)
-        elif config.gate == "task":
-            values["weave_task_logits"] = starts.logits(tasks, heads, zero=uniform)
-        elif config.gate == "task_embedding":
-            values["weave_task_embedding"] = torch.randn(tasks, config.task_embedding_dim)
-            values["weave_task_gate"] = starts.logits(heads, config.task_embedding_dim, zero=uniform)
-        if config.task_transform:
-            values["weave_task_transform"] = torch.eye(r).repeat(tasks, 1, 1)
-        return values
-
-    def _get(self, name: str, adapter: str) -> Tensor | None:
-        return getattr(self, name).get(adapter)
 
     # --- forward ----------------------------------------------------------------------------------------------------
 
@@ -182,108 +132,9 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             up = torch.cat([up, -anchor_B.T])
         return mixed, up
 
-    def _task_weights(self, adapter: str) -> Tensor:
-        """(K, N): the gates of all tasks."""
-        config = self.knobs[adapter].config
-        if config.gate == "task":
-            return gates.task_weights(self.weave_task_logits[adapter], config.temperature)
-        return gates.embedding_weights(self.weave_task_embedding[adapter], self.weave_task_gate[adapter])
-
     def _rows_of_tasks(self, adapter: str, table: Tensor, x: Tensor) -> Tensor:
         ids = self.task_context.ids(self.knobs[adapter].config.task_names or (), x.device)
         return per_token(table, ids, x)
-
-    # --- folding and merging ----------------------------------------------------------------------------------------
-
-    def lora_factors(self, adapter: str) -> tuple[Tensor, Tensor]:
-        """The plain LoRA pair (lora_A (R, d_in), lora_B (d_out, R)) with ΔW = lora_B @ lora_A, scaling included.
-
-        A method with task ids folds for one task: the one set with `loraweave.task`.
-
-        Raises:
-            UserError: the update depends on x, or one task is needed and not given.
-        """
-        knobs = self.knobs[adapter]
-        config = knobs.config
-        if config.depends_on_input:
-            raise UserError(
-                f"adapter {adapter!r} ({config.method}) weighs its heads by the input, so it is no fixed change of the "
-                "weights and cannot be merged or folded; serve it as it is, or train mlora, multilora or mtllora"
-            )
-        weights = transform = None
-        if config.needs_tasks:
-            ids = self.task_context.ids(config.task_names or (), self.weave_A[adapter].device)
-            if ids.numel() != 1:
-                raise UserError(
-                    f"adapter {adapter!r} ({config.method}) folds for one task at a time, got {ids.numel()} tasks"
-                )
-            task = int(ids.reshape(()))
-            if config.gate in ("task", "task_embedding"):
-                weights = self._task_weights(adapter)[task]
-            if config.task_transform:
-                transform = self.weave_task_transform[adapter][task]
-        if config.gate == "uniform" or (config.gate == "token" and config.num_heads == 1):
-            weights = self.weave_A[adapter].new_full((config.num_heads,), 1.0 / config.num_heads)
-        anchor_A, anchor_B = self._get("weave_anchor_A", adapter), self._get("weave_anchor_B", adapter)
-        return lowrank.fold(
-            self.weave_A[adapter],
-            self.weave_B[adapter],
-            weights=weights,
-            channel=self._get("weave_channel", adapter),
-            transform=transform,
-            scaling=knobs.scaling,
-            anchor=(anchor_A, anchor_B) if anchor_A is not None and anchor_B is not None else None,
-        )
-
-    @torch.no_grad()
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """ΔW in the base weight's own layout: (d_out, d_in), or (d_in, d_out) for Conv1D."""
-        lora_A, lora_B = self.lora_factors(adapter)
-        change = lora_B @ lora_A
-        return change.T if self.fan_in_fan_out else change
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        config = self.knobs[adapter_name].config
-        return not (config.depends_on_input or config.needs_tasks)
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add ΔW to the base weight. The old weight is kept, so that `unmerge` gives its very bits back.
-
-        Raises:
-            UserError: the update depends on x; no task given; a quantised base.
-            ValueError: with `safe_merge`, the merged weight is not finite.
-        """
-        for adapter in check_adapters_to_merge(self, adapter_names):
-            if adapter not in self.knobs:
-                continue
-            if self.quantization_backend is not None:
-                raise UserError(
-                    f"layer {self.layer_name} is quantised: merging would round the update away; "
-                    "merge into the unquantised base instead"
-                )
-            base = self.get_base_layer()
-            if not isinstance(base, (nn.Linear, Conv1D)):
-                raise UserError(
-                    f"layer {self.layer_name} is a {type(base).__name__}: what its weight means is not known, so "
-                    "nothing can be merged into it; only nn.Linear and Conv1D can"
-                )
-            wide = torch.promote_types(base.weight.dtype, torch.float32)
-            merged = (base.weight.data.to(wide) + self.get_delta_weight(adapter).to(wide)).to(base.weight.dtype)
-            if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken")
-            if self._unmerged_weight is None:
-                self._unmerged_weight = base.weight.data
-            base.weight.data = merged
-            self.merged_adapters.append(adapter)
-
-    def unmerge(self) -> None:
-        """Put the base weight back as it was before the first merge."""
-        if self._unmerged_weight is None:
-            return
-        weight = self.get_base_layer().weight
-        weight.data = self._unmerged_weight.to(weight.device)
-        self._unmerged_weight = None
-        self.merged_adapters.clear()
 
 
 def linear_size(layer: nn.Module, name: str) -> tuple[int, int]:

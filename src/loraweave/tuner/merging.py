@@ -1,0 +1,126 @@
+"""What an adapter is as a change of the weights: folded to a plain LoRA pair, or merged into the base and back."""
+
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from .. import gates, lowrank
+from ..errors import UserError
+from .context import TaskContext
+from .parameters import Knobs
+
+
+class MergeableLayer(nn.Module, BaseTunerLayer):
+    """The part of `WeaveLinear` that folds and merges; the attributes named here are set there."""
+
+    layer_name: str
+    task_context: TaskContext
+    knobs: dict[str, Knobs]
+    fan_in_fan_out: bool
+    quantization_backend: Any
+    merged_adapters: list[str]
+    _unmerged_weight: Tensor | None
+
+    def _get(self, name: str, adapter: str) -> Any:
+        """An adapter's parameter, or None where its method has none of that name."""
+        return getattr(self, name).get(adapter)
+
+    def _task_weights(self, adapter: str) -> Tensor:
+        """(K, N): the gates of all tasks."""
+        config = self.knobs[adapter].config
+        if config.gate == "task":
+            return gates.task_weights(self.weave_task_logits[adapter], config.temperature)
+        return gates.embedding_weights(self.weave_task_embedding[adapter], self.weave_task_gate[adapter])
+
+    def lora_factors(self, adapter: str) -> tuple[Tensor, Tensor]:
+        """The plain LoRA pair (lora_A (R, d_in), lora_B (d_out, R)) with ΔW = lora_B @ lora_A, scaling included.
+
+        A method with task ids folds for one task: the one set with `loraweave.task`.
+
+        Raises:
+            UserError: the update depends on x, or one task is needed and not given.
+        """
+        knobs = self.knobs[adapter]
+        config = knobs.config
+        if config.depends_on_input:
+            raise UserError(
+                f"adapter {adapter!r} ({config.method}) weighs its heads by the input, so it is no fixed change of the "
+                "weights and cannot be merged or folded; serve it as it is, or train mlora, multilora or mtllora"
+            )
+        weights = transform = None
+        if config.needs_tasks:
+            ids = self.task_context.ids(config.task_names or (), self.weave_A[adapter].device)
+            if ids.numel() != 1:
+                raise UserError(
+                    f"adapter {adapter!r} ({config.method}) folds for one task at a time, got {ids.numel()} tasks"
+                )
+            task = int(ids.reshape(()))
+            if config.gate in ("task", "task_embedding"):
+                weights = self._task_weights(adapter)[task]
+            if config.task_transform:
+                transform = self.weave_task_transform[adapter][task]
+        if config.gate == "uniform" or (config.gate == "token" and config.num_heads == 1):
+            weights = self.weave_A[adapter].new_full((config.num_heads,), 1.0 / config.num_heads)
+        anchor_A, anchor_B = self._get("weave_anchor_A", adapter), self._get("weave_anchor_B", adapter)
+        return lowrank.fold(
+            self.weave_A[adapter],
+            self.weave_B[adapter],
+            weights=weights,
+            channel=self._get("weave_channel", adapter),
+            transform=transform,
+            scaling=knobs.scaling,
+            anchor=(anchor_A, anchor_B) if anchor_A is not None and anchor_B is not None else None,
+        )
+
+    @torch.no_grad()
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """ΔW in the base weight's own layout: (d_out, d_in), or (d_in, d_out) for Conv1D."""
+        lora_A, lora_B = self.lora_factors(adapter)
+        change = lora_B @ lora_A
+        return change.T if self.fan_in_fan_out else change
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        config = self.knobs[adapter_name].config
+        return not (config.depends_on_input or config.needs_tasks)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add ΔW to the base weight. The old weight is kept, so that `unmerge` gives its very bits back.
+
+        Raises:
+            UserError: the update depends on x; no task given; a quantised base.
+            ValueError: with `safe_merge`, the merged weight is not finite.
+        """
+        for adapter in check_adapters_to_merge(self, adapter_names):
+            if adapter not in self.knobs:
+                continue
+            if self.quantization_backend is not None:
+                raise UserError(
+                    f"layer {self.layer_name} is quantised: merging would round the update away; "
+                    "merge into the unquantised base instead"
+                )
+            base = self.get_base_layer()
+            if not isinstance(base, (nn.Linear, Conv1D)):
+                raise UserError(
+                    f"layer {self.layer_name} is a {type(base).__name__}: what its weight means is not known, so "
+                    "nothing can be merged into it; only nn.Linear and Conv1D can"
+                )
+            wide = torch.promote_types(base.weight.dtype, torch.float32)
+            merged = (base.weight.data.to(wide) + self.get_delta_weight(adapter).to(wide)).to(base.weight.dtype)
+            if safe_merge and not torch.isfinite(merged).all():
+                raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken")
+            if self._unmerged_weight is None:
+                self._unmerged_weight = base.weight.data
+            base.weight.data = merged
+            self.merged_adapters.append(adapter)
+
+    def unmerge(self) -> None:
+        """Put the base weight back as it was before the first merge."""
+        if self._unmerged_weight is None:
+            return
+        weight = self.get_base_layer().weight
+        weight.data = self._unmerged_weight.to(weight.device)
+        self._unmerged_weight = None
+        self.merged_adapters.clear()
