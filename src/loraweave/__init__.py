@@ -15,7 +15,7 @@ from .config import (
     WeaveConfig,
 )
 from .errors import UserError
-from .tuner import WeaveModel, task
+from .tuner import WeaveModel, checkpoint_context, task
 
 __version__ = "0.1.0"
 
@@ -29,6 +29,7 @@ __all__ = [
     "UserError",
     "WeaveConfig",
     "WeaveModel",
+    "checkpoint_context",
     "lowrank",
     "task",
 ]

@@ -3,11 +3,11 @@
 Linear layers get a tensor and nothing else, so the tasks of a forward pass are held in one `TaskContext` that the
 adapted layers of a model share. Hooks on the base model take the `tasks` argument out of every call, whoever makes it;
 `task` is for code that cannot pass the argument. A checkpointed block remembers the tasks it was run with, so that its
-second run, in the backward pass, sees the same ones.
+second run, in the backward pass, sees the same ones; a second run that nobody has told them is an error.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -32,24 +32,40 @@ class TaskContext:
 
     @given.setter
     def given(self, tasks: Tasks | None) -> None:
-        self._given = tasks
+        self.state = tasks, _backward_pass()
+
+    @property
+    def state(self) -> tuple[Tasks | None, int]:
+        """The tasks, and the backward pass in which they were given, −1 outside of one; to be put back later."""
+        return self._given, self._given_in
+
+    @state.setter
+    def state(self, state: tuple[Tasks | None, int]) -> None:
+        self._given, self._given_in = state
         self._ids: dict[tuple, Tensor] = {}  # what `ids` has worked out: the same for every layer
 
     @contextmanager
     def use(self, tasks: Tasks | None) -> Iterator[None]:
         """Set the tasks for a block of code; nested use restores the outer ones."""
-        before, self.given = self.given, tasks
+        before, self.given = self.state, tasks
         try:
             yield
         finally:
-            self.given = before
+            self.state = before
 
     def ids(self, task_names: Sequence[str], device: torch.device) -> Tensor:
         """The given tasks as ids into `task_names`: a LongTensor (), (batch,) or (batch, tokens).
 
         Raises:
-            UserError: no tasks given, an unknown name or an id out of range; lists the known tasks.
+            UserError: no tasks given, an unknown name or an id out of range; lists the known tasks. Or a layer is run
+                again in a backward pass, and the tasks of its first run are not known.
         """
+        if (backward := _backward_pass()) != -1 and backward != self._given_in:
+            raise UserError(
+                "activation checkpointing runs an adapted layer again without the tasks of its first run: give "
+                "torch.utils.checkpoint.checkpoint use_reentrant=False and "
+                "context_fn=loraweave.checkpoint_context(model), or use model.gradient_checkpointing_enable()"
+            )
         key = (*task_names, device)
         if key not in self._ids:
             self._ids[key] = self._checked_ids(task_names).to(device, torch.long)
@@ -78,6 +94,11 @@ class TaskContext:
                 wrong = int(low if low < 0 else high)
                 raise UserError(f"task id {wrong} is out of range 0 … {len(task_names) - 1}; {known}")
         return ids
+
+
+def _backward_pass() -> int:
+    """The number of the backward pass under way in this thread; −1 outside of one."""
+    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
 
 
 def _id_of(item: Any, task_names: Sequence[str], known: str) -> int:
@@ -128,19 +149,19 @@ class _Hooks:
 
     def __init__(self, context: TaskContext) -> None:
         self.context = context
-        self.outer: list[Tasks | None] = []
+        self.outer: list[tuple[Tasks | None, int]] = []
         self.handles: list[RemovableHandle] = []
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        self.outer.append(self.context.given)
+        self.outer.append(self.context.state)
         if (tasks := kwargs.pop("tasks", None)) is not None:
             self.context.given = tasks
-        if module.training:
+        if torch.is_grad_enabled():
             _carry_through_checkpoints(module, self.context)
         return args, kwargs
 
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        self.context.given = self.outer.pop()
+        self.context.state = self.outer.pop()
 
 
 def attach(model: nn.Module) -> TaskContext:
@@ -161,10 +182,9 @@ def detach(model: nn.Module) -> None:
     hooks = model.__dict__.pop("_loraweave_hooks", None)
     for handle in hooks.handles if hooks else ():
         handle.remove()
-    for module in model.modules():
-        function = module.__dict__.get("_gradient_checkpointing_func")
+    for module, name, function in _checkpoint_functions(model):
         if isinstance(function, _CheckpointWithTasks):
-            module._gradient_checkpointing_func = function.checkpoint
+            setattr(module, name, function.checkpoint)
 
 
 class _CheckpointWithTasks:
@@ -184,12 +204,31 @@ class _CheckpointWithTasks:
         return self.checkpoint(run, *args, **kwargs)
 
 
-def _carry_through_checkpoints(model: nn.Module, context: TaskContext) -> None:
-    """Wrap the checkpoint function of every block that transformers runs under gradient checkpointing."""
+def _checkpoint_functions(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+    """Every module that checkpoints by a function it holds, the attribute, and the function: blocks of transformers,
+    and what torch's `checkpoint_wrapper` made."""
     for module in model.modules():
-        function = module.__dict__.get("_gradient_checkpointing_func")
-        if function is not None and not isinstance(function, _CheckpointWithTasks):
-            module._gradient_checkpointing_func = _CheckpointWithTasks(function, context)
+        name = "checkpoint_fn" if "_checkpoint_wrapped_module" in module._modules else "_gradient_checkpointing_func"
+        if (function := module.__dict__.get(name)) is not None:
+            yield module, name, function
+
+
+def _carry_through_checkpoints(model: nn.Module, context: TaskContext) -> None:
+    """Wrap the checkpoint functions that a model holds, so that they carry the tasks."""
+    for module, name, function in _checkpoint_functions(model):
+        if not isinstance(function, _CheckpointWithTasks):
+            setattr(module, name, _CheckpointWithTasks(function, context))
+
+
+def _context_of(model: nn.Module, caller: str) -> TaskContext:
+    contexts = {id(c): c for m in model.modules() if (c := getattr(m, "task_context", None)) is not None}
+    if not contexts:
+        raise UserError(f"{caller}: this model has no Weave adapter, so there is no layer to tell the task")
+    if len(contexts) > 1:
+        raise UserError(
+            f"{caller}: there are {len(contexts)} adapted models in this one, each with tasks of its own; name one"
+        )
+    return next(iter(contexts.values()))
 
 
 @contextmanager
@@ -202,11 +241,39 @@ def task(model: nn.Module, tasks: Tasks) -> Iterator[None]:
             (batch, tokens).
 
     Raises:
-        UserError: the model has no Weave layers.
+        UserError: the model has no Weave layers, or holds several adapted models.
     """
-    contexts = {id(c): c for m in model.modules() if (c := getattr(m, "task_context", None)) is not None}
-    if not contexts:
-        raise UserError("loraweave.task: this model has no Weave adapter, so there is no layer to tell the task")
-    (context,) = contexts.values()
+    context = _context_of(model, "loraweave.task")
+    _carry_through_checkpoints(model, context)  # what runs inside may be a part of the model, past the hooks
     with context.use(tasks):
         yield
+
+
+def checkpoint_context(model: nn.Module) -> Callable[[], tuple[AbstractContextManager, AbstractContextManager]]:
+    """For a model that calls `torch.utils.checkpoint.checkpoint` itself: what to give it as `context_fn`.
+
+        checkpoint(block, x, use_reentrant=False, context_fn=loraweave.checkpoint_context(model))
+
+    The block then runs again, in the backward pass, with the tasks of its first run. Not needed for
+    `model.gradient_checkpointing_enable()` and torch's `checkpoint_wrapper`.
+
+    Raises:
+        UserError: the model has no Weave layers, or holds several adapted models.
+    """
+    context = _context_of(model, "loraweave.checkpoint_context")
+    return lambda: (nullcontext(), _Again(context))
+
+
+class _Again:
+    """The tasks of now, as a context manager for later and for as often as a block is run again."""
+
+    def __init__(self, context: TaskContext) -> None:
+        self.context = context
+        self.tasks = context.given
+        self.stack = ExitStack()
+
+    def __enter__(self) -> None:
+        self.stack.enter_context(self.context.use(self.tasks))
+
+    def __exit__(self, *error: Any) -> None:
+        self.stack.__exit__(*error)
