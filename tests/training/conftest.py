@@ -8,6 +8,7 @@ import pytest
 from tiny_project import TASKS, byte_tokenizer, write_project
 from training.parts import NAMES, random_rows
 
+from loraweave.training.auxiliary import LossConfig
 from loraweave.training.packing import Plan, validation_plan
 from loraweave.training.rows import Rows
 from loraweave.training.settings import build_arguments
@@ -24,7 +25,12 @@ def make_trainer(tmp_path: Path) -> Callable[..., MultiTaskTrainer]:
     """make_trainer(model, rows, **training arguments) -> a trainer on those rows, in their order if not packed."""
 
     def build(
-        model: Any, rows: Rows, packing: bool = False, names: Sequence[str] = NAMES, **arguments: Any
+        model: Any,
+        rows: Rows,
+        packing: bool = False,
+        names: Sequence[str] = NAMES,
+        losses: LossConfig | None = None,
+        **arguments: Any,
     ) -> MultiTaskTrainer:
         values = {
             "per_device_train_batch_size": 4,
@@ -39,8 +45,9 @@ def make_trainer(tmp_path: Path) -> Callable[..., MultiTaskTrainer]:
             **arguments,
         }
         args = build_arguments(values, 0, tmp_path / "run")
-        plan = Plan(rows, lambda _: range(len(rows)), max_length=64, packing=packing, seed=0, epochs=3)
-        return MultiTaskTrainer(model, args, byte_tokenizer(), plan, validation_plan(rows, 64, packing), names)
+        plan = Plan(rows, lambda _: range(len(rows)), max_length=64, packing=packing, seed=0, epochs=12)
+        validation = validation_plan(rows, 64, packing)
+        return MultiTaskTrainer(model, args, byte_tokenizer(), plan, validation, names, losses=losses)
 
     return build
 

@@ -31,8 +31,9 @@ class Collator:
         """The batch.
 
         Returns:
-            input_ids, labels, tasks and, if packed, position_ids, (batch, tokens) each; scored (n,), the flat positions
-            whose next token has a label; and tokens, the number of real ones.
+            input_ids, labels, tasks, padding (True where there is no token) and, if packed, position_ids, each
+            (batch, tokens); scored (n,), the flat positions whose next token has a label; and tokens, the number of
+            real ones.
         """
         if self.one_row:
             rows = [{key: np.concatenate([row[key] for row in rows]) for key in rows[0]}]
@@ -43,6 +44,7 @@ class Collator:
             "labels": _padded([row["labels"] for row in rows], width, -100),
             "tasks": _padded([row["tasks"] for row in rows], width, 0),
         }
+        batch["padding"] = torch.arange(width) >= torch.tensor(lengths)[:, None]
         if any(len(row["seq_lengths"]) > 1 for row in rows):
             batch["position_ids"] = _padded([_positions(row["seq_lengths"]) for row in rows], width, None)
         # Found here, on the CPU: looking for them on a GPU would make every step wait for it.

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ..errors import UserError, nearest
 from ..tasks.mixture import MixtureConfig
 from ..tasks.spec import parse_spec
-from .methods import METHODS, resolve_method
+from .methods import METHODS, build_losses, resolve_method
 from .settings import check_train_values
 from .yamlfile import Lines, parse_value, read_yaml
 
@@ -75,6 +75,7 @@ class RunConfig(BaseModel):
     @classmethod
     def _known_method(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
         resolve_method(value)
+        build_losses(value)
         return value
 
     @field_validator("train")

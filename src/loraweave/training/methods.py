@@ -2,15 +2,16 @@
 
 A method is given as a name (`rlora`), as a mapping with a name and fields of that method's configuration
 (`{name: rlora, r: 8, target_modules: [q_proj, v_proj]}`), or as bare knobs of `WeaveConfig`
-(`{num_heads: 4, gate: token}`).
+(`{num_heads: 4, gate: token}`). The mapping also takes the fields of `LossConfig` (`{name: lora, alignment: 0.2}`).
 A new method is one entry in `METHODS`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from peft import LoraConfig, PeftConfig
+from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from ..config import (
@@ -23,6 +24,7 @@ from ..config import (
     WeaveConfig,
 )
 from ..errors import UserError, nearest
+from .auxiliary import LossConfig
 
 MethodSpec = str | Mapping[str, Any]
 
@@ -41,6 +43,7 @@ class Method:
         trains: "nothing", "everything" or "adapter".
         config_class: the PEFT configuration, for adapters.
         defaults: fields in which we differ from the configuration class's own defaults.
+        losses: added to the language model's; fields of `LossConfig`.
     """
 
     name: str
@@ -48,11 +51,14 @@ class Method:
     learning_rate: float
     trains: Literal["nothing", "everything", "adapter"] = "adapter"
     config_class: type[PeftConfig] | None = None
-    defaults: Mapping[str, Any] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    losses: Mapping[str, Any] = field(default_factory=dict)
 
     def fields(self) -> list[str]:
         """Names that a run file may set for this method."""
-        return [f.name for f in fields(self.config_class) if f.name not in _SET_BY_US] if self.config_class else []
+        if self.config_class is None:
+            return []
+        return [f.name for f in fields(self.config_class) if f.name not in _SET_BY_US] + list(LossConfig.model_fields)
 
 
 _LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "target_modules": "all-linear"}
@@ -64,6 +70,28 @@ METHODS: dict[str, Method] = {
         Method("full", "full fine-tuning: every weight of the base", 5e-5, "everything"),
         Method(
             "lora", "LoRA, PEFT's own: one low-rank update per layer", 2e-4, config_class=LoraConfig, defaults=_LORA
+        ),
+        Method(
+            "rslora",
+            "LoRA scaled by 1/√r (rank-stabilised)",
+            2e-4,
+            config_class=LoraConfig,
+            defaults={**_LORA, "use_rslora": True},
+        ),
+        Method(
+            "dora",
+            "DoRA: LoRA on the direction, a learned magnitude apart",
+            2e-4,
+            config_class=LoraConfig,
+            defaults={**_LORA, "use_dora": True},
+        ),
+        Method(
+            "alignlora",
+            "Align-LoRA: LoRA with a loss that brings the tasks' A x together",
+            2e-4,
+            config_class=LoraConfig,
+            defaults={**_LORA, "lora_alpha": 32, "lora_dropout": 0.1},
+            losses={"alignment": 0.2},
         ),
         Method(
             "multilora", "MultiLoRA: parallel updates, scaled per output channel", 3e-4, config_class=MultiLoraConfig
@@ -90,10 +118,10 @@ def resolve_method(spec: MethodSpec) -> tuple[Method, dict[str, Any]]:
         raise UserError(f"unknown method {name!r}{nearest(name, METHODS)} (known: {', '.join(METHODS)})")
     method = METHODS[name]
     known = method.fields()
-    for field in given:
-        if field not in known:
-            allowed = nearest(field, known) if known else f": {name} takes none"
-            raise UserError(f"method {name}: unknown field {field!r}{allowed}")
+    for key in given:
+        if key not in known:
+            allowed = nearest(key, known) if known else f": {name} takes none"
+            raise UserError(f"method {name}: unknown field {key!r}{allowed}")
     rank = given.get("r", 1)
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise UserError(f"method {name}: r (the rank) must be a whole number of at least 1, got {rank!r}")
@@ -113,13 +141,31 @@ def build_peft_config(spec: MethodSpec, task_names: Sequence[str]) -> PeftConfig
     method, given = resolve_method(spec)
     if method.config_class is None:
         return None
-    values = {**(method.defaults or {}), **given, "task_type": "CAUSAL_LM"}
+    fields_of_class = {key: value for key, value in given.items() if key not in LossConfig.model_fields}
+    values = {**method.defaults, **fields_of_class, "task_type": "CAUSAL_LM"}
     if issubclass(method.config_class, WeaveConfig):
         values["task_names"] = list(task_names)
     try:
         return method.config_class(**values)
     except (ValueError, TypeError) as error:
         raise UserError(f"method {method.name}: {' '.join(str(error).split())}") from error
+
+
+def build_losses(spec: MethodSpec) -> LossConfig:
+    """The losses that a method adds to the language model's.
+
+    Raises:
+        UserError: a value of another kind or out of range.
+    """
+    method, given = resolve_method(spec)
+    losses = {**method.losses, **{key: value for key, value in given.items() if key in LossConfig.model_fields}}
+    try:
+        return LossConfig.model_validate(losses)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UserError(
+            f"method {method.name}: {problem['loc'][0]}: {problem['msg']}, got {problem['input']!r}"
+        ) from None
 
 
 def default_learning_rate(spec: MethodSpec, model: PreTrainedModel) -> float:

@@ -26,7 +26,7 @@ from .config import RunConfig
 from .data import RunData, load_data
 from .folder import RunFolder, environment
 from .memory import PeakMemory
-from .methods import default_learning_rate, resolve_method
+from .methods import build_losses, default_learning_rate, resolve_method
 from .packing import Plan, keeps_examples_apart, validation_plan
 from .progress import RunProgress
 from .quiet import quiet_libraries
@@ -164,11 +164,14 @@ def _train(
     clock = Clock()
     with adapted(base, config.method, names, config.seed, keep_base) as model:
         callbacks = _callbacks(folder, config, method.name, clock, progress)
-        trainer = MultiTaskTrainer(model, args, tokenizer, plan, validation, names, callbacks)
+        losses = build_losses(config.method)
+        trainer = MultiTaskTrainer(model, args, tokenizer, plan, validation, names, callbacks, losses)
         clock.trainer = trainer
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            saved = _save(folder, model, tokenizer, main)
+            saved = _save(folder, model, tokenizer, main, trainer)
+            if main and (routing := trainer.auxiliary.routing()) is not None:
+                write_json(folder.routing, routing)
         finally:
             trainer.release()
             _close_tensorboard(callbacks)
@@ -266,15 +269,22 @@ def _close_tensorboard(callbacks: Sequence[TrainerCallback]) -> None:
 
 
 def _save(
-    folder: RunFolder, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, main: bool
+    folder: RunFolder,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    main: bool,
+    trainer: MultiTaskTrainer,
 ) -> Path:
     """Save the adapter, or the whole model where all of it was trained, with the base's name and fingerprint."""
     is_adapter = isinstance(model, PeftModel)
     target = folder.adapter if is_adapter else folder.model
+    state = None
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # every process holds a part, and all must send theirs
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not main:
         return target
     with written_whole(target) as unfinished:
-        model.save_pretrained(unfinished)
+        model.save_pretrained(unfinished, state_dict=state)
         if is_adapter:
             (unfinished / "base.json").write_bytes(folder.base.read_bytes())
         else:

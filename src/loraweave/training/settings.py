@@ -113,6 +113,8 @@ def _check_value(key: str, value: Any) -> None:
     hint = _type_hints()[key]
     if value is False and key in _STRATEGIES:  # YAML reads `no` as false
         return
+    if key == "fsdp" and isinstance(value, bool):  # what transformers documents, though its field is a string
+        return
     try:
         TypeAdapter(hint).validate_python(value, strict=True)
         for choices in get_args(hint):

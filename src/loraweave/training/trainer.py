@@ -9,10 +9,12 @@ import datasets
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from ..config import WeaveConfig
+from .auxiliary import Auxiliary, LossConfig
 from .checkpoints import saved_or_removed
 from .collate import Collator
 from .losses import TaskLosses
@@ -34,6 +36,7 @@ class MultiTaskTrainer(SFTTrainer):
         validation: the rows to evaluate on; None where the arguments ask for no evaluation.
         task_names: the tasks in the order of their ids.
         callbacks: Hugging Face callbacks.
+        losses: added to the language model's, with router health beside it: see `auxiliary.Auxiliary.read`.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class MultiTaskTrainer(SFTTrainer):
         validation: Plan | None,
         task_names: Sequence[str],
         callbacks: Sequence[TrainerCallback] = (),
+        losses: LossConfig | None = None,
     ) -> None:
         self.sampler = EpochSampler(train)
         base = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -70,6 +74,7 @@ class MultiTaskTrainer(SFTTrainer):
         add_fused_lm_head(base)  # log-probabilities alone: TRL's entropy and accuracy cost time in every step
         self.takes_tasks = isinstance(model, PeftModel) and isinstance(model.active_peft_config, WeaveConfig)
         self.task_losses = {mode: TaskLosses(task_names, args.device) for mode in ("train", "eval")}
+        self.auxiliary = Auxiliary(model, losses or LossConfig(), task_names, self.accelerator)
         self.tokens_seen = 0
 
     def compute_loss(
@@ -84,7 +89,11 @@ class MultiTaskTrainer(SFTTrainer):
             forward["tasks"] = inputs["tasks"]
         if self.aux_loss_enabled:
             forward["output_router_logits"] = True
-        with _hidden_states_at(self.base, scored):
+        probe = None
+        if mode == "train":
+            micro_batches = self.current_gradient_accumulation_steps
+            probe = self.auxiliary.probe(inputs["tasks"], inputs["padding"], micro_batches, self._logs_this_step())
+        with _hidden_states_at(self.base, scored), self.auxiliary.watch(probe):
             targets = inputs["labels"].flatten()[scored + 1]
             outputs = model(**forward, shift_labels=targets[None], use_cache=False, fused_lm_head=True)
         losses = -outputs.log_probs.flatten()
@@ -98,7 +107,15 @@ class MultiTaskTrainer(SFTTrainer):
         if self.aux_loss_enabled:
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
+        if probe is not None:
+            added = self.auxiliary.loss(probe, micro_batches, last=self.accelerator.sync_gradients)
+            loss = loss if added is None else loss + added
         return loss
+
+    def _logs_this_step(self) -> bool:
+        """Whether the step under way will be logged; where that is not known beforehand, now and then."""
+        every = self.state.logging_steps if self.args.logging_strategy == IntervalStrategy.STEPS else 10
+        return (self.state.global_step + 1) % max(1, every) == 0
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One batch forward and backward. On a CPU a bad loss is seen before the weights take it; on a GPU, where
@@ -114,6 +131,7 @@ class MultiTaskTrainer(SFTTrainer):
             self.task_losses["train"].check()
             by_task = self.task_losses["train"].read(self.accelerator)
             logs |= {f"loss/{name}": loss for name, loss in by_task.items() if name}
+            logs |= self.auxiliary.read()
             logs["num_tokens"] = self.tokens_seen
         super().log(logs, start_time)
 
@@ -130,8 +148,9 @@ class MultiTaskTrainer(SFTTrainer):
         return output
 
     def release(self) -> None:
-        """Give the base back as it was: TRL had replaced its forward."""
+        """Give the base back as it was: TRL had replaced its forward, and losses on A x had hooked its layers."""
         self._restore_forward()
+        self.auxiliary.release()
 
     def _restore_forward(self) -> None:
         self.base.__dict__.pop("forward", None)

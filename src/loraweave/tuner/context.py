@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import UserError, nearest
+from .probe import Probe
 
 Tasks: TypeAlias = str | Sequence[str] | int | Sequence[int] | Tensor
 
@@ -24,6 +25,7 @@ class TaskContext:
 
     def __init__(self) -> None:
         self.given = None
+        self.probe: Probe | None = None
 
     @property
     def given(self) -> Tasks | None:
@@ -52,6 +54,15 @@ class TaskContext:
             yield
         finally:
             self.state = before
+
+    @contextmanager
+    def watched_by(self, probe: Probe | None) -> Iterator[None]:
+        """Show a block of code's rank-space tensors to a probe."""
+        before, self.probe = self.probe, probe
+        try:
+            yield
+        finally:
+            self.probe = before
 
     def ids(self, task_names: Sequence[str], device: torch.device) -> Tensor:
         """The given tasks as ids into `task_names`: a LongTensor (), (batch,) or (batch, tokens).
@@ -195,10 +206,12 @@ class _CheckpointWithTasks:
         self.context = context
 
     def __call__(self, block: Any, *args: Any, **kwargs: Any) -> Any:
-        tasks = self.context.given
+        tasks, probe = self.context.given, self.context.probe
 
         def run(*block_args: Any, **block_kwargs: Any) -> Any:
-            with self.context.use(tasks):
+            nonlocal probe
+            seen_by, probe = probe, probe and probe.silent()  # the second run repeats what the probe saw in the first
+            with self.context.use(tasks), self.context.watched_by(seen_by):
                 return block(*block_args, **block_kwargs)
 
         return self.checkpoint(run, *args, **kwargs)
@@ -269,11 +282,12 @@ class _Again:
 
     def __init__(self, context: TaskContext) -> None:
         self.context = context
-        self.tasks = context.given
+        self.tasks, self.probe = context.given, context.probe
         self.stack = ExitStack()
 
     def __enter__(self) -> None:
         self.stack.enter_context(self.context.use(self.tasks))
+        self.stack.enter_context(self.context.watched_by(self.probe and self.probe.silent()))
 
     def __exit__(self, *error: Any) -> None:
         self.stack.__exit__(*error)

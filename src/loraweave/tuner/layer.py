@@ -117,6 +117,8 @@ class WeaveLinear(MergeableLayer):
             weights = gates.softmax_over_heads(logits)
         elif config.gate in ("task", "task_embedding"):
             weights = self._rows_of_tasks(adapter, self._task_weights(adapter), x)
+        if (probe := self.task_context.probe) is not None:
+            probe.see(f"{self.layer_name}.{adapter}", u, weights)
         transform = self._get("weave_task_transform", adapter)
         if transform is not None:
             transform = self._rows_of_tasks(adapter, transform, x)

@@ -1,0 +1,77 @@
+"""How far apart tasks are in rank space, and how unevenly heads are used: the auxiliary losses as functions of sums.
+
+Torch only. Everything is differentiable, and small: nothing here has a token dimension.
+"""
+
+import torch
+from torch import Tensor
+
+# A Gaussian kernel for each bandwidth, nineteen from 1e-6 to 1e6, so that some of them suit any scale of A x.
+BANDWIDTHS = tuple(10.0 ** (exponent * 12 / 18 - 6) for exponent in range(19))
+
+
+def symmetric_kl(counts: Tensor, sums: Tensor, squares: Tensor) -> Tensor:
+    """Mean over task pairs of ½ (KL(p‖q) + KL(q‖p)) of the tasks' diagonal Gaussians (Align-LoRA, 2508.05078).
+
+    Args:
+        counts: (K,) tokens of each task; tasks with fewer than two are left out.
+        sums, squares: (…, K, D) of A x and of its elementwise square, added up over those tokens.
+
+    Returns:
+        (…) in nats, the sum over D of each pair's divergence; 0 where fewer than two tasks are left.
+    """
+    there = counts > 1
+    n = counts.clamp(min=1).to(sums.dtype).unsqueeze(-1)
+    mean = sums / n
+    # Rounding and constant channels must not make a variance of zero, whatever the scale of A x.
+    variance = (squares / n - mean.square()).clamp(min=0) + 1e-6 * (squares / n) + 1e-12
+    gap = (mean.unsqueeze(-2) - mean.unsqueeze(-3)).square()  # (…, K, K, D)
+    ratio = variance.unsqueeze(-2) / variance.unsqueeze(-3)
+    # ½ (KL + KL) of one channel: the logarithms cancel.
+    inverse = 1 / variance
+    pairs = 0.25 * (ratio + 1 / ratio - 2 + gap * (inverse.unsqueeze(-2) + inverse.unsqueeze(-3)))
+    return _mean_over_pairs(pairs.sum(-1), there)
+
+
+def mmd(samples: Tensor, weights: Tensor, bandwidths: tuple[float, ...] = BANDWIDTHS) -> Tensor:
+    """Mean over task pairs of the squared maximum mean discrepancy, with a sum of Gaussian kernels.
+
+    k(a, b) = Σ_w exp(−‖a − b‖² / 2w) over bandwidths w; MMD²(p, q) = E k(p, p') + E k(q, q') − 2 E k(p, q).
+
+    Args:
+        samples: (K, S, D) points of each task.
+        weights: (K, S) of the points, at least 0; a task whose weights are all 0 is left out.
+        bandwidths: of the kernels, in units of A x squared.
+
+    Returns:
+        () at least 0; 0 where fewer than two tasks are left.
+    """
+    num_tasks, size, _ = samples.shape
+    there = weights.sum(-1) > 0
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-30)
+    points = samples.flatten(0, 1)
+    squared = (points.unsqueeze(0) - points.unsqueeze(1)).square().sum(-1)
+    kernel = torch.stack([torch.exp(squared / (-2 * bandwidth)) for bandwidth in bandwidths]).sum(0)
+    weighted = kernel.view(num_tasks, size, num_tasks, size) * weights[:, :, None, None] * weights
+    means = weighted.sum((1, 3))  # (K, K): E k between every two tasks
+    own = means.diagonal()
+    return _mean_over_pairs(own.unsqueeze(0) + own.unsqueeze(1) - 2 * means, there)
+
+
+def imbalance(weights: Tensor) -> Tensor:
+    """The squared coefficient of variation of the heads' total weight (importance loss, 1701.06538, eq. 7).
+
+    Args:
+        weights: (…, N) weight of each head, added up over tokens.
+
+    Returns:
+        (…) 0 when all heads weigh alike, N − 1 when one head has everything.
+    """
+    share = weights / weights.sum(-1, keepdim=True).clamp(min=1e-30)
+    return weights.shape[-1] * share.square().sum(-1) - 1
+
+
+def _mean_over_pairs(pairs: Tensor, there: Tensor) -> Tensor:
+    """pairs (…, K, K), there (K,): the mean over i < j of the tasks that are there; 0 without such a pair."""
+    chosen = torch.triu(there.unsqueeze(0) & there.unsqueeze(1), diagonal=1)
+    return torch.where(chosen, pairs, 0).sum((-1, -2)) / chosen.sum().clamp(min=1)

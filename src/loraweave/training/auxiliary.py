@@ -1,0 +1,278 @@
+"""Losses beside the language model's, and the health of routers: all from sums that a probe collects in the layers.
+
+A loss on a distribution has to see the whole step, not one micro-batch of one process. So sums run on over the
+micro-batches of a step and are added up over processes, both without gradient; each micro-batch adds its own with it.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from .. import divergences
+from ..config import WeaveConfig
+from ..errors import UserError
+from ..tuner.context import TaskContext, attach, detach
+from ..tuner.probe import Probe
+
+SAMPLES = 64  # of A x, per task and step, where a distance needs tokens and not only moments
+
+
+class LossConfig(BaseModel):
+    """Losses added to the language model's.
+
+    Args:
+        alignment: λ of Align-LoRA's loss, which pulls the tasks' distributions of A x together; 0.2 in the paper.
+        alignment_distance: "kl", symmetric KL between diagonal Gaussians, or "mmd", with 19 Gaussian kernels.
+        load_balance: weight of the importance loss of token routers, which pulls the heads' total weights together.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    alignment: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    alignment_distance: Literal["kl", "mmd"] = "kl"
+    load_balance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+class Auxiliary:
+    """What one run adds to its loss and logs beside it.
+
+    For every batch: `probe` before the forward pass, `loss` after it. `read` gives what is to be logged.
+
+    Args:
+        model: with its adapter.
+        config: the weights of the losses.
+        task_names: the tasks in the order of their ids.
+        accelerator: of the run.
+
+    Raises:
+        UserError: a loss that the method or the tasks leave without meaning.
+    """
+
+    def __init__(self, model: Any, config: LossConfig, task_names: Sequence[str], accelerator: Accelerator) -> None:
+        self.config = config
+        self.task_names = list(task_names)
+        self.accelerator = accelerator
+        adapter = model.active_peft_config if isinstance(model, PeftModel) else None
+        self.has_gate = (
+            isinstance(adapter, WeaveConfig)
+            and adapter.num_heads > 1
+            and adapter.gate
+            not in (
+                "uniform",
+                "channel",
+            )
+        )
+        self._check(adapter)
+        self.context: TaskContext | None = None
+        self.hooks: list[Any] = []
+        if config.alignment or self.has_gate:
+            self.base = model.get_base_model()
+            self.context = attach(self.base)
+            if not isinstance(adapter, WeaveConfig):
+                self.hooks = _show_lora_to_probe(model, self.context)
+        self._start_step()
+        self.totals: dict[str, Tensor] = {}  # of what is logged, since it was last read
+        self.by_layer: dict[str, Tensor] = {}  # router health of the last step that was looked at
+
+    def _check(self, adapter: Any) -> None:
+        if self.config.alignment and len(self.task_names) < 2:
+            raise UserError("alignment brings tasks together and needs at least two, this run has one")
+        if self.config.load_balance and not (isinstance(adapter, WeaveConfig) and adapter.depends_on_input):
+            raise UserError("load_balance needs a router on tokens: gate 'token' and at least two heads")
+
+    def release(self) -> None:
+        """Take the hooks off again."""
+        for hook in self.hooks:
+            hook.remove()
+        if self.hooks:
+            detach(self.base)
+
+    def probe(self, tasks: Tensor, padding: Tensor, accumulation: int, log: bool) -> Probe | None:
+        """What should watch the next forward pass, if anything.
+
+        Args:
+            tasks: (batch, tokens) ids.
+            padding: (batch, tokens) True where there is no token.
+            accumulation: micro-batches in this step.
+            log: whether this step's router health will be logged.
+        """
+        losses = bool(self.config.alignment or self.config.load_balance)
+        if self.context is None or not (losses or (self.has_gate and log)):
+            return None
+        kl = self.config.alignment_distance == "kl"
+        return Probe(
+            tasks.masked_fill(padding, -1),
+            len(self.task_names),
+            moments=bool(self.config.alignment) and kl,
+            samples=max(4, SAMPLES // accumulation) if self.config.alignment and not kl else 0,
+            heads=self.has_gate and (log or bool(self.config.load_balance)),
+            with_gradient=losses,
+        )
+
+    def watch(self, probe: Probe | None) -> AbstractContextManager[None]:
+        """Show a block of code's layers to a probe, if there is one."""
+        return nullcontext() if self.context is None else self.context.watched_by(probe)
+
+    def loss(self, probe: Probe, accumulation: int, last: bool) -> Tensor | None:
+        """What to add to the loss of a micro-batch, for a step whose micro-batches' losses are added up.
+
+        The gradients of a step's micro-batches add up to that of the loss over the whole step, as far as the sums so
+        far stand for those of the step; the values add up to its value.
+
+        Args:
+            probe: after the forward pass.
+            accumulation: micro-batches in this step.
+            last: whether this is the last of them.
+        """
+        layers = probe.layers
+        if not layers:
+            return None
+        self.micro_batches += 1
+        counts, tensors = self._over_the_step(probe)
+        losses: dict[str, Tensor] = {}
+        if self.config.alignment:
+            if self.config.alignment_distance == "kl":
+                each = [
+                    divergences.symmetric_kl(counts, tensors[name, "sums"], tensors[name, "squares"]) for name in layers
+                ]
+            else:
+                each = [divergences.mmd(*self._samples(name, probe)) for name in layers]
+            losses["alignment"] = self.config.alignment * torch.stack(each).mean()
+        if self.config.load_balance:
+            each = [divergences.imbalance(tensors[name, "weights"].sum(0)) for name in layers]
+            losses["load_balance"] = self.config.load_balance * torch.stack(each).mean()
+        share, processes = self.micro_batches / accumulation, self.accelerator.num_processes
+        if last:
+            for name, loss in losses.items():
+                self._add(f"loss_{name}", torch.stack([loss.detach(), torch.ones_like(loss)]))
+            if probe.heads:
+                self._note_health(tensors, counts)
+            self._start_step()
+        if not losses:
+            return None
+        value = torch.stack(list(losses.values())).sum()
+        # A token's part of the mean was 1 / (tokens so far) and should be 1 / (tokens of the step); and gradients are
+        # averaged over processes.
+        gradient = value * share * processes
+        return gradient - gradient.detach() + (value.detach() if last else 0)
+
+    def read(self) -> dict[str, float]:
+        """The means since the last reading.
+
+        Returns:
+            loss_alignment, loss_load_balance: as added to the loss, weight included.
+            router/entropy: mean over layers and tokens of the head weights' entropy over log N: 1 when all heads weigh
+                alike, 0 when one speaks alone. router/entropy/<task>: over a task's tokens.
+            router/usage/<task>/head<h>: mean over layers of the mean weight of a head on a task's tokens.
+        """
+        values: dict[str, float] = {}
+        for name, total in self.totals.items():
+            if name.startswith("loss_"):
+                values[name] = float(total[0] / total[1])
+        if (total := self.totals.get("router")) is not None:
+            health = _health(total)
+            values["router/entropy"] = health["entropy"]
+            for task, entropy, usage in zip(self.task_names, health["entropy_by_task"], health["usage"], strict=True):
+                if entropy is not None:
+                    values[f"router/entropy/{task}"] = entropy
+                    values.update({f"router/usage/{task}/head{h}": share for h, share in enumerate(usage)})
+        self.totals = {}
+        return values
+
+    def routing(self) -> dict[str, Any] | None:
+        """Router health of each layer in the last step that was looked at; None where heads are not weighed.
+
+        Returns:
+            tasks: their names. layers: by path, `entropy` (over log N), `entropy_by_task` (K) and `usage` (K, N).
+        """
+        if not self.by_layer:
+            return None
+        return {"tasks": self.task_names, "layers": {name: _health(sums) for name, sums in self.by_layer.items()}}
+
+    def _start_step(self) -> None:
+        self.micro_batches = 0
+        self.running: Tensor | None = None
+        self.running_samples: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def _over_the_step(self, probe: Probe) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
+        """Token counts (K,) and every layer's sums, over the step so far and all processes; one exchange for all."""
+        own = {("", "counts"): probe.counts.float()}
+        for name, layer in probe.layers.items():
+            for kind in ("sums", "squares", "weights", "entropy"):
+                if (tensor := getattr(layer, kind)) is not None:
+                    own[name, kind] = tensor
+        flat = torch.cat([tensor.flatten() for tensor in own.values()])
+        fixed = self.accelerator.reduce(flat.detach().clone(), "sum")
+        total = flat - flat.detach() + fixed
+        if self.running is not None:
+            total = total + self.running
+        self.running = total.detach()
+        pieces = total.split([tensor.numel() for tensor in own.values()])
+        tensors = {key: piece.view(own[key].shape) for key, piece in zip(own, pieces, strict=True)}
+        return tensors.pop(("", "counts")), tensors
+
+    def _samples(self, layer: str, probe: Probe) -> tuple[Tensor, Tensor]:
+        """(K, S, D) samples of a layer's A x and their weights (K, S), over the step so far and all processes."""
+        own = probe.layers[layer].samples
+        assert own is not None
+        weights = probe.counts.to(own.dtype)[:, None].expand(own.shape[:2])
+        points = own
+        if self.accelerator.num_processes > 1:
+            rank = self.accelerator.process_index
+            others = list(self.accelerator.gather(own.detach()[None]))
+            others[rank] = own
+            points, weights = torch.cat(others, 1), torch.cat(list(self.accelerator.gather(weights[None])), 1)
+        if layer in self.running_samples:
+            before, weights_before = self.running_samples[layer]
+            points, weights = torch.cat([before, points], 1), torch.cat([weights_before, weights], 1)
+        self.running_samples[layer] = points.detach(), weights
+        return points, weights
+
+    def _note_health(self, tensors: dict[tuple[str, str], Tensor], counts: Tensor) -> None:
+        self.by_layer = {
+            name: torch.cat([tensors[name, "entropy"][:, None], weights, counts[:, None]], 1).detach()
+            for (name, kind), weights in tensors.items()
+            if kind == "weights"
+        }
+        if self.by_layer:
+            self._add("router", torch.stack(list(self.by_layer.values())).sum(0))
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self.totals[name] = self.totals[name] + value if name in self.totals else value
+
+
+def _health(sums: Tensor) -> dict[str, Any]:
+    """Means from sums over tokens (K, 1 + N + 1): entropy in nats, weight of each head, tokens; None without tokens."""
+    entropy, usage, tokens = sums.double().cpu().tensor_split([1, -1], dim=1)
+    most = math.log(usage.shape[1])
+    return {
+        "entropy": float(entropy.sum() / tokens.sum()) / most,
+        "entropy_by_task": [float(e / n) / most if n > 0 else None for e, n in zip(entropy, tokens, strict=True)],
+        "usage": [(u / n).tolist() if n > 0 else None for u, n in zip(usage, tokens, strict=True)],
+    }
+
+
+def _show_lora_to_probe(model: PeftModel, context: TaskContext) -> list[Any]:
+    """Let the layers of PEFT's own LoRA report A x, as Weave layers do by themselves."""
+
+    def watch(name: str) -> Any:
+        def hook(module: torch.nn.Module, args: Any, output: Tensor) -> None:
+            if context.probe is not None:
+                context.probe.see(name, output.unsqueeze(-2))
+
+        return hook
+
+    return [
+        down.register_forward_hook(watch(f"{name}.{adapter}"))
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoraLayer)
+        for adapter, down in layer.lora_A.items()
+    ]
