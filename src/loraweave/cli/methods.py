@@ -1,25 +1,14 @@
 """`loraweave methods`: what there is to choose from."""
 
-import inspect
-import re
-
 from rich.table import Table
 
 from loraweave.cli.output import console
-
-PAPER_OF_LORA = "2106.09685"
 
 
 def methods() -> None:
     """List the methods: paper, what they need and what they can be turned into."""
     from loraweave.config import WeaveConfig
-    from loraweave.training.methods import METHODS, Method, build_peft_config
-
-    def paper(method: Method) -> str:
-        if method.name == "lora":
-            return PAPER_OF_LORA
-        found = re.search(r"\d{4}\.\d{5}", inspect.getdoc(method.config_class) or "") if method.config_class else None
-        return found[0] if found else "–"
+    from loraweave.training.methods import METHODS, build_peft_config
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for head in ("name", "arXiv", "needs tasks", "folds into a LoRA", "learning rate", "what it is"):
@@ -34,6 +23,8 @@ def methods() -> None:
             folds = "no: depends on x" if config.depends_on_input else "for each task" if config.needs_tasks else "yes"
         rate = f"{method.learning_rate:g}" if method.learning_rate else "–"
         name, _, rest = method.description.partition(": ")
-        table.add_row(f"[bold]{method.name}[/]", paper(method), needs, folds, rate, f"{name}: {rest}" if rest else name)
+        table.add_row(
+            f"[bold]{method.name}[/]", method.paper or "–", needs, folds, rate, f"{name}: {rest}" if rest else name
+        )
     console.print(table)
     console.print("Learning rates are for a hidden size of 2,048 and grow in inverse proportion below it.", style="dim")

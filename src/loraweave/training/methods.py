@@ -44,6 +44,7 @@ class Method:
         config_class: the PEFT configuration, for adapters.
         defaults: fields in which we differ from the configuration class's own defaults.
         losses: added to the language model's; fields of `LossConfig`.
+        paper: its number on arXiv.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Method:
     config_class: type[PeftConfig] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     losses: Mapping[str, Any] = field(default_factory=dict)
+    paper: str | None = None
 
     def fields(self) -> list[str]:
         """Names that a run file may set for this method."""
@@ -69,21 +71,28 @@ METHODS: dict[str, Method] = {
         Method("base", "the untouched base model", 0.0, "nothing"),
         Method("full", "full fine-tuning: every weight of the base", 5e-5, "everything"),
         Method(
-            "lora", "LoRA, PEFT's own: one low-rank update per layer", 2e-4, config_class=LoraConfig, defaults=_LORA
+            "lora",
+            "LoRA, PEFT's own: one low-rank update per layer",
+            2e-4,
+            config_class=LoraConfig,
+            defaults=_LORA,
+            paper="2106.09685",
         ),
         Method(
             "rslora",
-            "LoRA scaled by 1/√r (rank-stabilised)",
+            "rsLoRA, PEFT's own: LoRA scaled by 1 / sqrt(r)",
             2e-4,
             config_class=LoraConfig,
             defaults={**_LORA, "use_rslora": True},
+            paper="2312.03732",
         ),
         Method(
             "dora",
-            "DoRA: LoRA on the direction, a learned magnitude apart",
+            "DoRA, PEFT's own: LoRA on the direction of W, its magnitude learned apart",
             2e-4,
             config_class=LoraConfig,
             defaults={**_LORA, "use_dora": True},
+            paper="2402.09353",
         ),
         Method(
             "alignlora",
@@ -92,15 +101,50 @@ METHODS: dict[str, Method] = {
             config_class=LoraConfig,
             defaults={**_LORA, "lora_alpha": 32, "lora_dropout": 0.1},
             losses={"alignment": 0.2},
+            paper="2508.05078",
         ),
         Method(
-            "multilora", "MultiLoRA: parallel updates, scaled per output channel", 3e-4, config_class=MultiLoraConfig
+            "multilora",
+            "MultiLoRA: parallel updates, scaled per output channel",
+            3e-4,
+            config_class=MultiLoraConfig,
+            paper="2311.11501",
         ),
-        Method("hydralora", "HydraLoRA: one A, several B mixed by a router", 2e-4, config_class=HydraLoraConfig),
-        Method("rlora", "R-LoRA: HydraLoRA with random heads and a dropout each", 2e-4, config_class=RLoraConfig),
-        Method("mlora", "M-LoRA: R-LoRA without the router, heads averaged", 2e-4, config_class=MLoraConfig),
-        Method("mtllora", "MTL-LoRA: a transform and a mixture of heads per task", 3e-4, config_class=MtlLoraConfig),
-        Method("moelora", "MoE-LoRA: experts mixed by a task embedding", 2e-4, config_class=MoeLoraConfig),
+        Method(
+            "hydralora",
+            "HydraLoRA: one A, several B mixed by a router",
+            2e-4,
+            config_class=HydraLoraConfig,
+            paper="2404.19245",
+        ),
+        Method(
+            "rlora",
+            "R-LoRA: HydraLoRA with random heads and a dropout each",
+            2e-4,
+            config_class=RLoraConfig,
+            paper="2502.15455",
+        ),
+        Method(
+            "mlora",
+            "M-LoRA: R-LoRA without the router, heads averaged",
+            2e-4,
+            config_class=MLoraConfig,
+            paper="2508.05078",
+        ),
+        Method(
+            "mtllora",
+            "MTL-LoRA: a transform and a mixture of heads per task",
+            3e-4,
+            config_class=MtlLoraConfig,
+            paper="2410.09437",
+        ),
+        Method(
+            "moelora",
+            "MoE-LoRA: experts mixed by a task embedding",
+            2e-4,
+            config_class=MoeLoraConfig,
+            paper="2310.18339",
+        ),
         Method("weave", "your own choice of WeaveConfig's knobs", 2e-4, config_class=WeaveConfig),
     )
 }
