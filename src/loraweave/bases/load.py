@@ -2,8 +2,6 @@
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,9 +9,9 @@ from urllib.parse import urlsplit
 import torch
 from huggingface_hub import constants as hub_settings
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from ..errors import UserError
+from ..quiet import quiet_libraries
 
 EMBEDDED = Path(__file__).parent / "nano"
 
@@ -124,7 +122,7 @@ def _from_hub_or_folder(auto_class: Any, source: str, name: str | Path, **argume
     # Without this the hub client retries for most of a minute before it says that there is no network.
     offline = not in_folder and not _hub_in_reach()
     try:
-        with _quiet():
+        with quiet_libraries():
             return auto_class.from_pretrained(source, local_files_only=offline, **arguments)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -154,15 +152,3 @@ def _hub_in_reach() -> bool:
     except OSError:
         return False
     return True
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar for reading weights: the run has a bar of its own."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()

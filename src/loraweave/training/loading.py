@@ -10,12 +10,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..bases import check_fingerprint, load_base
 from ..errors import UserError
+from ..quiet import quiet_libraries
 from ..tasks import Task
 from .adapting import take_off
 from .checkpoints import read_json
 from .config import RunConfig
 from .folder import RunFolder
-from .quiet import quiet_libraries
 from .run import Base, load_run_tasks, read_summary
 
 

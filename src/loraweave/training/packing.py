@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from trl import pack_dataset
 
-from .quiet import quiet_libraries
+from ..quiet import quiet_libraries
 from .rows import Row, Rows
 
 Pack = Sequence[int]

@@ -17,6 +17,7 @@ from trl import SFTConfig
 
 from ..bases import fingerprint, load_base
 from ..errors import UserError
+from ..quiet import quiet_libraries
 from ..tasks import Task, load_tasks
 from ..tasks.mixture import Realised, realised_table
 from .adapting import adapted
@@ -29,7 +30,6 @@ from .memory import PeakMemory
 from .methods import build_losses, default_learning_rate, resolve_method
 from .packing import Plan, keeps_examples_apart, validation_plan
 from .progress import RunProgress
-from .quiet import quiet_libraries
 from .settings import DEFAULTS, build_arguments
 from .trainer import MultiTaskTrainer
 

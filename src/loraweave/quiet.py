@@ -4,22 +4,40 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import datasets
+from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-_CHATTY = ("trl", "accelerate", "peft")
+_CHATTY = (
+    "trl",
+    "accelerate",
+    "peft",
+    "lm_eval",
+    "datasets",
+    "evaluate",
+    "transformers.generation",
+    "httpx",
+    "urllib3",
+)
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Only errors from transformers, TRL, PEFT and accelerate, no bars, and no warnings about their own future."""
-    level = transformers_logging.get_verbosity()
-    loggers = {name: logging.getLogger(name).level for name in _CHATTY}
+    """Inside it: only errors from the libraries, no bars, and no warnings about their own future."""
+    levels = {name: logging.getLogger(name).level for name in _CHATTY}
+    verbosity = transformers_logging.get_verbosity()
     bars = not datasets.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
+    drawn = tqdm.__init__
+
+    def hidden(self: Any, *args: Any, **kwargs: Any) -> None:
+        drawn(self, *args, **{**kwargs, "disable": True})
+
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    tqdm.__init__ = hidden  # type: ignore[method-assign]  # lm-eval draws bars in places that take no switch
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -29,9 +47,10 @@ def quiet_libraries() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
             yield
     finally:
-        transformers_logging.set_verbosity(level)
-        for name, before in loggers.items():
-            logging.getLogger(name).setLevel(before)
+        tqdm.__init__ = drawn  # type: ignore[method-assign]
+        transformers_logging.set_verbosity(verbosity)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         if bars[0]:
             datasets.enable_progress_bars()
         if bars[1]:
