@@ -1,5 +1,6 @@
 """What an adapter is as a change of the weights: folded to a plain LoRA pair, or merged into the base and back."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -45,23 +46,12 @@ class MergeableLayer(nn.Module, BaseTunerLayer):
         """
         knobs = self.knobs[adapter]
         config = knobs.config
-        if config.depends_on_input:
-            raise UserError(
-                f"adapter {adapter!r} ({config.method}) weighs its heads by the input, so it is no fixed change of the "
-                "weights and cannot be merged or folded; serve it as it is, or train mlora, multilora or mtllora"
-            )
+        task = self._task_to_fold(adapter)
         weights = transform = None
-        if config.needs_tasks:
-            ids = self.task_context.ids(config.task_names or (), self.weave_A[adapter].device)
-            if ids.numel() != 1:
-                raise UserError(
-                    f"adapter {adapter!r} ({config.method}) folds for one task at a time, got {ids.numel()} tasks"
-                )
-            task = int(ids.reshape(()))
-            if config.gate in ("task", "task_embedding"):
-                weights = self._task_weights(adapter)[task]
-            if config.task_transform:
-                transform = self.weave_task_transform[adapter][task]
+        if config.gate in ("task", "task_embedding"):
+            weights = self._task_weights(adapter)[task]
+        if config.task_transform:
+            transform = self.weave_task_transform[adapter][task]
         if config.gate == "uniform" or (config.gate == "token" and config.num_heads == 1):
             weights = self.weave_A[adapter].new_full((config.num_heads,), 1.0 / config.num_heads)
         anchor_A, anchor_B = self._get("weave_anchor_A", adapter), self._get("weave_anchor_B", adapter)
@@ -75,6 +65,23 @@ class MergeableLayer(nn.Module, BaseTunerLayer):
             anchor=(anchor_A, anchor_B) if anchor_A is not None and anchor_B is not None else None,
         )
 
+    def _task_to_fold(self, adapter: str) -> int:
+        """The id of the task to fold the adapter for, 0 where its method knows none; UserError where it cannot fold."""
+        config = self.knobs[adapter].config
+        if config.depends_on_input:
+            raise UserError(
+                f"adapter {adapter!r} ({config.method}) weighs its heads by the input, so it is no fixed change of the "
+                "weights and cannot be merged or folded; serve it as it is, or train mlora, multilora or mtllora"
+            )
+        if not config.needs_tasks:
+            return 0
+        ids = self.task_context.ids(config.task_names or (), self.weave_A[adapter].device)
+        if ids.numel() != 1:
+            raise UserError(
+                f"adapter {adapter!r} ({config.method}) folds for one task at a time, got {ids.numel()} tasks"
+            )
+        return int(ids.reshape(()))
+
     @torch.no_grad()
     def get_delta_weight(self, adapter: str) -> Tensor:
         """ΔW in the base weight's own layout: (d_out, d_in), or (d_in, d_out) for Conv1D."""
@@ -83,44 +90,54 @@ class MergeableLayer(nn.Module, BaseTunerLayer):
         return change.T if self.fan_in_fan_out else change
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        config = self.knobs[adapter_name].config
-        return not (config.depends_on_input or config.needs_tasks)
+        """Whether the adapter folds, for the task that is set if its method needs one; a warning says why not."""
+        if adapter_name in self.knobs:
+            try:
+                self._task_to_fold(adapter_name)
+            except UserError as reason:
+                warnings.warn(str(reason), stacklevel=2)
+                return False
+        return True
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add ΔW to the base weight. The old weight is kept, so that `unmerge` gives its very bits back.
 
         Raises:
-            UserError: the update depends on x; no task given; a quantised base.
-            ValueError: with `safe_merge`, the merged weight is not finite.
+            UserError: the update depends on x; no task given; a quantised base; with `safe_merge`, the merged weight is
+                not finite. The layer is then as it was.
         """
-        for adapter in check_adapters_to_merge(self, adapter_names):
-            if adapter not in self.knobs:
-                continue
-            if self.quantization_backend is not None:
-                raise UserError(
-                    f"layer {self.layer_name} is quantised: merging would round the update away; "
-                    "merge into the unquantised base instead"
+        adapters = [adapter for adapter in check_adapters_to_merge(self, adapter_names) if adapter in self.knobs]
+        if not adapters:
+            return
+        if self.quantization_backend is not None:
+            raise UserError(
+                f"layer {self.layer_name} is quantised: merging would round the update away; "
+                "merge into the unquantised base instead"
+            )
+        base = self.get_base_layer()
+        if not isinstance(base, (nn.Linear, Conv1D)):
+            raise UserError(
+                f"layer {self.layer_name} is a {type(base).__name__}: what its weight means is not known, so "
+                "nothing can be merged into it; only nn.Linear and Conv1D can"
+            )
+        merged = base.weight.data.to(torch.promote_types(base.weight.dtype, torch.float32))
+        for adapter in adapters:
+            merged = merged + self.get_delta_weight(adapter).to(merged.dtype)
+            if safe_merge and not torch.isfinite(merged.to(base.weight.dtype)).all():
+                raise UserError(  # PEFT's words, which its users and its tests look for, and the layer
+                    f"layer {self.layer_name}: NaNs detected in the merged weights. The adapter {adapter} seems to be "
+                    "broken; nothing was merged into this layer"
                 )
-            base = self.get_base_layer()
-            if not isinstance(base, (nn.Linear, Conv1D)):
-                raise UserError(
-                    f"layer {self.layer_name} is a {type(base).__name__}: what its weight means is not known, so "
-                    "nothing can be merged into it; only nn.Linear and Conv1D can"
-                )
-            wide = torch.promote_types(base.weight.dtype, torch.float32)
-            merged = (base.weight.data.to(wide) + self.get_delta_weight(adapter).to(wide)).to(base.weight.dtype)
-            if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken")
-            if self._unmerged_weight is None:
-                self._unmerged_weight = base.weight.data
-            base.weight.data = merged
-            self.merged_adapters.append(adapter)
+        if self._unmerged_weight is None:
+            self._unmerged_weight = base.weight.data
+        base.weight.data = merged.to(base.weight.dtype)
+        self.merged_adapters.extend(adapters)
 
     def unmerge(self) -> None:
         """Put the base weight back as it was before the first merge."""
         if self._unmerged_weight is None:
             return
         weight = self.get_base_layer().weight
-        weight.data = self._unmerged_weight.to(weight.device)
+        weight.data = self._unmerged_weight.to(weight.device, weight.dtype)  # the model may have been cast since
         self._unmerged_weight = None
         self.merged_adapters.clear()

@@ -1,0 +1,42 @@
+"""Adapters on tiny models: every method, with weights that all do something."""
+
+import torch
+from peft import get_peft_model
+from torch import nn
+
+from loraweave import WeaveConfig
+from loraweave.config import PRESETS
+
+NAMES = ["a", "b"]
+IDS = torch.randint(3, 64, (3, 7), generator=torch.Generator().manual_seed(0))
+TASKS = ["a", "b", "a"]
+METHODS = {"weave": WeaveConfig, **PRESETS}
+NEED_TASKS = ("mtllora", "moelora")
+ON_INPUT = ("hydralora", "rlora")  # heads weighed by x: no fixed change of the weights
+FOLDING = tuple(name for name in METHODS if name not in ON_INPUT)
+
+
+def method(name: str, **knobs) -> WeaveConfig:
+    """The configuration of a method by name, small, for two tasks."""
+    return METHODS[name](**{"r": 4, "lora_alpha": 8, "task_names": NAMES, "task_type": "CAUSAL_LM", **knobs})
+
+
+def randomize(model: nn.Module, seed: int = 0, adapter: str = "default") -> None:
+    """Draw every tensor of an adapter, so that gates, transforms and anchors are none of their first values."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".weave_" in name and name.endswith(f".{adapter}"):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+
+
+def adapted(base: nn.Module, name: str, seed: int = 0, **knobs) -> nn.Module:
+    """`base` with a random adapter of a method, in eval mode."""
+    model = get_peft_model(base, method(name, **knobs)).eval()
+    randomize(model, seed)
+    return model
+
+
+def logits(model: nn.Module, tasks=TASKS) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS, **({} if tasks is None else {"tasks": tasks})).logits
