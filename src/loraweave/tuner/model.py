@@ -1,5 +1,7 @@
 """The PEFT method: puts a `WeaveLinear` in the place of every targeted layer."""
 
+import re
+import warnings
 from typing import Any
 
 import torch
@@ -9,8 +11,10 @@ from peft.utils.other import get_pattern_key
 from torch import nn
 
 from ..config import WeaveConfig
+from ..errors import UserError
 from .context import attach, detach
 from .layer import WeaveLinear
+from .weighted import check_sum, weighted_layers
 
 
 class WeaveModel(BaseTuner):
@@ -22,6 +26,13 @@ class WeaveModel(BaseTuner):
     prefix = "weave_"
     tuner_layer_cls = WeaveLinear
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 (PEFT reads a class attribute; the default is "all-linear")
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """PEFT's, and a warning when "all-linear" leaves out the weights of experts."""
+        all_linear = self.peft_config[adapter_name].target_modules == "all-linear"
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        if all_linear:
+            _warn_of_fused_experts(model)
 
     def _create_and_replace(
         self,
@@ -42,6 +53,7 @@ class WeaveModel(BaseTuner):
             layer.set_adapter(self.active_adapters)
         layer.update_layer(adapter_name, peft_config, rank, alpha, peft_config.inference_mode)
         if layer is not target:
+            layer.train(target.training)  # an adapter added to a model in eval mode has no dropout there
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)
             self._replace_module(parent, target_name, layer, target)
@@ -55,16 +67,75 @@ class WeaveModel(BaseTuner):
             whole += ["classifier", "score"]
         if any(key == name or key.endswith(f".{name}") for name in whole):
             return False
-        return check_target_module_exists(peft_config, key)
+        found = check_target_module_exists(peft_config, key)
+        if found is True and peft_config.layers_to_transform is not None:
+            # PEFT adapts a layer given by its full name, as "all-linear" gives them, whatever its index: ask again
+            # with a key that only the ending of a name can match.
+            return check_target_module_exists(peft_config, f".{key}")
+        return found
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
         model = super()._unload_and_optionally_merge(*args, **kwargs)
         detach(model)
         return model
 
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "cat"
+    ) -> None:
+        """Add the sum Σ weight · adapter as one new adapter, exactly; it is frozen, and not active until set.
+
+        Several adapters become one head whose rank is the sum of theirs; if any needs tasks, with a transform per task.
+        One adapter alone keeps its method, whatever it is.
+
+        Raises:
+            UserError: a method that weighs heads by the input, different tasks, modules_to_save or trained biases, an
+                unknown or existing name, or another `combination_type` than "cat".
+        """
+        check_sum(self.peft_config, adapters, weights, adapter_name, combination_type)
+        config, tensors = weighted_layers(self.model, self.peft_config, adapters, weights)
+        self.peft_config[adapter_name] = config
+        self.inject_adapter(self.model, adapter_name)
+        for name, values in tensors.items():
+            layer = self.model.get_submodule(name)
+            for parameter, value in values.items():
+                new = getattr(layer, parameter)[adapter_name]
+                new.data = value.to(new.device, new.dtype)
+        self.set_requires_grad(adapter_name, requires_grad=False)
+
     def generate(self, *args: Any, tasks: Any = None, **kwargs: Any) -> torch.Tensor:
-        """The model's own `generate`, with `tasks` for the prompts."""
+        """The model's own `generate`, with `tasks` for the prompts: one for all, or one per sequence.
+
+        Raises:
+            UserError: `tasks` (batch, tokens) in which a sequence changes its task.
+        """
         if tasks is None:
             return self.model.generate(*args, **kwargs)
+        if isinstance(tasks, torch.Tensor) and tasks.ndim == 2:
+            changing = (tasks != tasks[:, :1]).any(1).nonzero().flatten().tolist()
+            if changing:
+                raise UserError(
+                    f"generate needs one task per sequence, and tasks {tuple(tasks.shape)} change within "
+                    f"sequence {changing[0]}: pass a LongTensor (batch,)"
+                )
+            tasks = tasks[:, 0]
         with attach(self.model).use(tasks):
             return self.model.generate(*args, **kwargs)
+
+
+def _warn_of_fused_experts(model: nn.Module) -> None:
+    """Name the weights that are a stack of matrices, one per expert: they are no linear layers and stay as they are."""
+    fused: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (WeaveLinear, nn.ParameterDict, nn.modules.conv._ConvNd)):
+            continue
+        for parameter, tensor in module.named_parameters(recurse=False):
+            if tensor.ndim == 3 and min(tensor.shape) > 1:
+                key = re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", f"{name}.{parameter}")
+                fused[key] = fused.get(key, 0) + 1
+    if fused:
+        listed = ", ".join(f"{key} ({count})" for key, count in fused.items())
+        warnings.warn(
+            f'target_modules="all-linear" does not reach the weights of experts that the model keeps fused in one '
+            f"tensor: {listed}; these stay frozen and unadapted",
+            stacklevel=2,
+        )

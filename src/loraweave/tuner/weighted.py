@@ -1,0 +1,152 @@
+"""A weighted sum of adapters as one adapter, exact: their heads stacked into one head of the summed rank.
+
+Every fixed update is Σ_h g_h B_h A_h with known g_h; side by side, all A and all B make one pair whose rank is the sum.
+Where gates or transforms depend on the task, they become one r × r task transform, diag-stacked in the same way. A gate
+on x has no such form: two softmaxes are not one.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import WeaveConfig
+from ..errors import UserError, nearest
+from .layer import WeaveLinear
+from .lora_conversion import truncate
+
+
+def check_sum(configs: dict[str, Any], adapters: list[str], weights: list[float], new: str, kind: str) -> None:
+    """Raise UserError unless the sum can be one adapter."""
+    several = "several adapters can be active together, unweighted: model.base_model.set_adapter([…])"
+    if kind != "cat":
+        raise UserError(f"combination_type={kind!r} is not one of cat; cat is exact, of the summed rank")
+    if not adapters or len(adapters) != len(weights) or len(set(adapters)) != len(adapters):
+        raise UserError(f"give each adapter once, with one weight: got {adapters} with {len(weights)} weights")
+    for name in adapters:
+        if name not in configs:
+            raise UserError(f"unknown adapter {name!r}{nearest(name, configs)}; there are {', '.join(configs)}")
+        if configs[name].modules_to_save:
+            raise UserError(f"adapter {name!r} has modules_to_save, which are trained whole and have no sum; {several}")
+        if configs[name].bias != "none":
+            raise UserError(f"adapter {name!r} trained biases of the base, which have no sum; {several}")
+    if new in configs:
+        raise UserError(f"adapter {new!r} exists already: delete_adapter it first, or choose another name")
+    if len(adapters) == 1:
+        return
+    for name in adapters:
+        if configs[name].depends_on_input:
+            raise UserError(
+                f"adapter {name!r} ({configs[name].method}) weighs its heads by the input; a sum with others is no one "
+                f"adapter; {several}"
+            )
+    names = {tuple(configs[n].task_names) for n in adapters if configs[n].needs_tasks}
+    if len(names) > 1:
+        raise UserError(
+            f"adapters {', '.join(adapters)} know different tasks ({'; '.join(', '.join(n) for n in sorted(names))}); "
+            "convert each for one task with peft.convert_to_lora inside loraweave.task(…) and add those up"
+        )
+
+
+def scaled_copy(layer: WeaveLinear, adapter: str, weight: float) -> dict[str, Tensor]:
+    """One adapter's tensors with the update times `weight`, for every method: the factors up are scaled."""
+    scaled = ("weave_B", "weave_anchor_B")
+    return {n: p.detach() * weight if n in scaled else p.detach().clone() for n, p in _tensors(layer, adapter).items()}
+
+
+@torch.no_grad()
+def stacked(layer: WeaveLinear, parts: list[tuple[str, float]], num_tasks: int) -> dict[str, Tensor]:
+    """The weighted sum of `parts` in one layer, as the tensors of an adapter with one head and scaling 1.
+
+    Returns:
+        weave_A (1, R, d_in), weave_B (1, d_out, R), and weave_task_transform (K, R, R) if `num_tasks` K is not 0.
+    """
+    downs, ups, transforms = [], [], []
+    for adapter, weight in parts:
+        if layer.knobs[adapter].config.needs_tasks:
+            down, up, transform = _per_task(layer, adapter)
+        else:
+            down, up = layer.lora_factors(adapter)
+            transform = torch.eye(down.shape[0], dtype=down.dtype, device=down.device).repeat(num_tasks, 1, 1)
+        downs.append(down)
+        ups.append(up * weight)
+        transforms.append(transform)
+    down, up = torch.cat(downs), torch.cat(ups, dim=1)
+    if num_tasks == 0:
+        down, up = truncate(down, up, min(layer.in_features, layer.out_features))  # exact: no more is in the product
+        return {"weave_A": down[None], "weave_B": up[None]}
+    if down.shape[0] > (limit := max(layer.in_features, layer.out_features)):
+        raise UserError(
+            f"layer {layer.layer_name}: the sum's rank {down.shape[0]} is above its size; the adapters' heads × r may "
+            f"make {limit} together"
+        )
+    transform = torch.stack([torch.block_diag(*(t[k] for t in transforms)) for k in range(num_tasks)])
+    return {"weave_A": down[None], "weave_B": up[None], "weave_task_transform": transform}
+
+
+def _per_task(layer: WeaveLinear, adapter: str) -> tuple[Tensor, Tensor, Tensor]:
+    """A method with tasks as A (R, d_in), B (d_out, R) and one transform per task (K, R, R), all heads stacked."""
+    knobs = layer.knobs[adapter]
+    config, tensors = knobs.config, _tensors(layer, adapter)
+    A, B, tasks = tensors["weave_A"], tensors["weave_B"], len(config.task_names or ())
+    heads = config.num_heads
+    if "weave_channel" in tensors:
+        B = B * tensors["weave_channel"][..., None]
+    gates = A.new_full((tasks, heads), 1.0 / heads if config.gate == "uniform" else 1.0)
+    if config.gate in ("task", "task_embedding"):
+        gates = layer._task_weights(adapter)
+    within = tensors.get(
+        "weave_task_transform", torch.eye(knobs.r, dtype=A.dtype, device=A.device).expand(tasks, -1, -1)
+    )
+    eye = torch.eye(heads, dtype=A.dtype, device=A.device)
+    transform = torch.einsum("kn,nm,kij->knimj", gates, eye, within).flatten(3, 4).flatten(1, 2)
+    down = A.expand(heads, -1, -1).flatten(0, 1)
+    up = B.transpose(0, 1).flatten(1, 2) * knobs.scaling
+    if "weave_anchor_A" in tensors:
+        anchor_A, anchor_B = tensors["weave_anchor_A"], tensors["weave_anchor_B"]
+        down, up = torch.cat([down, anchor_A]), torch.cat([up, -knobs.scaling * anchor_B], dim=1)
+        ones = torch.eye(anchor_A.shape[0], dtype=A.dtype, device=A.device)
+        transform = torch.stack([torch.block_diag(t, ones) for t in transform])
+    return down, up, transform
+
+
+def _tensors(layer: WeaveLinear, adapter: str) -> dict[str, Tensor]:
+    return {n: getattr(layer, n)[adapter] for n in layer.adapter_layer_names if adapter in getattr(layer, n)}
+
+
+def sum_config(configs: dict[str, Any], adapters: list[str], ranks: dict[str, int]) -> WeaveConfig:
+    """The sum's configuration: one head, scaling 1, `ranks` per layer, and task transforms if any part needs tasks."""
+    tasks = next((configs[n].task_names for n in adapters if configs[n].needs_tasks), None)
+    r = max(ranks.values())
+    first = configs[adapters[0]]
+    return WeaveConfig(
+        r=r,
+        lora_alpha=r,
+        rank_pattern={name: rank for name, rank in ranks.items() if rank != r},
+        alpha_pattern={name: rank for name, rank in ranks.items() if rank != r},
+        target_modules=sorted(ranks),
+        task_names=tasks,
+        task_transform=tasks is not None,
+        task_type=first.task_type,
+        base_model_name_or_path=first.base_model_name_or_path,
+    )
+
+
+def weighted_layers(
+    model: nn.Module, configs: dict[str, Any], adapters: list[str], weights: list[float]
+) -> tuple[WeaveConfig, dict[str, dict[str, Tensor]]]:
+    """The sum's configuration, and its tensors for every layer that any of the adapters is in, by the layer's path."""
+    tensors: dict[str, dict[str, Tensor]] = {}
+    tasks = next((len(configs[n].task_names) for n in adapters if configs[n].needs_tasks), 0)
+    for name, layer in model.named_modules():
+        if not isinstance(layer, WeaveLinear):
+            continue
+        parts = [(a, w) for a, w in zip(adapters, weights, strict=True) if a in layer.knobs]
+        if parts and len(adapters) == 1:
+            tensors[name] = scaled_copy(layer, *parts[0])
+        elif parts:
+            tensors[name] = stacked(layer, parts, tasks)
+    if len(adapters) == 1:
+        return replace(configs[adapters[0]]), tensors
+    return sum_config(configs, adapters, {name: t["weave_A"].shape[1] for name, t in tensors.items()}), tensors
