@@ -18,7 +18,7 @@ from ..config import WeaveConfig
 from ..errors import UserError
 from .context import TaskContext, per_token
 from .merging import MergeableLayer
-from .parameters import FROZEN, PARAMETERS, Knobs, first_values
+from .parameters import FROZEN, PARAMETERS, AdapterTensors, Knobs, first_values
 
 
 class WeaveLinear(MergeableLayer):
@@ -47,7 +47,7 @@ class WeaveLinear(MergeableLayer):
         self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
         self.knobs: dict[str, Knobs] = {}
         for parameter in PARAMETERS:
-            self.add_module(parameter, nn.ParameterDict())
+            self.add_module(parameter, AdapterTensors())
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.frozen_peft_weight_names: dict[str, tuple[str, ...]] = {}

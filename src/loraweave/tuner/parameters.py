@@ -1,9 +1,10 @@
 """The tensors of an adapter in one layer: their names, which are frozen, and their first values."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import starts
 from ..config import WeaveConfig
@@ -21,6 +22,24 @@ PARAMETERS = (
     "weave_anchor_B",
 )
 FROZEN = ("weave_anchor_A", "weave_anchor_B")
+
+
+class AdapterTensors(nn.ParameterDict):
+    """One tensor of the layer for each adapter, by the adapter's name.
+
+    accelerate keeps offloaded weights elsewhere and brings a module's own ones in around its call; a dictionary is read
+    and never called, so reading does it here.
+    """
+
+    def __getitem__(self, key: str) -> Any:
+        hook = getattr(self, "_hf_hook", None)
+        if hook is None:
+            return super().__getitem__(key)
+        hook.pre_forward(self)
+        try:
+            return super().__getitem__(key)
+        finally:
+            hook.post_forward(self, None)
 
 
 @dataclass(frozen=True)
