@@ -228,3 +228,9 @@ def test_adapters_in_float32_on_a_bfloat16_base_keep_the_bases_dtype():
     assert model(x).dtype == torch.bfloat16
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert model(x).dtype == torch.bfloat16
+
+
+def test_tasks_per_token_do_not_fit_a_layer_that_sees_one_vector_per_sequence():
+    model, _ = adapted(PRESETS["mtllora"](r=2, task_names=NAMES))
+    with pytest.raises(UserError, match=r"tasks \(3, 5\) are per token, but an adapted layer gets 3 vectors.*exclude_"):
+        model(torch.randn(3, 9, dtype=torch.float64), tasks=torch.zeros(3, 5, dtype=torch.long))

@@ -145,6 +145,11 @@ def per_token(values: Tensor, ids: Tensor, x: Tensor) -> Tensor:
         ids = ids.reshape(-1)
     if ids.ndim == 2 and len(leading) >= 2 and ids.shape[1] != leading[1]:
         raise UserError(f"tasks {tuple(ids.shape)} do not fit an input of {tuple(leading)} (batch, tokens)")
+    if ids.ndim == 2 and len(leading) == 1:
+        raise UserError(
+            f"tasks {tuple(ids.shape)} are per token, but an adapted layer gets {rows} vectors, as poolers and "
+            "classifiers do: give one task per sequence, or leave that layer out with exclude_modules"
+        )
     if ids.shape[0] != rows:
         if rows % ids.shape[0]:
             raise UserError(f"tasks for {ids.shape[0]} sequences do not fit an input of {tuple(leading)}")
