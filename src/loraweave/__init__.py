@@ -15,6 +15,7 @@ from .config import (
     WeaveConfig,
 )
 from .errors import UserError
+from .trainers import with_tasks
 from .tuner import WeaveModel, checkpoint_context, task
 
 __version__ = "0.1.0"
@@ -32,4 +33,5 @@ __all__ = [
     "checkpoint_context",
     "lowrank",
     "task",
+    "with_tasks",
 ]
