@@ -72,13 +72,13 @@ def take_off(model: PeftModel) -> PreTrainedModel:
 @contextmanager
 def unchanged(base: PreTrainedModel) -> Iterator[None]:
     """Give `requires_grad`, gradient checkpointing and the mode back as they were."""
-    trainable = {name: p.requires_grad for name, p in base.named_parameters()}
+    trainable = [(p, p.requires_grad) for p in base.parameters()]  # not by name: FSDP's checkpointing renames modules
     checkpointing, training = base.is_gradient_checkpointing, base.training
     try:
         yield
     finally:
-        for name, parameter in base.named_parameters():
-            parameter.requires_grad_(trainable[name])
+        for parameter, required in trainable:
+            parameter.requires_grad_(required)
             parameter.grad = None
         if base.is_gradient_checkpointing and not checkpointing:
             base.gradient_checkpointing_disable()
