@@ -205,6 +205,19 @@ def test_a_linear_like_layer_runs_but_does_not_merge():
     assert torch.equal(layer.base_layer.weight, before)
 
 
+def test_a_weight_that_is_computed_or_packed_is_not_merged_into():
+    packed = nn.Linear(9, 7)
+    packed.weight = nn.Parameter(packed.weight.data.to(torch.float8_e4m3fn), requires_grad=False)
+    computed = nn.utils.parametrizations.weight_norm(nn.Linear(9, 7))
+    for base in (packed, computed):
+        torch.manual_seed(0)
+        model = peft.get_peft_model(OneLayer(base), WeaveConfig(r=2, init_weights=False, target_modules=["layer"]))
+        before = base.weight.clone()
+        with pytest.raises(UserError, match=r"layer layer holds its weight as \w+ of torch\.float.*unquantised base"):
+            model.merge_adapter()
+        assert torch.equal(base.weight.float(), before.float())
+
+
 def test_a_single_vector_goes_through():
     model, _ = adapted(PRESETS["mtllora"](r=2, task_names=NAMES, init_weights=False))
     x = torch.randn(9, dtype=torch.float64)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import _get_in_out_features
-from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 from transformers.pytorch_utils import Conv1D
@@ -17,7 +16,7 @@ from .. import gates, lowrank
 from ..config import WeaveConfig
 from ..errors import UserError
 from .context import TaskContext, per_token
-from .merging import MergeableLayer
+from .merging import MergeableLayer, quantization_of
 from .parameters import FROZEN, PARAMETERS, AdapterTensors, Knobs, first_values
 
 
@@ -43,7 +42,7 @@ class WeaveLinear(MergeableLayer):
         self.layer_name = name
         self.task_context = task_context
         self.in_features, self.out_features = linear_size(self.get_base_layer(), name)
-        self.quantization_backend = resolve_quantization_backend(self.get_base_layer())
+        self.quantization_backend = quantization_of(self.get_base_layer())
         self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
         self.knobs: dict[str, Knobs] = {}
         for parameter in PARAMETERS:
@@ -141,7 +140,7 @@ class WeaveLinear(MergeableLayer):
 
 def linear_size(layer: nn.Module, name: str) -> tuple[int, int]:
     """(d_in, d_out) of a linear layer; UserError naming the layer if it is not one."""
-    if isinstance(layer, (nn.Linear, Conv1D)) or resolve_quantization_backend(layer) is not None:
+    if isinstance(layer, (nn.Linear, Conv1D)) or quantization_of(layer) is not None:
         size = _get_in_out_features(layer)
     else:
         size = getattr(layer, "in_features", None), getattr(layer, "out_features", None)

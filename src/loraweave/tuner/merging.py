@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -12,6 +13,14 @@ from .. import gates, lowrank
 from ..errors import UserError
 from .context import TaskContext
 from .parameters import Knobs
+
+MERGEABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def quantization_of(layer: nn.Module) -> Any:
+    """PEFT's description of a quantised layer, or None for one that is not."""
+    # PEFT wants to know for torchao's how to quantise a merged weight again; nothing is ever merged into one here.
+    return resolve_quantization_backend(layer, get_apply_tensor_subclass=lambda: None)
 
 
 class MergeableLayer(nn.Module, BaseTunerLayer):
@@ -119,6 +128,12 @@ class MergeableLayer(nn.Module, BaseTunerLayer):
             raise UserError(
                 f"layer {self.layer_name} is a {type(base).__name__}: what its weight means is not known, so "
                 "nothing can be merged into it; only nn.Linear and Conv1D can"
+            )
+        weight = base._parameters.get("weight")
+        if type(weight) is not nn.Parameter or weight.dtype not in MERGEABLE:
+            raise UserError(
+                f"layer {self.layer_name} holds its weight as {type(base.weight).__name__} of {base.weight.dtype}, not "
+                "as plain numbers that an update could be added to; merge into the unquantised base instead"
             )
         merged = base.weight.data.to(torch.promote_types(base.weight.dtype, torch.float32))
         for adapter in adapters:
