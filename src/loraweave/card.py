@@ -1,6 +1,9 @@
 """What the model card of a saved adapter says about loading it: PEFT knows its type only after `import loraweave`."""
 
+import re
 from pathlib import Path
+
+from huggingface_hub import ModelCard
 
 MARK = "<!-- loraweave -->"
 HEADING = "## How to Get Started with the Model"
@@ -14,18 +17,37 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 base = AutoModelForCausalLM.from_pretrained({{base!r}})
-model = PeftModel.from_pretrained(base, "THIS FOLDER")
+model = PeftModel.from_pretrained(base, "THIS ADAPTER")  # its folder, or its name on the Hub
 ```
+"""
+TASKS = """
+It needs the task of each sequence: `model(..., tasks=...)` and `model.generate(..., tasks=...)`, one of {tasks}.
 """
 
 
-def add_loading_section(readme: Path, method: str, base: str) -> None:
-    """Put the section under PEFT's heading, or at the end; a card that has it, or is not there, stays as it is."""
-    if not readme.is_file() or MARK in (card := readme.read_text(encoding="utf-8")):
+def add_loading_section(folder: Path, method: str, base: str, tasks: list[str] | None) -> None:
+    """Complete PEFT's card of the adapter saved in `folder`: how to load it, and the method as a tag.
+
+    The card of an adapter that is not named "default" is in the folder above. A card that is none of PEFT's stays as it
+    is, and so does a section that is there.
+
+    Args:
+        folder: where the adapter's configuration was saved.
+        method, base: the preset and the base model.
+        tasks: the tasks to choose from, for a method that needs to know them.
+    """
+    here = (folder / "README.md", folder.resolve().parent / "README.md")
+    readme = next((path for path in here if path.is_file()), None)
+    if readme is None or not re.search(r"^library_name: peft$", readme.read_text(encoding="utf-8"), re.MULTILINE):
         return
-    section = TEXT.format(method=method, base=base)
-    if HEADING in card:
-        card = card.replace(HEADING, f"{HEADING}\n\n{section}", 1)
-    else:
-        card = f"{card.rstrip()}\n\n{HEADING}\n\n{section}"
-    readme.write_text(card, encoding="utf-8")
+    card = ModelCard.load(readme)
+    card.data["tags"] = sorted({*(card.data.get("tags") or ()), "loraweave", method})
+    if MARK not in card.text:
+        section = TEXT.format(method=method, base=base)
+        if tasks:
+            section += TASKS.format(tasks=", ".join(f"`{task}`" for task in tasks))
+        if HEADING in card.text:
+            card.text = card.text.replace(HEADING, f"{HEADING}\n\n{section}", 1)
+        else:
+            card.text = f"{card.text.rstrip()}\n\n{HEADING}\n\n{section}"
+    card.save(readme)

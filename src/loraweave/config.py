@@ -100,8 +100,12 @@ class WeaveConfig(PeftConfig):
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """PEFT's, and the model card beside it learns how the adapter is loaded."""
         super().save_pretrained(save_directory, **kwargs)
+        self.complete_card(Path(save_directory))
+
+    def complete_card(self, folder: Path) -> None:
+        """Say in the card of the adapter saved in `folder` how it is loaded (`loraweave.card`)."""
         base = self.base_model_name_or_path or "THE BASE MODEL"
-        add_loading_section(Path(save_directory) / "README.md", self.method, base)
+        add_loading_section(folder, self.method, base, self.task_names if self.needs_tasks else None)
 
     def _check_values(self) -> None:
         for name, choices in (
