@@ -49,6 +49,7 @@ class WeaveModel(BaseTuner):
         alpha = peft_config.alpha_pattern.get(alpha_key, peft_config.lora_alpha)
         layer = target
         if not isinstance(target, WeaveLinear):
+            _check_is_called(parent, target_name, current_key)
             layer = WeaveLinear(target, current_key, attach(self.model))
             layer.set_adapter(self.active_adapters)
         layer.update_layer(adapter_name, peft_config, rank, alpha, peft_config.inference_mode)
@@ -120,6 +121,25 @@ class WeaveModel(BaseTuner):
             tasks = tasks[:, 0]
         with attach(self.model).use(tasks):
             return self.model.generate(*args, **kwargs)
+
+
+def _check_is_called(parent: nn.Module, name: str, path: str) -> None:
+    """Refuse a layer whose owner reads its weight instead of calling it: an adapter would silently do nothing."""
+    read: list[str] = []
+    if isinstance(parent, nn.MultiheadAttention):
+        read = ["out_proj"]
+    elif hasattr(parent, "A_log") and hasattr(parent, "D"):  # a Mamba mixer; Mamba 2 has no dt_proj
+        read = ["x_proj", "dt_proj", "out_proj"] if hasattr(parent, "dt_proj") else ["out_proj"]
+    if name in read:
+        raise UserError(
+            f"layer {path}: {type(parent).__name__} reads its weight without calling it, always or in its fused "
+            f"kernels, so an adapter there would do nothing; leave it out: exclude_modules={read}"
+        )
+    if isinstance(parent, nn.TransformerEncoderLayer) and torch.backends.mha.get_fastpath_enabled():
+        raise UserError(
+            f"layer {path}: outside of training nn.TransformerEncoderLayer reads its weights in a fused kernel, where "
+            "an adapter would do nothing; call torch.backends.mha.set_fastpath_enabled(False) first"
+        )
 
 
 def _warn_of_fused_experts(model: nn.Module) -> None:
