@@ -17,7 +17,7 @@ from ..config import WeaveConfig
 from ..errors import UserError
 from .context import TaskContext, per_token
 from .merging import MergeableLayer, quantization_of
-from .parameters import FROZEN, PARAMETERS, AdapterTensors, Knobs, first_values
+from .parameters import FROZEN, PARAMETERS, TRAINED, AdapterTensors, Knobs, first_values
 
 
 class WeaveLinear(MergeableLayer):
@@ -33,8 +33,8 @@ class WeaveLinear(MergeableLayer):
         UserError: not a linear layer, or a rank above the layer's size.
     """
 
-    adapter_layer_names = PARAMETERS
-    other_param_names = ("knobs",)
+    adapter_layer_names = TRAINED
+    other_param_names = (*FROZEN, "knobs")
 
     def __init__(self, base_layer: nn.Module, name: str, task_context: TaskContext) -> None:
         super().__init__()
@@ -49,7 +49,6 @@ class WeaveLinear(MergeableLayer):
             self.add_module(parameter, AdapterTensors())
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        self.frozen_peft_weight_names: dict[str, tuple[str, ...]] = {}
         self._unmerged_weight: Tensor | None = None
 
     # --- parameters -------------------------------------------------------------------------------------------------
@@ -68,7 +67,6 @@ class WeaveLinear(MergeableLayer):
         self.knobs[adapter_name] = Knobs(config, r, scaling)
         for name, tensor in first_values(config, r, self.in_features, self.out_features).items():
             getattr(self, name)[adapter_name] = nn.Parameter(tensor, requires_grad=name not in FROZEN)
-        self.frozen_peft_weight_names = {**self.frozen_peft_weight_names, adapter_name: FROZEN}
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 

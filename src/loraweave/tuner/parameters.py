@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .. import starts
 from ..config import WeaveConfig
 
-PARAMETERS = (
+TRAINED = (
     "weave_A",
     "weave_B",
     "weave_channel",
@@ -18,10 +18,9 @@ PARAMETERS = (
     "weave_task_embedding",
     "weave_task_gate",
     "weave_task_transform",
-    "weave_anchor_A",
-    "weave_anchor_B",
 )
 FROZEN = ("weave_anchor_A", "weave_anchor_B")
+PARAMETERS = TRAINED + FROZEN
 
 
 class AdapterTensors(nn.ParameterDict):

@@ -15,6 +15,7 @@ from ..config import WeaveConfig
 from ..errors import UserError, nearest
 from .layer import WeaveLinear
 from .lora_conversion import truncate
+from .parameters import PARAMETERS
 
 
 def check_sum(configs: dict[str, Any], adapters: list[str], weights: list[float], new: str, kind: str) -> None:
@@ -112,7 +113,7 @@ def _per_task(layer: WeaveLinear, adapter: str) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _tensors(layer: WeaveLinear, adapter: str) -> dict[str, Tensor]:
-    return {n: getattr(layer, n)[adapter] for n in layer.adapter_layer_names if adapter in getattr(layer, n)}
+    return {n: getattr(layer, n)[adapter] for n in PARAMETERS if adapter in getattr(layer, n)}
 
 
 def sum_config(configs: dict[str, Any], adapters: list[str], ranks: dict[str, int]) -> WeaveConfig:
