@@ -5,9 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    CheckpointImpl,
+    CheckpointWrapper,
+    checkpoint_wrapper,
+)
 from torch.utils.checkpoint import checkpoint
 
 import loraweave
@@ -136,6 +141,20 @@ def test_a_whole_call_with_its_tasks_may_run_in_the_backward_pass():
 
     for grad, wanted in zip(gradients(Whole()), expected, strict=True):
         torch.testing.assert_close(grad, wanted)
+
+
+def test_adapters_inside_wrappers_are_saved_and_loaded(tmp_path):
+    model = adapted("rlora")
+    expected = get_peft_model_state_dict(model)
+    wrapped(CheckpointImpl.NO_REENTRANT)(model)
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    torch.testing.assert_close(saved, expected, rtol=0, atol=0)
+    for tensor in expected.values():
+        tensor.zero_()
+    assert not set_peft_model_state_dict(model, saved).unexpected_keys
+    torch.testing.assert_close(get_peft_model_state_dict(model), saved, rtol=0, atol=0)
+    assert all(isinstance(block, CheckpointWrapper) for block in model.base_model.model.blocks)
 
 
 def test_a_call_in_the_backward_pass_does_not_make_older_tasks_right():

@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..quiet import quiet_libraries
 from ..tasks import Task, load_tasks
 from ..tasks.mixture import Realised, realised_table
+from ..tuner.wrappers import without_checkpoint_wrappers
 from .adapting import adapted
 from .callbacks import Clock, MetricsFile, Reporter
 from .checkpoints import disk_is_full, read_json, write_json, written_whole
@@ -284,7 +285,8 @@ def _save(
     if not main:
         return target
     with written_whole(target) as unfinished:
-        model.save_pretrained(unfinished, state_dict=state)
+        with without_checkpoint_wrappers(model):
+            model.save_pretrained(unfinished, state_dict=state)
         if is_adapter:
             (unfinished / "base.json").write_bytes(folder.base.read_bytes())
         else:

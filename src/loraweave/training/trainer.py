@@ -14,6 +14,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from ..config import WeaveConfig
+from ..tuner.wrappers import without_checkpoint_wrappers
 from .auxiliary import Auxiliary, LossConfig
 from .checkpoints import saved_or_removed
 from .collate import Collator
@@ -167,6 +168,10 @@ class MultiTaskTrainer(SFTTrainer):
         self.task_losses["train"].check()
         with saved_or_removed(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
             super(SFTTrainer, self)._save_checkpoint(model, trial)  # TRL's own would also write a model card
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        with without_checkpoint_wrappers(self.model):
+            super().save_model(*args, **kwargs)
 
     def _send_telemetry(self) -> None:
         """TRL reports every run to its makers; a run here is nobody else's business."""

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import UserError, nearest
 from .probe import Probe
+from .wrappers import WRAPPED
 
 Tasks: TypeAlias = str | Sequence[str] | int | Sequence[int] | Tensor
 
@@ -226,7 +227,7 @@ def _checkpoint_functions(model: nn.Module) -> Iterator[tuple[nn.Module, str, An
     """Every module that checkpoints by a function it holds, the attribute, and the function: blocks of transformers,
     and what torch's `checkpoint_wrapper` made."""
     for module in model.modules():
-        name = "checkpoint_fn" if "_checkpoint_wrapped_module" in module._modules else "_gradient_checkpointing_func"
+        name = "checkpoint_fn" if WRAPPED in module._modules else "_gradient_checkpointing_func"
         if (function := module.__dict__.get(name)) is not None:
             yield module, name, function
 

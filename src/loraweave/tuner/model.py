@@ -15,6 +15,7 @@ from ..errors import UserError
 from .context import attach, detach
 from .layer import WeaveLinear
 from .weighted import check_sum, weighted_layers
+from .wrappers import without_checkpoint_wrappers
 
 
 class WeaveModel(BaseTuner):
@@ -102,6 +103,16 @@ class WeaveModel(BaseTuner):
                 new = getattr(layer, parameter)[adapter_name]
                 new.data = value.to(new.device, new.dtype)
         self.set_requires_grad(adapter_name, requires_grad=False)
+
+    @classmethod
+    def _get_adapter_state_dict(cls, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        with without_checkpoint_wrappers(model):
+            return super()._get_adapter_state_dict(model, *args, **kwargs)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(cls, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        with without_checkpoint_wrappers(model):
+            return super()._remap_adapter_state_dict_for_load(model, *args, **kwargs)
 
     def generate(self, *args: Any, tasks: Any = None, **kwargs: Any) -> torch.Tensor:
         """The model's own `generate`, with `tasks` for the prompts: one for all, or one per sequence.
