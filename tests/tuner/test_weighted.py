@@ -150,12 +150,10 @@ def test_what_has_no_sum_is_named(tiny_model):
         biased.add_weighted_adapter(["default"], [1.0], "sum")
 
 
-def test_a_task_sum_too_wide_for_the_layers_is_one_line(tiny_model):
-    model = adapted(tiny_model(), "mtllora", num_heads=8)  # 32 for the tasks of one adapter alone
-    model.add_adapter("two", method("moelora", num_heads=8))
-    before = logits(model), set(model.state_dict())
-    with pytest.raises(UserError, match="the sum's rank 64 is above its size"):
-        model.add_weighted_adapter(["default", "two"], [1.0, 1.0], "sum")
-    assert torch.equal(logits(model), before[0])
-    assert set(model.state_dict()) == before[1]
-    assert "sum" not in model.peft_config
+def test_a_task_sum_wider_than_the_layers_is_as_exact():
+    model = on_two_layers(one=method("mtllora", r=5, num_heads=8), two=method("moelora", r=7, num_heads=8))
+    model.add_weighted_adapter(["one", "two"], [0.7, -1.3], "sum")
+    x = torch.randn(2, 4, 40, dtype=torch.float64)
+    expected = 0.7 * update(model, "one", x, TASK_IDS) - 1.3 * update(model, "two", x, TASK_IDS)
+    torch.testing.assert_close(update(model, "sum", x, TASK_IDS), expected, rtol=1e-9, atol=1e-9)
+    assert model.base_model.model.wide.weave_A["sum"].shape == (1, 48, 40)  # not 40 + 56

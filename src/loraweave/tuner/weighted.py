@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from ..config import WeaveConfig
 from ..errors import UserError, nearest
@@ -77,13 +78,20 @@ def stacked(layer: WeaveLinear, parts: list[tuple[str, float]], num_tasks: int) 
     if num_tasks == 0:
         down, up = truncate(down, up, min(layer.in_features, layer.out_features))  # exact: no more is in the product
         return {"weave_A": down[None], "weave_B": up[None]}
-    if down.shape[0] > (limit := max(layer.in_features, layer.out_features)):
-        raise UserError(
-            f"layer {layer.layer_name}: the sum's rank {down.shape[0]} is above its size; the adapters' heads × r may "
-            f"make {limit} together"
-        )
     transform = torch.stack([torch.block_diag(*(t[k] for t in transforms)) for k in range(num_tasks)])
+    if down.shape[0] > max(layer.in_features, layer.out_features):
+        down, up, transform = _to_the_sides(down, up, transform)
     return {"weave_A": down[None], "weave_B": up[None], "weave_task_transform": transform}
+
+
+def _to_the_sides(down: Tensor, up: Tensor, transform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same updates up @ transform @ down with the larger of d_in and d_out as rank."""
+    basis_in, core_in = torch.linalg.qr(down.T)
+    basis_out, core_out = torch.linalg.qr(up)
+    between = core_out @ transform @ core_in.T
+    rank = max(between.shape[-2:])
+    rows, columns = rank - between.shape[-2], rank - between.shape[-1]
+    return pad(basis_in.T, (0, 0, 0, columns)), pad(basis_out, (0, rows)), pad(between, (0, columns, 0, rows))
 
 
 def _per_task(layer: WeaveLinear, adapter: str) -> tuple[Tensor, Tensor, Tensor]:
