@@ -225,7 +225,9 @@ class _Collator:
         batch = self.collator(rest)
         if self.names is None:
             return batch
-        rows = batch["input_ids"]
+        rows = batch.get("input_ids")
+        if rows is None:  # images or features
+            rows = next(value for value in batch.values() if isinstance(value, Tensor) and value.ndim)
         if len(rows) == self.rows_per_example * len(examples) and not any(map(_is_list, values)):
             batch["tasks"] = _ids(values, self.names).repeat(self.rows_per_example)
             return batch
