@@ -1,0 +1,130 @@
+"""The page that the matrix is printed as: tables of methods across and behaviours, architectures or bases down."""
+
+import importlib.metadata
+from collections.abc import Iterable, Sequence
+
+import compatibility.adapter_behaviours
+import compatibility.task_behaviours
+import compatibility.training_behaviours  # noqa: F401
+from compatibility.cases import BEHAVIOURS, FREE, METHODS, Case, cells
+from compatibility.models import ARCHITECTURES, Architecture
+from compatibility.quantized import CHECKS, KINDS, NOT_RUN
+
+Outcomes = dict[tuple[str, str, str], tuple[str, str]]
+"""(behaviour, architecture or quantised base, method) -> ("yes" or "no", the reason)"""
+
+TITLE = "# Compatibility"
+INTRODUCTION = """\
+What works with what, printed by the project's own tests (`make compatibility`) and not by hand. Every cell is the
+outcome of tests on small random models on a CPU, with {versions}.
+
+**yes**: tried, and it holds. **no**: it cannot be, for the reason in the note; the tests see to it that it is refused
+with that message or fails, and not silently wrong. **–**: it means nothing there."""
+METHOD_COLUMNS = """\
+Columns are the presets of the papers and combinations of knobs that no paper has: {free}."""
+
+
+class Notes:
+    """Numbered footnotes, each text once."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def mark(self, texts: Iterable[str]) -> str:
+        numbers = set()
+        for text in texts:
+            if text not in self.texts:
+                self.texts.append(text)
+            numbers.add(self.texts.index(text) + 1)
+        return f" [{', '.join(map(str, sorted(numbers)))}]" if numbers else ""
+
+
+def missing(outcomes: Outcomes) -> list[tuple[str, str, str]]:
+    """The cells of the whole matrix without an outcome."""
+    wanted = [(cell.behaviour.name, cell.case.architecture.name, cell.case.method) for cell in cells()]
+    wanted += [(check, kind, method) for check in CHECKS for kind in KINDS for method in METHODS]
+    return [key for key in wanted if key not in outcomes]
+
+
+def page(outcomes: Outcomes) -> str:
+    """The whole page, in Markdown."""
+    notes = Notes()
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft"))
+    free = "; ".join(f"*{name}* ({_knobs(knobs)})" for name, knobs in FREE.items())
+    causal = [a for a in ARCHITECTURES.values() if a.kind == "causal"]
+    others = [a for a in ARCHITECTURES.values() if a.kind != "causal"]
+    parts = [TITLE, INTRODUCTION.format(versions=versions), METHOD_COLUMNS.format(free=free)]
+    parts += ["## Causal language models", f"All of {_names(causal)}.", _behaviours(outcomes, causal, notes)]
+    parts += ["## Other models", f"All of {_names(others)}.", _behaviours(outcomes, others, notes)]
+    parts += [
+        "## Architectures",
+        "How many behaviours hold, of those that mean something there.",
+        _architectures(outcomes),
+    ]
+    parts += ["## Quantised bases", _quantized(outcomes, notes)]
+    parts += ["## Notes", "\n".join(f"{i}. {text}" for i, text in enumerate(notes.texts, 1))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _behaviours(outcomes: Outcomes, architectures: Sequence[Architecture], notes: Notes) -> str:
+    rows = []
+    for name, behaviour in BEHAVIOURS.items():
+        row = [behaviour.text]
+        for method in METHODS:
+            meant = [a.name for a in architectures if behaviour.pointless(Case(a, method)) is None]
+            row.append(_cell([(where, outcomes[name, where, method]) for where in meant], notes))
+        rows.append(row)
+    return _table(["behaviour", *METHODS], rows)
+
+
+def _cell(found: list[tuple[str, tuple[str, str]]], notes: Notes) -> str:
+    """One word for several architectures, and notes for those on which it is another."""
+    if not found:
+        return "–"
+    reasons: dict[str, list[str]] = {}
+    for architecture, (outcome, reason) in found:
+        if outcome == "no":
+            reasons.setdefault(reason, []).append(architecture)
+    refused = sum(map(len, reasons.values()))
+    if refused == len(found):
+        return "no" + notes.mark(reasons)
+    return "yes" + notes.mark(f"Not on {', '.join(names)}: {reason}" for reason, names in reasons.items())
+
+
+def _architectures(outcomes: Outcomes) -> str:
+    rows = []
+    for architecture in ARCHITECTURES:
+        row = [architecture]
+        for method in METHODS:
+            found = [
+                outcome
+                for (_, where, which), (outcome, _) in outcomes.items()
+                if (where, which) == (architecture, method)
+            ]
+            row.append(f"{found.count('yes')} of {len(found)}")
+        rows.append(row)
+    return _table(["architecture", *METHODS], rows)
+
+
+def _quantized(outcomes: Outcomes, notes: Notes) -> str:
+    rows = []
+    for kind in KINDS:
+        for check, function in CHECKS.items():
+            text = (function.__doc__ or "").strip().splitlines()[0].rstrip(".")
+            row = [_cell([(kind, outcomes[check, kind, method])], notes) for method in METHODS]
+            rows.append([kind, text, *row])
+    rows += [[kind, f"not run: {why}", *["" for _ in METHODS]] for kind, why in NOT_RUN.items()]
+    return _table(["base", "behaviour", *METHODS], rows)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _names(architectures: Sequence[Architecture]) -> str:
+    return ", ".join(f"*{a.name}*" for a in architectures)
+
+
+def _knobs(knobs: dict[str, object]) -> str:
+    return ", ".join(f"`{key}={value!r}`" for key, value in knobs.items()) or "the defaults: a plain LoRA"
