@@ -1,63 +1,123 @@
 """Several processes: the same step as one process on the same rows, and losses per task over all of them."""
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 import loraweave
-
-SCRIPT = """
-import io, sys
+from loraweave.config import PRESETS
 from loraweave.training.config import RunConfig
 from loraweave.training.run import train
-from rich.console import Console
-train(RunConfig.load(sys.argv[1], sys.argv[3:]), sys.argv[2], console=Console(file=io.StringIO()))
-"""
+
+SETTINGS = [  # no dropout: each process draws masks of its own
+    "train.max_steps=4",
+    "train.eval_strategy=steps",
+    "train.eval_steps=2",
+    "train.save_strategy=no",
+    "train.bf16=false",
+    "method.lora_dropout=0.0",
+]
+ONE, TWO = "train.per_device_train_batch_size=4", "train.per_device_train_batch_size=2"
+KINDS = {"ddp": [], "fsdp2": ["train.fsdp=true", "train.fsdp_config={version: 2}"]}
 
 
-def launch(project: Path, output: str, processes: int, *overrides: str) -> Path:
-    (project / "train.py").write_text(SCRIPT)
-    command = [sys.executable, "train.py"]
-    if processes > 1:
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={processes}",
-            "train.py",
-        ]
-    subprocess.run(
-        [*command, "run.yaml", output, *overrides],
-        cwd=project,
+def launch(folder: Path, *arguments: str) -> None:
+    """`processes.py` in two processes, in a folder."""
+    script = Path(__file__).with_name("processes.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, *arguments],
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(loraweave.__file__).parents[1])},
-        check=True,
         capture_output=True,
+        text=True,
         timeout=300,
     )
-    return project / output
+    assert done.returncode == 0, done.stderr[done.stderr.find("Traceback") :][:4000]
+
+
+def adapter(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if "loss" in key} for line in lines]
+
+
+TELLING = ["rlora", "mtllora"]  # a router and a frozen anchor; tensors for each task
+OTHERS = [name for name in PRESETS if name not in TELLING]
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        pytest.param(TELLING, id="two methods"),
+        pytest.param([*OTHERS, "lora"], id="the others", marks=pytest.mark.long),
+    ],
+)
+def test_two_processes_train_like_one(project: Path, methods: list[str]) -> None:
+    jobs = [
+        (f"{kind}/{name}", [*SETTINGS, TWO, *more, f"method.name={name}"], False)
+        for name in methods
+        for kind, more in KINDS.items()
+    ]
+    launch(project, "runs", json.dumps(jobs))
+    for name in methods:
+        config = RunConfig.load(str(project / "run.yaml"), [*SETTINGS, ONE, f"method.name={name}"])
+        one = train(config, project / "one" / name, console=Console(file=io.StringIO())).folder
+        for kind in KINDS:
+            two = project / kind / name
+            for step, expected in zip(losses(two), losses(one), strict=True):
+                assert step == pytest.approx(expected, rel=1e-4), (kind, name)
+            assert {*adapter(two)} == {*adapter(one)}
+            torch.testing.assert_close(adapter(two), adapter(one), atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.long
-def test_two_processes_train_like_one(project: Path) -> None:
-    # No dropout: each process draws masks of its own.
-    settings = ("train.max_steps=4", "train.save_strategy=no", "train.packing=false", "method.lora_dropout=0.0")
-    one = launch(project, "one", 1, *settings, "train.per_device_train_batch_size=4")
-    two = launch(project, "two", 2, *settings, "train.per_device_train_batch_size=2")
-    adapters = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (one, two)]
-    for name, value in adapters[0].items():
-        torch.testing.assert_close(adapters[1][name], value, atol=1e-4, rtol=1e-3)
-    logged = [
-        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (one, two)
-    ]
-    assert len(logged[0]) == len(logged[1])
-    for single, double in zip(*logged, strict=True):
-        for key in single:
-            if "loss" in key:
-                assert double[key] == pytest.approx(single[key], rel=1e-3)
+def test_a_sharded_run_goes_on_where_it_stopped(project: Path) -> None:
+    settings = [*SETTINGS, *KINDS["fsdp2"], TWO, "train.save_strategy=steps", "train.save_steps=2", "method.name=rlora"]
+    launch(project, "runs", json.dumps([("whole", settings, False), ("cut", settings, False)]))
+    cut = project / "cut"
+    shutil.rmtree(cut / "adapter")
+    shutil.rmtree(cut / "checkpoints" / "checkpoint-4")
+    (cut / "summary.json").unlink()
+    launch(project, "runs", json.dumps([("cut", settings, True)]))
+    torch.testing.assert_close(adapter(cut), adapter(project / "whole"), atol=1e-6, rtol=1e-4)
+    assert losses(cut) == [pytest.approx(step, rel=1e-5) for step in losses(project / "whole")]
+
+
+@pytest.mark.long
+def test_sharded_runs_with_other_settings(project: Path) -> None:
+    """What changes how a model is run or wrapped; each equals the same run in one process."""
+    more = {
+        "checkpointing": ["train.gradient_checkpointing=true"],
+        "fsdp's own checkpointing": ["train.fsdp_config={version: 2, activation_checkpointing: true}"],
+        "accumulation": ["train.gradient_accumulation_steps=2", "train.max_steps=2"],  # less than an epoch
+        "best": ["train.load_best_model_at_end=true", "train.save_strategy=steps", "train.save_steps=2"],
+        "alignment": ["method.alignment=0.2"],
+    }
+    common = [*SETTINGS, "method.name=mtllora"]
+    launch(project, "runs", json.dumps([(k, [*common, *KINDS["fsdp2"], TWO, *v], False) for k, v in more.items()]))
+    for name, settings in more.items():
+        here = [setting for setting in settings if "fsdp" not in setting]
+        config = RunConfig.load(str(project / "run.yaml"), [*common, ONE, *here])
+        one = train(config, project / "one" / name, console=Console(file=io.StringIO())).folder
+        assert losses(project / name) == [pytest.approx(step, rel=1e-4) for step in losses(one)], name
+        torch.testing.assert_close(adapter(project / name), adapter(one), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [pytest.param(TELLING, id="two methods"), pytest.param(OTHERS, id="the others", marks=pytest.mark.long)],
+)
+def test_blocks_sharded_by_hand(tmp_path: Path, methods: list[str]) -> None:
+    launch(tmp_path, "by_hand", ",".join(methods))
