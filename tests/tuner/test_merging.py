@@ -100,7 +100,10 @@ def test_a_safe_merge_of_a_broken_adapter_names_layer_and_adapter(tiny_model, na
     bits = base_bits(model)
     with torch.no_grad():
         model.base_model.model.model.layers[0].self_attn.q_proj.weave_B["default"][0, 0] = bad
-    with for_one_task(model, name), pytest.raises(UserError, match=r"layer model\.layers\.0\.self_attn\.q_proj.*default"):
+    with (
+        for_one_task(model, name),
+        pytest.raises(UserError, match=r"layer model\.layers\.0\.self_attn\.q_proj.*default"),
+    ):
         model.merge_adapter(safe_merge=True)
     assert same_bits(model, bits)
 
@@ -137,6 +140,26 @@ def test_a_merged_model_with_tied_weights_saves_and_loads(tiny_model, tmp_path: 
     merged.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(loaded(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_merging_into_a_tied_head_leaves_the_embeddings(tiny_model, tmp_path: Path):
+    base = tiny_model()
+    base.config.tie_word_embeddings = True
+    base.tie_weights()
+    embeddings = base.model.embed_tokens.weight
+    model = adapted(base, "mlora", target_modules=["lm_head", "q_proj"])
+    bits, expected = embeddings.clone(), logits(model)
+    model.merge_adapter()
+    torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-5)
+    model.unmerge_adapter()
+    assert model.base_model.model.lm_head.base_layer.weight is embeddings
+    assert torch.equal(embeddings, bits)
+    with pytest.warns(UserWarning, match="no longer tied"):
+        merged = model.merge_and_unload()
+    merged.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(loaded(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(loaded.model.embed_tokens.weight, bits)
 
 
 def test_a_model_saved_while_merged_saves_the_adapter(tiny_model, tmp_path: Path):

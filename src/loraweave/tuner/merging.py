@@ -32,7 +32,7 @@ class MergeableLayer(nn.Module, BaseTunerLayer):
     fan_in_fan_out: bool
     quantization_backend: Any
     merged_adapters: list[str]
-    _unmerged_weight: Tensor | None
+    _unmerged_weight: nn.Parameter | None
 
     def _get(self, name: str, adapter: str) -> Any:
         """An adapter's parameter, or None where its method has none of that name."""
@@ -144,15 +144,17 @@ class MergeableLayer(nn.Module, BaseTunerLayer):
                     "broken; nothing was merged into this layer"
                 )
         if self._unmerged_weight is None:
-            self._unmerged_weight = base.weight.data
-        base.weight.data = merged.to(base.weight.dtype)
+            self.__dict__["_unmerged_weight"] = weight  # kept, but not as a parameter of this layer
+        # A new parameter and not new data: tied embeddings go on with the old one.
+        base.weight = nn.Parameter(merged.to(weight.dtype), requires_grad=weight.requires_grad)
         self.merged_adapters.extend(adapters)
 
     def unmerge(self) -> None:
         """Put the base weight back as it was before the first merge."""
         if self._unmerged_weight is None:
             return
-        weight = self.get_base_layer().weight
-        weight.data = self._unmerged_weight.to(weight.device, weight.dtype)  # the model may have been cast since
+        base, old = self.get_base_layer(), self._unmerged_weight
+        old.data = old.data.to(base.weight.device, base.weight.dtype)  # the model may have been moved or cast since
+        base.weight = old
         self._unmerged_weight = None
         self.merged_adapters.clear()
