@@ -1,4 +1,4 @@
-"""What state an adapter is in: active, deleted, disabled, trainable, its dtype, its status; and training that goes on."""
+"""What state an adapter is in: active, deleted, disabled, trainable, its dtype, its status; and training going on."""
 
 import copy
 import pickle
