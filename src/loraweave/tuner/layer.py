@@ -70,6 +70,12 @@ class WeaveLinear(MergeableLayer):
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # transformers' Mamba renames the first "embedding." of what it loads, meaning its own; take it back.
+        for key in [k for k in state_dict if k.startswith(f"{prefix}weave_task_embeddings.")]:
+            state_dict[key.replace("weave_task_embeddings.", "weave_task_embedding.")] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     # --- forward ----------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

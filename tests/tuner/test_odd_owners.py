@@ -1,4 +1,6 @@
-"""Layers whose owner reads their weight instead of calling them: an adapter would do nothing, so it is refused."""
+"""Models that treat their layers oddly: read weights without calling the layer, or rename what is loaded into them."""
+
+from pathlib import Path
 
 import peft
 import pytest
@@ -6,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from loraweave import UserError, WeaveConfig
+from loraweave import MoeLoraConfig, UserError, WeaveConfig
 
 SIZES = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 MAMBA_2 = {"num_heads": 4, "head_dim": 8, "state_size": 4, "n_groups": 1}
@@ -62,3 +64,16 @@ def test_torch_s_encoder_layer_needs_its_fused_kernel_off():
             assert not torch.allclose(model(x, mask)[0], base[0])
     finally:
         torch.backends.mha.set_fastpath_enabled(True)
+
+
+def test_a_task_embedding_is_loaded_on_models_that_rename_what_they_load(tmp_path: Path):
+    def base():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model("mamba", **SIZES, state_size=4))
+
+    config = MoeLoraConfig(r=2, task_names=["a", "b"], target_modules=["in_proj"])
+    model = peft.get_peft_model(base(), config)
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(base(), tmp_path)
+    tensors = dict(loaded.named_parameters())
+    assert all(torch.equal(p, tensors[n]) for n, p in model.named_parameters())
