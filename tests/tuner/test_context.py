@@ -181,6 +181,15 @@ def test_a_model_given_back_has_its_own_checkpoint_functions():
     assert [block.checkpoint_fn for block in base.blocks] == functions
 
 
+def test_rows_are_not_shared_out_among_fewer_tasks_in_training():
+    model = adapted("mtllora")
+    x = torch.cat([X, X])  # as a preference trainer stacks chosen and rejected rows
+    with pytest.raises(UserError, match=r"tasks for 3 sequences do not fit an input of \(6, 5\)"):
+        model(x, tasks=ONE)
+    with torch.no_grad():  # as generation expands the rows of its prompts
+        torch.testing.assert_close(model(X.repeat_interleave(2, 0), tasks=ONE)[::2], model(X, tasks=ONE))
+
+
 def test_two_adapted_models_in_one_are_told_apart():
     both = nn.ModuleList([adapted("mtllora"), adapted("moelora")])
     with pytest.raises(UserError, match="2 adapted models"), loraweave.task(both, "a"):

@@ -152,7 +152,8 @@ def per_token(values: Tensor, ids: Tensor, x: Tensor) -> Tensor:
             "classifiers do: give one task per sequence, or leave that layer out with exclude_modules"
         )
     if ids.shape[0] != rows:
-        if rows % ids.shape[0]:
+        generating = not torch.is_grad_enabled()  # else rows are repeated by a trainer, in an order of its own
+        if rows % ids.shape[0] or (len(leading) >= 2 and not generating):
             raise UserError(f"tasks for {ids.shape[0]} sequences do not fit an input of {tuple(leading)}")
         ids = ids.repeat_interleave(rows // ids.shape[0], dim=0)
     picked = values[ids]
