@@ -1,5 +1,7 @@
 """Other ways in and out than get_peft_model: injection, transformers' own adapter methods, AutoPeft, tied weights."""
 
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,29 @@ def test_assisted_generation(tiny_model, name: str):
     assistant = adapted(tiny_model(), "moelora", seed=3)  # one with tasks of its own is told them in its own context
     with loraweave.task(assistant, "b"):
         assert torch.equal(model.generate(input_ids=prompt, tasks="b", assistant_model=assistant, **options), alone)
+
+
+@pytest.mark.parametrize("name", NEED_TASKS)
+def test_every_way_to_generate_takes_tasks(tiny_model, name: str):
+    prompt = torch.arange(3, 13).view(2, 5)
+    options = {"max_new_tokens": 4, "do_sample": False}
+    model = adapted(tiny_model(), name)
+    expected = [model.generate(input_ids=prompt, tasks=tasks, **options) for tasks in (["a", "b"], "b")]
+    assert not torch.equal(*expected)
+    plain = adapted(tiny_model(), name, task_type=None)
+    assert type(plain) is PeftModel
+    injected = inject_adapter_in_model(method(name), tiny_model()).eval()
+    randomize(injected)
+    for way in (plain, injected, plain.base_model, copy.deepcopy(plain), pickle.loads(pickle.dumps(plain))):
+        for tasks, result in zip((["a", "b"], "b"), expected, strict=True):
+            assert torch.equal(way.generate(input_ids=prompt, tasks=tasks, **options), result)
+            with loraweave.task(way, tasks):
+                assert torch.equal(way.generate(input_ids=prompt, **options), result)
+    with pytest.raises(UserError, match="a, b"):
+        plain.generate(input_ids=prompt, **options)
+    base = plain.unload()
+    with pytest.raises(ValueError, match="tasks"):
+        base.generate(input_ids=prompt, tasks="b", **options)
 
 
 @pytest.mark.parametrize("name", NEED_TASKS)

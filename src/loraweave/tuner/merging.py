@@ -26,6 +26,7 @@ def quantization_of(layer: nn.Module) -> Any:
 class MergeableLayer(nn.Module, BaseTunerLayer):
     """The part of `WeaveLinear` that folds and merges; the attributes named here are set there."""
 
+    cast_input_dtype_enabled = True  # PEFT's disable_input_dtype_casting sets it
     layer_name: str
     task_context: TaskContext
     knobs: dict[str, Knobs]

@@ -2,6 +2,8 @@
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 from ..config import WeaveConfig
 from ..errors import UserError
 from .context import attach, detach
+from .generation import unwrap_generate, wrap_generate
 from .layer import WeaveLinear
 from .weighted import check_sum, weighted_layers
 from .wrappers import without_checkpoint_wrappers
@@ -32,6 +35,7 @@ class WeaveModel(BaseTuner):
         """PEFT's, and a warning when "all-linear" leaves out the weights of experts."""
         all_linear = self.peft_config[adapter_name].target_modules == "all-linear"
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        wrap_generate(model)
         if all_linear:
             _warn_of_fused_experts(model)
 
@@ -79,6 +83,7 @@ class WeaveModel(BaseTuner):
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
         model = super()._unload_and_optionally_merge(*args, **kwargs)
         detach(model)
+        unwrap_generate(model)
         return model
 
     def add_weighted_adapter(
@@ -114,24 +119,15 @@ class WeaveModel(BaseTuner):
         with without_checkpoint_wrappers(model):
             return super()._remap_adapter_state_dict_for_load(model, *args, **kwargs)
 
-    def generate(self, *args: Any, tasks: Any = None, **kwargs: Any) -> torch.Tensor:
-        """The model's own `generate`, with `tasks` for the prompts: one for all, or one per sequence.
-
-        Raises:
-            UserError: `tasks` (batch, tokens) in which a sequence changes its task.
-        """
-        if tasks is None:
-            return self.model.generate(*args, **kwargs)
-        if isinstance(tasks, torch.Tensor) and tasks.ndim == 2:
-            changing = (tasks != tasks[:, :1]).any(1).nonzero().flatten().tolist()
-            if changing:
-                raise UserError(
-                    f"generate needs one task per sequence, and tasks {tuple(tasks.shape)} change within "
-                    f"sequence {changing[0]}: pass a LongTensor (batch,)"
-                )
-            tasks = tasks[:, 0]
-        with attach(self.model).use(tasks):
-            return self.model.generate(*args, **kwargs)
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: Any = None, **kwargs: Any) -> Iterator[None]:
+        """PEFT enters this around every call; it drops `adapter_names` afterwards, so this is where to refuse it."""
+        if adapter_names is not None:
+            raise UserError(
+                "adapter_names: Weave adapters cannot change from row to row; use set_adapter and one adapter per "
+                "batch, or one adapter with tasks, which may change with every token"
+            )
+        yield
 
 
 def _check_is_called(parent: nn.Module, name: str, path: str) -> None:
