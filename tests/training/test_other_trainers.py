@@ -1,4 +1,7 @@
-"""Trainers that know nothing of tasks: with `with_tasks` every row is run with its own task, in every pass."""
+"""Trainers that know nothing of tasks: with `with_tasks` every row is run with its own task, in every pass.
+
+And two callers that only `loraweave.task` can tell: transformers' pipelines and lm-eval's own model class.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -8,10 +11,19 @@ import datasets
 import pytest
 import torch
 import trl
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_project import byte_tokenizer
 from torch import nn
-from transformers import DataCollatorForSeq2Seq, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import (
+    DataCollatorForSeq2Seq,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 import loraweave
@@ -307,3 +319,59 @@ def test_trainers_that_are_not_known() -> None:
         loraweave.with_tasks(trl.KTOTrainer)
     with pytest.raises(UserError, match="takes a trainer's class"):
         loraweave.with_tasks(object())
+
+
+@pytest.fixture
+def told_apart() -> PeftModel:
+    """A model that says something else for each task."""
+    model = adapted("mtllora").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "weave_B" in name or "weave_task" in name:
+                parameter.normal_(std=0.5 if "weave_B" in name else 3.0)
+    return model
+
+
+PROMPTS = ["Ax", "Byz", "Cabc", "Ade"]
+
+
+def test_pipeline(told_apart: PeftModel) -> None:
+    pipe = pipeline("text-generation", model=told_apart, tokenizer=TOKENIZER, device="cpu")
+    length: dict[str, Any] = {"min_new_tokens": 5, "max_new_tokens": 5, "do_sample": False}
+    options = {**length, "return_tensors": True}
+
+    def tokens(outputs: list) -> list[list[int]]:
+        return [list(output[0]["generated_token_ids"])[-5:] for output in outputs]
+
+    def alone(prompt: str, task: str) -> list[int]:
+        ids = TOKENIZER(prompt, return_tensors="pt")["input_ids"]
+        made = told_apart.generate(input_ids=ids, tasks=task, **length)
+        return made[0, ids.shape[1] :].tolist()
+
+    for task in NAMES:
+        with loraweave.task(told_apart, task):
+            assert tokens(pipe(PROMPTS, batch_size=2, **options)) == [alone(prompt, task) for prompt in PROMPTS]
+    assert len({tuple(alone(PROMPTS[0], task)) for task in NAMES}) == len(NAMES)
+    tasks = ["cut", "add", "bend", "add"]
+    with loraweave.task(told_apart, tasks):
+        expected = [alone(prompt, task) for prompt, task in zip(PROMPTS, tasks, strict=True)]
+        assert tokens(pipe(PROMPTS, batch_size=4, **options)) == expected
+    with pytest.raises(UserError, match="needs to know the task"):
+        pipe(PROMPTS, **options)
+
+
+def test_plain_lm_eval_model(told_apart: PeftModel) -> None:
+    lm = HFLM(pretrained=told_apart, tokenizer=TOKENIZER, batch_size=3)
+    endings = [" ok", " no", " yes", "!"]
+    requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(zip(PROMPTS, endings, strict=True))]
+    for task in NAMES:
+        with loraweave.task(told_apart, task):
+            got = [logprob for logprob, _ in lm.loglikelihood(requests, disable_tqdm=True)]
+        for prompt, ending, logprob in zip(PROMPTS, endings, got, strict=True):
+            ids = TOKENIZER(prompt + ending, return_tensors="pt")["input_ids"]
+            with torch.no_grad():
+                logprobs = told_apart(input_ids=ids, tasks=task).logits[0, :-1].log_softmax(-1)
+            each = logprobs.gather(1, ids[0, 1:, None]).flatten()
+            assert logprob == pytest.approx(each[-len(ending) :].sum().item(), rel=1e-4)
+    with pytest.raises(UserError, match="needs to know the task"):
+        lm.loglikelihood(requests, disable_tqdm=True)

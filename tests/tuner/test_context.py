@@ -190,6 +190,15 @@ def test_rows_are_not_shared_out_among_fewer_tasks_in_training():
         torch.testing.assert_close(model(X.repeat_interleave(2, 0), tasks=ONE)[::2], model(X, tasks=ONE))
 
 
+def test_copies_in_threads_are_refused():
+    model = adapted("mtllora")
+    copy = model.base_model.model._replicate_for_data_parallel()  # what nn.DataParallel runs on each GPU
+    with pytest.raises(UserError, match="DataParallel"):
+        copy(X, tasks=ONE)
+    with pytest.raises(UserError, match="needs to know the task"):
+        model(X)
+
+
 def test_two_adapted_models_in_one_are_told_apart():
     both = nn.ModuleList([adapted("mtllora"), adapted("moelora")])
     with pytest.raises(UserError, match="2 adapted models"), loraweave.task(both, "a"):

@@ -174,6 +174,11 @@ class _Hooks:
         self.outer.append(self.context.state)
         if (tasks := kwargs.pop("tasks", None)) is not None:
             self.context.given = tasks
+        if self.context.given is not None and getattr(module, "_is_replica", False):
+            raise UserError(
+                "nn.DataParallel runs copies of the model in threads, which would mix up each other's tasks: start one "
+                "process per GPU (torchrun, accelerate launch), or show the process one GPU (CUDA_VISIBLE_DEVICES=0)"
+            )
         if torch.is_grad_enabled():
             _carry_through_checkpoints(module, self.context)
         return args, kwargs
