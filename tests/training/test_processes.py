@@ -14,6 +14,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import loraweave
+from loraweave import UserError
+from loraweave.bases import load_base
 from loraweave.config import PRESETS
 from loraweave.training.config import RunConfig
 from loraweave.training.run import train
@@ -80,6 +82,13 @@ def test_two_processes_train_like_one(project: Path, methods: list[str]) -> None
                 assert step == pytest.approx(expected, rel=1e-4), (kind, name)
             assert {*adapter(two)} == {*adapter(one)}
             torch.testing.assert_close(adapter(two), adapter(one), atol=1e-4, rtol=1e-3)
+
+
+def test_a_base_that_is_needed_afterwards_is_not_sharded(project: Path) -> None:
+    config = RunConfig.load(str(project / "run.yaml"), [*SETTINGS, *KINDS["fsdp2"]])
+    with pytest.raises(UserError, match="FSDP keeps the base"):
+        train(config, project / "out", base=load_base(config.model))
+    assert not (project / "out").exists()
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,10 @@ def train(
         model, tokenizer = base or load_base(config.model)
         config = _resolved(config, model)
         args = build_arguments(config.train, config.seed, folder.path)
+        if base is not None and (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"):
+            raise UserError(
+                "FSDP keeps the base that it has sharded: start each method by itself, with loraweave train"
+            )
         main = args.process_index == 0
         new = main and folder.is_new
         try:
