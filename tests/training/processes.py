@@ -26,8 +26,11 @@ def shard_on_cpus_too() -> None:
 
     def start(self, *args, fsdp_plugin=None, **kwargs):
         plain(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
-        self.fsdp_plugin = fsdp_plugin or getattr(self, "fsdp_plugin", None)
-        if self.fsdp_plugin is not None:
+        if fsdp_plugin is not None:
+            self.fsdp_plugin = fsdp_plugin
+            if self._mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self._mixed_precision)
+        if getattr(self, "fsdp_plugin", None) is not None:
             self.distributed_type = DistributedType.FSDP
 
     AcceleratorState.__init__ = start
