@@ -41,3 +41,11 @@ def test_an_adapter_loads_onto_a_dispatched_base(tiny_model, tmp_path: Path, nam
     loaded = PeftModel.from_pretrained(base, tmp_path / "adapter", low_cpu_mem_usage=low_cpu_mem_usage).eval()
     assert {p.device.type for p in loaded.parameters()} == {"cpu"}
     assert torch.equal(logits(loaded), logits(model))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_new_adapter_on_an_offloaded_base_has_its_first_values(tiny_model, name: str):
+    expected = logits(adapted(tiny_model(), name))
+    model = adapted(cpu_offload(tiny_model(), CPU), name)
+    assert {p.device.type for n, p in model.named_parameters() if "weave_" in n} == {"cpu"}
+    torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-6)

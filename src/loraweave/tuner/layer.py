@@ -76,6 +76,14 @@ class WeaveLinear(MergeableLayer):
             state_dict[key.replace("weave_task_embeddings.", "weave_task_embedding.")] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        # Weights that accelerate offloads are nowhere between calls: an adapter goes to where they come for a call.
+        hook = getattr(self.get_base_layer(), "_hf_hook", None)
+        for part in getattr(hook, "hooks", [hook]):
+            if device is None and getattr(part, "offload", False):
+                device = part.execution_device
+        super()._move_adapter_to_device_of_base_layer(adapter_name, device)
+
     # --- forward ----------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -57,12 +57,12 @@ class WeaveModel(BaseTuner):
             _check_is_called(parent, target_name, current_key)
             layer = WeaveLinear(target, current_key, attach(self.model))
             layer.set_adapter(self.active_adapters)
-        layer.update_layer(adapter_name, peft_config, rank, alpha, peft_config.inference_mode)
-        if layer is not target:
             layer.train(target.training)  # an adapter added to a model in eval mode has no dropout there
-            if adapter_name not in self.active_adapters:
-                layer.requires_grad_(False)
+            # Before it has tensors: PEFT moves them to the base's device, where an offloaded base would lose them.
             self._replace_module(parent, target_name, layer, target)
+        layer.update_layer(adapter_name, peft_config, rank, alpha, peft_config.inference_mode)
+        if layer is not target and adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
 
     @staticmethod
     def _check_target_module_exists(peft_config: WeaveConfig, key: str) -> Any:
