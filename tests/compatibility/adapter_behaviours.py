@@ -8,7 +8,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from accelerate import dispatch_model
+from accelerate import cpu_offload, dispatch_model
 from compatibility.cases import TASKS, Case, assert_close, behaviour, disturb, layers_of
 from compatibility.models import ARCHITECTURES
 from peft import PeftModel, inject_adapter_in_model
@@ -190,6 +190,31 @@ def device_map(case: Case, folder: Path) -> None:
     expected = case.output(case.changed())
     base = dispatch_model(case.architecture.build(), {"": "cpu"}, force_hooks=True)
     assert_close(case.output(case.changed(base)), expected)
+
+
+@behaviour(GROUP)
+def offloaded(case: Case, folder: Path) -> None:
+    """On a base whose weights accelerate keeps elsewhere between calls (`cpu_offload`)."""
+    expected = case.output(case.changed())
+    base = cpu_offload(case.architecture.build(), torch.device("cpu"))
+    assert next(base.parameters()).is_meta
+    assert_close(case.output(case.changed(base)), expected)
+
+
+@behaviour(GROUP)
+def pickled(case: Case, folder: Path) -> None:
+    """`torch.save` and `torch.load` of the whole adapted model."""
+    model = case.changed()
+    torch.save(model, folder / "model.pt")
+    assert_close(case.output(torch.load(folder / "model.pt", weights_only=False)), case.output(model))
+
+
+@behaviour(GROUP, refused=lambda case: True)
+def adapters_by_row(case: Case, folder: Path) -> None:
+    """`adapter_names`: another adapter for each row of a batch."""
+    model = case.changed()
+    model.add_adapter("two", case.config())
+    case.output(model, adapter_names=["default", "two", "default"])
 
 
 @behaviour(GROUP, pointless=not_tied)
