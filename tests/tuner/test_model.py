@@ -11,16 +11,13 @@ import torch
 from conftest import ARCHITECTURES
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
+from tiny_adapters import IDS, NAMES, TASKS, logits
 from torch import nn
 from transformers import BertConfig, BertForTokenClassification
 
 import loraweave
 from loraweave import RLoraConfig, UserError, WeaveConfig
 from loraweave.config import PRESETS
-
-NAMES = ["a", "b"]
-IDS = torch.randint(3, 64, (3, 7), generator=torch.Generator().manual_seed(0))
-TASKS = ["a", "b", "a"]
 
 
 def preset(name: str, **knobs) -> WeaveConfig:
@@ -35,11 +32,6 @@ def train_a_little(model: nn.Module, steps: int = 3) -> None:
         optimizer.step()
         optimizer.zero_grad()
     model.eval()
-
-
-def logits(model: nn.Module, tasks=TASKS) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=IDS, tasks=tasks).logits
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
