@@ -4,6 +4,7 @@ import importlib.metadata
 from collections.abc import Iterable, Sequence
 
 import compatibility.adapter_behaviours
+import compatibility.merging_behaviours
 import compatibility.task_behaviours
 import compatibility.training_behaviours  # noqa: F401
 from compatibility.cases import BEHAVIOURS, FREE, METHODS, Case, cells
@@ -13,6 +14,7 @@ from compatibility.quantized import CHECKS, KINDS, NOT_RUN
 Outcomes = dict[tuple[str, str, str], tuple[str, str]]
 """(behaviour, architecture or quantised base, method) -> ("yes" or "no", the reason)"""
 
+GROUPS = ("Training", "Tasks", "Generation", "Adapters", "Merging", "What is adapted")
 TITLE = "# Compatibility"
 INTRODUCTION = """\
 What works with what, printed by the project's own tests (`make compatibility`) and not by hand. Every cell is the
@@ -62,13 +64,17 @@ def page(outcomes: Outcomes) -> str:
         _architectures(outcomes),
     ]
     parts += ["## Quantised bases", _quantized(outcomes, notes)]
+    parts += ["## What means nothing where", _pointless()]
     parts += ["## Notes", "\n".join(f"{i}. {text}" for i, text in enumerate(notes.texts, 1))]
     return "\n\n".join(parts) + "\n"
 
 
 def _behaviours(outcomes: Outcomes, architectures: Sequence[Architecture], notes: Notes) -> str:
     rows = []
-    for name, behaviour in BEHAVIOURS.items():
+    by_group = sorted(BEHAVIOURS.items(), key=lambda item: GROUPS.index(item[1].group))
+    for i, (name, behaviour) in enumerate(by_group):
+        if i == 0 or behaviour.group != by_group[i - 1][1].group:
+            rows.append([f"**{behaviour.group}**", *[""] * len(METHODS)])
         row = [behaviour.text]
         for method in METHODS:
             meant = [a.name for a in architectures if behaviour.pointless(Case(a, method)) is None]
@@ -104,6 +110,22 @@ def _architectures(outcomes: Outcomes) -> str:
             row.append(f"{found.count('yes')} of {len(found)}")
         rows.append(row)
     return _table(["architecture", *METHODS], rows)
+
+
+def _pointless() -> str:
+    """Why there is a dash, by behaviour: the reason, and where it holds."""
+    lines = []
+    for behaviour in BEHAVIOURS.values():
+        where: dict[str, dict[str, list[str]]] = {}
+        for architecture in ARCHITECTURES.values():
+            for method in METHODS:
+                if (reason := behaviour.pointless(Case(architecture, method))) is not None:
+                    where.setdefault(reason, {}).setdefault(architecture.name, []).append(method)
+        for reason, architectures in where.items():
+            everywhere = len(architectures) == len(ARCHITECTURES)
+            listed = next(iter(architectures.values())) if everywhere else architectures
+            lines.append(f"- {behaviour.text}: {reason} ({', '.join(listed)})")
+    return "\n".join(lines)
 
 
 def _quantized(outcomes: Outcomes, notes: Notes) -> str:

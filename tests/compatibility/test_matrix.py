@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import compatibility.adapter_behaviours
+import compatibility.merging_behaviours
 import compatibility.task_behaviours
 import compatibility.training_behaviours  # noqa: F401
 import pytest
