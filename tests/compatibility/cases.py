@@ -21,8 +21,8 @@ TASKS = ["a", "b", "a"]  # of the three examples
 # Knobs that no paper combined. Presets enter by themselves.
 FREE: dict[str, dict[str, Any]] = {
     "weave": {},
-    "weave, anchored channel gate": {"num_heads": 2, "gate": "channel", "start": "random_anchored"},
-    "weave, routed experts with task transforms": {
+    "weave (anchored channel gate)": {"num_heads": 2, "gate": "channel", "start": "random_anchored"},
+    "weave (routed experts with task transforms)": {
         "num_heads": 2,
         "down": "per_head",
         "gate": "token",

@@ -145,7 +145,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             targets=[*PROJECTIONS, "in_proj", "gate_proj", "up_proj", "down_proj"],
         ),
         _other(
-            "llama, sequence classes",
+            "llama (sequence classes)",
             "sequence",
             AutoModelForSequenceClassification,
             "llama",
@@ -154,7 +154,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             head="score",
         ),
         _other(
-            "bert, sequence classes",
+            "bert (sequence classes)",
             "sequence",
             AutoModelForSequenceClassification,
             "bert",
@@ -163,7 +163,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             head="classifier",
         ),
         _other(
-            "bert, token classes",
+            "bert (token classes)",
             "token",
             AutoModelForTokenClassification,
             "bert",
@@ -171,9 +171,9 @@ ARCHITECTURES: dict[str, Architecture] = {
             task_type="TOKEN_CLS",
             head="classifier",
         ),
-        _other("roberta, masked tokens", "masked", AutoModelForMaskedLM, "roberta", {**SIZES, **NO_DROPOUT}),
+        _other("roberta (masked tokens)", "masked", AutoModelForMaskedLM, "roberta", {**SIZES, **NO_DROPOUT}),
         _other(
-            "t5, sequence to sequence",
+            "t5 (sequence to sequence)",
             "seq2seq",
             AutoModelForSeq2SeqLM,
             "t5",
@@ -181,7 +181,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             task_type="SEQ_2_SEQ_LM",
         ),
         _other(
-            "vit, image classes",
+            "vit (image classes)",
             "image",
             AutoModelForImageClassification,
             "vit",

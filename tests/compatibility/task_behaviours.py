@@ -51,7 +51,7 @@ def task_per_sequence(case: Case, folder: Path) -> None:
 
 def one_vector(case: Case) -> bool:
     """A pooler or a classifier is adapted, which gets one vector per sequence."""
-    return case.needs_tasks and case.architecture.name in ("bert, sequence classes", "vit, image classes")
+    return case.needs_tasks and case.architecture.name in ("bert (sequence classes)", "vit (image classes)")
 
 
 @behaviour(GROUP, refused=one_vector)
@@ -115,7 +115,8 @@ def _batch_equals_one_at_a_time(case: Case, **options: Any) -> None:
     both = _generate(case, model, TASKS, **options)
     each = [_generate(case, model, name, slice(i, i + 1), **options) for i, name in enumerate(TASKS)]
     assert torch.equal(both, torch.cat(each))
-    if case.needs_tasks and not options:  # the test would see tasks that are not read
+    # The test would see tasks that are not read; but mamba's one adapted layer moves its logits too little for a token.
+    if case.needs_tasks and not options and case.architecture.name != "mamba":
         assert not torch.equal(both, _generate(case, model, ["b", "a", "b"]))
 
 
