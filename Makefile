@@ -1,10 +1,10 @@
-# make quickstart | test | test-long | lint — each sets up .venv first if it is missing or older than pyproject.toml.
+# make quickstart | test | test-long | compatibility | lint: each sets up .venv if it is missing or older than pyproject.toml.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-long lint format clean
+.PHONY: quickstart test test-long compatibility lint format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +20,12 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Prints docs/compatibility.md; the quantised bases need libraries of their own.
+compatibility: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,quantized]'
+	$(BIN)/python -m pytest tests/compatibility/test_matrix.py tests/compatibility/test_quantized.py -n 2 \
+		--write-compatibility docs/compatibility.md
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests scripts benchmarks

@@ -68,7 +68,8 @@ class Case:
 
     def loss(self, model: nn.Module, tasks: Any = TASKS) -> Tensor:
         """A loss over the three examples."""
-        inputs = self.architecture.inputs()
+        dtype = next(p.dtype for name, p in model.named_parameters() if "weave_" not in name)
+        inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in self.architecture.inputs().items()}
         result = model(**inputs, tasks=tasks)
         return torch.nn.functional.mse_loss(result, inputs["labels"]) if isinstance(result, Tensor) else result.loss
 

@@ -25,6 +25,10 @@ with that message or fails, and not silently wrong. **–**: it means nothing th
 METHOD_COLUMNS = """\
 Columns are the presets of the papers and combinations of knobs that no paper has: {free}."""
 
+COUNTED = """\
+How many behaviours hold, of those that mean something there. Every linear layer is adapted, with two exceptions: layers
+that Mamba's mixers read and do not call (mamba, falcon_h1), and experts kept in one fused tensor (mixtral)."""
+
 
 class Notes:
     """Numbered footnotes, each text once."""
@@ -60,7 +64,7 @@ def page(outcomes: Outcomes) -> str:
     parts += ["## Other models", f"All of {_names(others)}.", _behaviours(outcomes, others, notes)]
     parts += [
         "## Architectures",
-        "How many behaviours hold, of those that mean something there.",
+        COUNTED,
         _architectures(outcomes),
     ]
     parts += ["## Quantised bases", _quantized(outcomes, notes)]

@@ -86,7 +86,7 @@ KINDS: dict[str, Kind] = {
 NOT_RUN = {
     "GPTQ, AWQ": "needs gptqmodel, which has no ready-built package for a CPU",
     "EETQ": "needs kernels from the model hub and a GPU",
-    "AQLM, SpQR, VPTQ, BitNet": "need checkpoints that are quantised already; their kernels need a GPU",
+    "AQLM, SpQR, VPTQ, BitNet, compressed-tensors": "need checkpoints that are quantised already",
     "FP8 in blocks, FP-Quant, HIGGS, MXFP4": "need a GPU",
 }
 """Kinds that PEFT or transformers know and that are not tried here, and why."""
