@@ -35,7 +35,7 @@ def mix(
         matrix Σ_h B_h, which `stack_up` builds for `merged=True`.
     """
     if transform is not None:
-        u = torch.matmul(u, transform.to(u.dtype).transpose(-1, -2))
+        u = _transformed(u, transform.to(u.dtype))
     if weights is None and masks is None and u.shape[-2] != num_heads:
         return u.flatten(-2)
     u = u.expand(*u.shape[:-2], num_heads, u.shape[-1])
@@ -44,6 +44,14 @@ def mix(
     if weights is not None:
         u = u * weights.unsqueeze(-1)
     return u.flatten(-2)
+
+
+def _transformed(u: Tensor, transform: Tensor) -> Tensor:
+    """Λ u for u (…, a, r) and transform (…, r, r)."""
+    if transform.ndim == u.ndim and u.ndim >= 4 and transform.shape[-3] == 1:
+        # One transform for all tokens of a sequence: a product per sequence, not a copy of Λ per token.
+        return torch.matmul(u.flatten(-3, -2), transform.squeeze(-3).transpose(-1, -2)).view_as(u)
+    return torch.matmul(u, transform.transpose(-1, -2))
 
 
 def stack_up(B: Tensor, *, channel: Tensor | None = None, merged: bool = False) -> Tensor:

@@ -156,7 +156,7 @@ def per_token(values: Tensor, ids: Tensor, x: Tensor) -> Tensor:
         if rows % ids.shape[0] or (len(leading) >= 2 and not generating):
             raise UserError(f"tasks for {ids.shape[0]} sequences do not fit an input of {tuple(leading)}")
         ids = ids.repeat_interleave(rows // ids.shape[0], dim=0)
-    picked = values[ids]
+    picked = values.index_select(0, ids.flatten()).view(*ids.shape, *values.shape[1:])
     for _ in range(len(leading) - ids.ndim):
         picked = picked.unsqueeze(ids.ndim)
     return picked
@@ -179,7 +179,7 @@ class _Hooks:
                 "nn.DataParallel runs copies of the model in threads, which would mix up each other's tasks: start one "
                 "process per GPU (torchrun, accelerate launch), or show the process one GPU (CUDA_VISIBLE_DEVICES=0)"
             )
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not (self.context.given is None and self.context.probe is None):
             _carry_through_checkpoints(module, self.context)
         return args, kwargs
 

@@ -4,20 +4,23 @@
 into one product, everything that writes y into another, which is added into the base's output.
 """
 
+import os
 from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import _get_in_out_features
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
-from .. import gates, lowrank
+from .. import dropping, gates, lowrank
 from ..config import WeaveConfig
 from ..errors import UserError
 from .context import TaskContext, per_token
 from .merging import MergeableLayer, quantization_of
 from .parameters import FROZEN, PARAMETERS, TRAINED, AdapterTensors, Knobs, first_values
+
+REFERENCE = os.environ.get("LORAWEAVE_REFERENCE", "0") not in ("", "0")  # the plain path, to compare with
 
 
 class WeaveLinear(MergeableLayer):
@@ -92,62 +95,122 @@ class WeaveLinear(MergeableLayer):
             self.unmerge()
         if self.disable_adapters or self.merged:
             return self.base_layer(x, *args, **kwargs)
-        y = self.base_layer(x, *args, **kwargs)
+        in_place = x.ndim > 1 and not args and not kwargs and self._output_is_fresh()
+        y = self.base_layer(x.flatten(0, -2) if in_place else x, *args, **kwargs)
         if self.quantization_backend is not None:
             y = self.quantization_backend.maybe_clone_base_result(y)
+        autocast = torch.is_autocast_enabled(x.device.type)
         for adapter in self.active_adapters:
-            if adapter in self.knobs:
-                u, up = self._factors(adapter, x)
-                y = _add_product(y, u, up)
-        return y
+            if adapter not in self.knobs:
+                continue
+            z = x if autocast else self._cast_input_dtype(x, self.weave_A[adapter].dtype)
+            if REFERENCE:
+                y = y + self._by_the_formula(adapter, z).view(y.shape).to(y.dtype)
+            else:
+                y = _add_product(y, *self._product(adapter, z), in_place)
+        return y.view(*x.shape[:-1], -1) if in_place else y
 
-    def _factors(self, adapter: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The adapter's update as one product: u (…, R) and up (R, d_out), the scaling in u."""
+    def _output_is_fresh(self) -> bool:
+        """Whether nobody but this layer sees what the base returns, so that it may be written into: an nn.Linear as it
+        comes, without hooks or another forward."""
+        base = self.base_layer
+        hooks = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
+        return type(base) is nn.Linear and not hooks and "forward" not in base.__dict__
+
+    def _product(self, adapter: str, x: Tensor) -> tuple[Tensor, Tensor, float]:
+        """The adapter's update as one product: mixed (…, M), up (M, d_out) and the scaling."""
         knobs = self.knobs[adapter]
-        config = knobs.config
-        A, B = self.weave_A[adapter], self.weave_B[adapter]
-        channel, router = self._get("weave_channel", adapter), self._get("weave_router", adapter)
-        anchor_A, anchor_B = self._get("weave_anchor_A", adapter), self._get("weave_anchor_B", adapter)
-        heads = config.num_heads
-        drop = config.lora_dropout if self.training else 0.0
-        if not torch.is_autocast_enabled(x.device.type):
-            x = self._cast_input_dtype(x, A.dtype)
+        config, heads = knobs.config, knobs.config.num_heads
+        B = self.weave_B[adapter]
+        channel, anchor_B = self._get("weave_channel", adapter), self._get("weave_anchor_B", adapter)
 
-        plain = [t for t in (router, anchor_A) if t is not None]  # what reads x without dropout
-        if drop and not config.head_dropout:
-            u = linear(dropout(x, drop), A.flatten(0, 1))
-            rest = linear(x, torch.cat(plain)) if plain else x.new_empty(0)
-        else:
-            rows = A.shape[0] * A.shape[1]
-            u, rest = linear(x, torch.cat([A.flatten(0, 1), *plain])).tensor_split([rows], dim=-1)
-        u = u.unflatten(-1, A.shape[:2])
-
-        weights = None
-        if router is not None:
-            logits, rest = rest.tensor_split([heads], dim=-1)
-            weights = gates.softmax_over_heads(logits)
-        elif config.gate in ("task", "task_embedding"):
-            weights = self._rows_of_tasks(adapter, self._task_weights(adapter), x)
+        u, logits, anchored = self._down(adapter, x)
+        weights = self._weights(adapter, x, logits)
         if (probe := self.task_context.probe) is not None:
             probe.see(f"{self.layer_name}.{adapter}", u, weights)
-        transform = self._get("weave_task_transform", adapter)
-        if transform is not None:
-            transform = self._rows_of_tasks(adapter, transform, x)
-        masks = None
-        if drop and config.head_dropout:
-            masks = dropout(u.new_ones(heads, *u.shape[:-2], knobs.r), drop)
-
-        mixed = lowrank.mix(u, heads, weights=weights, transform=transform, masks=masks)
+        masks = self._masks(adapter, u)
+        mixed = lowrank.mix(u, heads, weights=weights, transform=self._transform(adapter, x), masks=masks)
         up = lowrank.stack_up(B, channel=channel, merged=mixed.shape[-1] != heads * knobs.r)
-        mixed = mixed * (knobs.scaling / heads if config.gate == "uniform" else knobs.scaling)
-        if anchor_B is not None:
-            mixed = torch.cat([mixed, (rest * knobs.scaling).to(mixed.dtype)], dim=-1)
-            up = torch.cat([up, -anchor_B.T])
-        return mixed, up
+        if config.gate == "uniform" and masks is None:
+            up = up / heads  # not `mixed`, which may be in bfloat16: at the start the anchor must cancel the heads
+        if anchored is not None:
+            mixed, up = torch.cat([mixed, anchored], dim=-1), torch.cat([up, -anchor_B.T])
+        return mixed, up, knobs.scaling
+
+    def _down(self, adapter: str, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Everything that reads x, in as few products as can be: A D(x) (…, a, r); the router's logits (…, N) and
+        A₀ x (…, r) where the method has them."""
+        A, router = self.weave_A[adapter], self._get("weave_router", adapter)
+        anchor_A = self._get("weave_anchor_A", adapter)
+        plain = [rows for rows in (router, anchor_A) if rows is not None]  # read x without dropout
+        all_A, rest = A.flatten(0, 1), []
+        if drop := self._dropout_on_x(adapter):
+            u = linear(dropping.zeroed(x, drop), all_A) / (1 - drop)
+            if plain:
+                rest = list(linear(x, torch.cat(plain)).split([len(rows) for rows in plain], dim=-1))
+        elif plain:
+            sizes = [len(all_A), *map(len, plain)]
+            u, *rest = linear(x, torch.cat([all_A, *plain])).split(sizes, dim=-1)
+        else:
+            u = linear(x, all_A)
+        logits = rest.pop(0) if router is not None else None
+        return u.unflatten(-1, A.shape[:2]), logits, rest.pop() if rest else None
+
+    def _dropout_on_x(self, adapter: str) -> float:
+        """The probability with which elements of x are dropped, now."""
+        config = self.knobs[adapter].config
+        return 0.0 if config.head_dropout or not self.training else config.lora_dropout
+
+    def _masks(self, adapter: str, u: Tensor) -> Tensor | None:
+        """Dropout masks of the heads on u (…, a, r), with uniform gates in them: (N, …, r), or None."""
+        knobs = self.knobs[adapter]
+        config, heads = knobs.config, knobs.config.num_heads
+        if not self.training or not config.lora_dropout or not config.head_dropout:
+            return None
+        value = (1 / heads if config.gate == "uniform" else 1) / (1 - config.lora_dropout)
+        return dropping.mask((*u.shape[:-2], heads, knobs.r), config.lora_dropout, value, u).movedim(-2, 0)
+
+    def _weights(self, adapter: str, x: Tensor, logits: Tensor | None) -> Tensor | None:
+        """(…, N) of the heads where they are weighed token by token or task by task."""
+        if logits is not None:
+            return gates.softmax_over_heads(logits)
+        if self.knobs[adapter].config.gate in ("task", "task_embedding"):
+            return self._rows_of_tasks(adapter, self._task_weights(adapter), x)
+        return None
+
+    def _transform(self, adapter: str, x: Tensor) -> Tensor | None:
+        """Λ of each token's task, (…, r, r)."""
+        table = self._get("weave_task_transform", adapter)
+        return None if table is None else self._rows_of_tasks(adapter, table, x)
 
     def _rows_of_tasks(self, adapter: str, table: Tensor, x: Tensor) -> Tensor:
         ids = self.task_context.ids(self.knobs[adapter].config.task_names or (), x.device)
         return per_token(table, ids, x)
+
+    def _by_the_formula(self, adapter: str, x: Tensor) -> Tensor:
+        """The update (…, d_out), term by term: what `_product` must equal; taken with LORAWEAVE_REFERENCE=1."""
+        knobs = self.knobs[adapter]
+        heads = knobs.config.num_heads
+        router, anchor_A = self._get("weave_router", adapter), self._get("weave_anchor_A", adapter)
+        drop = self._dropout_on_x(adapter)
+        weights = self._weights(adapter, x, None if router is None else linear(x, router))
+        A, B = self.weave_A[adapter], self.weave_B[adapter]
+        masks = self._masks(adapter, linear(x, A.flatten(0, 1)).unflatten(-1, A.shape[:2]))
+        if knobs.config.gate == "uniform" and masks is None:
+            weights = x.new_full((heads,), 1 / heads)
+        update = lowrank.delta(
+            dropping.zeroed(x, drop) / (1 - drop) if drop else x,
+            A,
+            B,
+            weights=weights,
+            channel=self._get("weave_channel", adapter),
+            transform=self._transform(adapter, x),
+            masks=masks,
+            scaling=knobs.scaling,
+        )
+        if anchor_A is not None:
+            update = update - knobs.scaling * linear(linear(x, anchor_A), self._get("weave_anchor_B", adapter))
+        return update
 
 
 def linear_size(layer: nn.Module, name: str) -> tuple[int, int]:
@@ -164,9 +227,13 @@ def linear_size(layer: nn.Module, name: str) -> tuple[int, int]:
     return size
 
 
-def _add_product(y: Tensor, u: Tensor, up: Tensor) -> Tensor:
-    """y (…, d_out) + u (…, R) @ up (R, d_out), in y's dtype."""
-    if torch.is_autocast_enabled(y.device.type) or (u.dtype == y.dtype and up.dtype == y.dtype):
-        rows = y.reshape(-1, y.shape[-1])
-        return torch.addmm(rows, u.reshape(-1, u.shape[-1]), up).view(y.shape).to(y.dtype)
-    return y + (u @ up).to(y.dtype)
+def _add_product(y: Tensor, u: Tensor, up: Tensor, scaling: float, in_place: bool) -> Tensor:
+    """y (…, d_out) + s · u (…, R) @ up (R, d_out), in y's dtype; `in_place` for a y of two dimensions."""
+    u = u.reshape(-1, u.shape[-1])
+    if torch.is_autocast_enabled(y.device.type):
+        u, up = u.to(y.dtype), up.to(y.dtype)
+    if not u.dtype == up.dtype == y.dtype:
+        return y + ((u * scaling) @ up).view(y.shape).to(y.dtype)
+    if in_place:
+        return y.addmm_(u, up, alpha=scaling)
+    return torch.addmm(y.reshape(-1, y.shape[-1]), u, up, alpha=scaling).view(y.shape)

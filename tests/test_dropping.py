@@ -1,0 +1,64 @@
+"""Dropout by places: every element drops independently with the given probability, and no more is touched."""
+
+import math
+
+import pytest
+import torch
+
+from loraweave import dropping
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("p", [0.02, 0.05, 0.2, 0.3, 0.5])
+def test_each_element_is_dropped_with_probability_p_and_on_its_own(p: float):
+    torch.manual_seed(0)
+    n, trials = 400, 3000
+    dropped = torch.zeros(trials, n)
+    for row in dropped:
+        row[dropping.dropped(n, p, CPU)] = 1.0
+    error = math.sqrt(p * (1 - p) / trials)
+    assert (dropped.mean(0) - p).abs().max() < 5 * error  # each place, the first and the last as well
+    assert abs(dropped.mean() - p) < 5 * error / math.sqrt(n)
+    together = (dropped[:, :-1] * dropped[:, 1:]).mean(0)  # neighbours, which gaps could tie together
+    assert (together - p * p).abs().max() < 6 * math.sqrt(p * p * (1 - p * p) / trials)
+    count = dropped.sum(1)
+    assert count.var() == pytest.approx(n * p * (1 - p), rel=0.15)
+
+
+@pytest.mark.parametrize("numel", [0, 1, 2, 7])
+def test_few_elements(numel: int):
+    for _ in range(50):
+        places = dropping.dropped(numel, 0.3, CPU)
+        assert len(places) <= numel
+        assert places.unique().numel() == len(places)
+
+
+def test_a_seed_repeats_it():
+    torch.manual_seed(3)
+    one = dropping.dropped(10_000, 0.1, CPU)
+    torch.manual_seed(3)
+    assert torch.equal(one, dropping.dropped(10_000, 0.1, CPU))
+    assert not torch.equal(one, dropping.dropped(10_000, 0.1, CPU))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_zeroed_is_a_copy_and_gradients_go_where_nothing_was_dropped(p: float):
+    x = (torch.rand(7, 6, 5, dtype=torch.float64).transpose(0, 1) + 1).requires_grad_()  # not contiguous
+    torch.manual_seed(0)
+    result = dropping.zeroed(x, p)
+    assert ((result == 0) | (result == x)).all()
+    assert 0 < (result == 0).sum() < x.numel()
+    (result**2).sum().backward()
+    torch.testing.assert_close(x.grad, 2 * result.detach())
+    assert (x > 0).all()
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5])
+def test_a_mask_has_two_values(p: float):
+    torch.manual_seed(0)
+    mask = dropping.mask((40, 3, 8), p, 1 / (1 - p), torch.empty(0, dtype=torch.float64))
+    assert mask.shape == (40, 3, 8)
+    assert mask.dtype == torch.float64
+    assert set(mask.unique().tolist()) == {0.0, 1 / (1 - p)}
+    assert mask.mean() == pytest.approx(1, abs=0.15)
