@@ -121,26 +121,25 @@ def _id_of(item: Any, task_names: Sequence[str], known: str) -> int:
     return int(item)
 
 
-def per_token(values: Tensor, ids: Tensor, x: Tensor) -> Tensor:
+def per_token(values: Tensor, ids: Tensor, leading: torch.Size) -> Tensor:
     """Pick each token's row of a per-task table.
 
     Args:
         values: (K, …) one row per task.
         ids: (), (batch,) or (batch, tokens).
-        x: (…, d), the layer's input that the rows must fit: (batch, tokens, d), (batch · tokens, d), or with a batch
-            that generation has expanded (beams, samples).
+        leading: of the layer's input, which the rows must fit: (batch, tokens), (batch · tokens,), or with a batch that
+            generation has expanded (beams, samples).
 
     Returns:
-        values[ids] with leading dimensions that broadcast against x's.
+        values[ids] with leading dimensions that broadcast against `leading`.
 
     Raises:
-        UserError: the ids cannot be matched to x.
+        UserError: the ids cannot be matched to the input.
     """
     if ids.ndim == 0:
         return values[ids]
     if ids.numel() == 1:
         return values[ids.reshape(())]
-    leading = x.shape[:-1]
     rows = leading[0] if leading else 1
     if ids.ndim == 2 and len(leading) == 1 and ids.numel() == rows:
         ids = ids.reshape(-1)

@@ -95,8 +95,11 @@ class WeaveLinear(MergeableLayer):
             self.unmerge()
         if self.disable_adapters or self.merged:
             return self.base_layer(x, *args, **kwargs)
+        # Base and adapter read the same two-dimensional x, so that autograd adds their gradients of it up in place.
+        shape = x.shape
         in_place = x.ndim > 1 and not args and not kwargs and self._output_is_fresh()
-        y = self.base_layer(x.flatten(0, -2) if in_place else x, *args, **kwargs)
+        x = x.flatten(0, -2) if in_place else x
+        y = self.base_layer(x, *args, **kwargs)
         if self.quantization_backend is not None:
             y = self.quantization_backend.maybe_clone_base_result(y)
         autocast = torch.is_autocast_enabled(x.device.type)
@@ -105,10 +108,10 @@ class WeaveLinear(MergeableLayer):
                 continue
             z = x if autocast else self._cast_input_dtype(x, self.weave_A[adapter].dtype)
             if REFERENCE:
-                y = y + self._by_the_formula(adapter, z).view(y.shape).to(y.dtype)
+                y = y + self._by_the_formula(adapter, z.view(shape)).view(y.shape).to(y.dtype)
             else:
-                y = _add_product(y, *self._product(adapter, z), in_place)
-        return y.view(*x.shape[:-1], -1) if in_place else y
+                y = _add_product(y, *self._product(adapter, z, shape[:-1]), in_place)
+        return y.view(*shape[:-1], -1) if in_place else y
 
     def _output_is_fresh(self) -> bool:
         """Whether nobody but this layer sees what the base returns, so that it may be written into: an nn.Linear as it
@@ -117,19 +120,24 @@ class WeaveLinear(MergeableLayer):
         hooks = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
         return type(base) is nn.Linear and not hooks and "forward" not in base.__dict__
 
-    def _product(self, adapter: str, x: Tensor) -> tuple[Tensor, Tensor, float]:
-        """The adapter's update as one product: mixed (…, M), up (M, d_out) and the scaling."""
+    def _product(self, adapter: str, x: Tensor, leading: torch.Size) -> tuple[Tensor, Tensor, float]:
+        """The adapter's update as one product: mixed (*leading, M), up (M, d_out) and the scaling.
+
+        Args:
+            x: (T, d_in) or (*leading, d_in).
+            leading: (batch, tokens), as task ids need it.
+        """
         knobs = self.knobs[adapter]
         config, heads = knobs.config, knobs.config.num_heads
         B = self.weave_B[adapter]
         channel, anchor_B = self._get("weave_channel", adapter), self._get("weave_anchor_B", adapter)
 
-        u, logits, anchored = self._down(adapter, x)
-        weights = self._weights(adapter, x, logits)
+        u, logits, anchored = self._down(adapter, x, leading)
+        weights = self._weights(adapter, leading, logits)
         if (probe := self.task_context.probe) is not None:
             probe.see(f"{self.layer_name}.{adapter}", u, weights)
         masks = self._masks(adapter, u)
-        mixed = lowrank.mix(u, heads, weights=weights, transform=self._transform(adapter, x), masks=masks)
+        mixed = lowrank.mix(u, heads, weights=weights, transform=self._transform(adapter, leading), masks=masks)
         up = lowrank.stack_up(B, channel=channel, merged=mixed.shape[-1] != heads * knobs.r)
         if config.gate == "uniform" and masks is None:
             up = up / heads  # not `mixed`, which may be in bfloat16: at the start the anchor must cancel the heads
@@ -137,22 +145,22 @@ class WeaveLinear(MergeableLayer):
             mixed, up = torch.cat([mixed, anchored], dim=-1), torch.cat([up, -anchor_B.T])
         return mixed, up, knobs.scaling
 
-    def _down(self, adapter: str, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Everything that reads x, in as few products as can be: A D(x) (…, a, r); the router's logits (…, N) and
-        A₀ x (…, r) where the method has them."""
+    def _down(self, adapter: str, x: Tensor, leading: torch.Size) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Everything that reads x, in as few products as can be: A D(x) (*leading, a, r); the router's logits
+        (*leading, N) and A₀ x (*leading, r) where the method has them."""
         A, router = self.weave_A[adapter], self._get("weave_router", adapter)
         anchor_A = self._get("weave_anchor_A", adapter)
         plain = [rows for rows in (router, anchor_A) if rows is not None]  # read x without dropout
         all_A, rest = A.flatten(0, 1), []
         if drop := self._dropout_on_x(adapter):
-            u = linear(dropping.zeroed(x, drop), all_A) / (1 - drop)
+            u = linear(dropping.zeroed(x, drop), all_A).div(1 - drop).view(*leading, -1)
             if plain:
-                rest = list(linear(x, torch.cat(plain)).split([len(rows) for rows in plain], dim=-1))
+                rest = list(linear(x, torch.cat(plain)).view(*leading, -1).split([len(rows) for rows in plain], dim=-1))
         elif plain:
             sizes = [len(all_A), *map(len, plain)]
-            u, *rest = linear(x, torch.cat([all_A, *plain])).split(sizes, dim=-1)
+            u, *rest = linear(x, torch.cat([all_A, *plain])).view(*leading, -1).split(sizes, dim=-1)
         else:
-            u = linear(x, all_A)
+            u = linear(x, all_A).view(*leading, -1)
         logits = rest.pop(0) if router is not None else None
         return u.unflatten(-1, A.shape[:2]), logits, rest.pop() if rest else None
 
@@ -170,22 +178,22 @@ class WeaveLinear(MergeableLayer):
         value = (1 / heads if config.gate == "uniform" else 1) / (1 - config.lora_dropout)
         return dropping.mask((*u.shape[:-2], heads, knobs.r), config.lora_dropout, value, u).movedim(-2, 0)
 
-    def _weights(self, adapter: str, x: Tensor, logits: Tensor | None) -> Tensor | None:
+    def _weights(self, adapter: str, leading: torch.Size, logits: Tensor | None) -> Tensor | None:
         """(…, N) of the heads where they are weighed token by token or task by task."""
         if logits is not None:
             return gates.softmax_over_heads(logits)
         if self.knobs[adapter].config.gate in ("task", "task_embedding"):
-            return self._rows_of_tasks(adapter, self._task_weights(adapter), x)
+            return self._rows_of_tasks(adapter, self._task_weights(adapter), leading)
         return None
 
-    def _transform(self, adapter: str, x: Tensor) -> Tensor | None:
+    def _transform(self, adapter: str, leading: torch.Size) -> Tensor | None:
         """Λ of each token's task, (…, r, r)."""
         table = self._get("weave_task_transform", adapter)
-        return None if table is None else self._rows_of_tasks(adapter, table, x)
+        return None if table is None else self._rows_of_tasks(adapter, table, leading)
 
-    def _rows_of_tasks(self, adapter: str, table: Tensor, x: Tensor) -> Tensor:
-        ids = self.task_context.ids(self.knobs[adapter].config.task_names or (), x.device)
-        return per_token(table, ids, x)
+    def _rows_of_tasks(self, adapter: str, table: Tensor, leading: torch.Size) -> Tensor:
+        ids = self.task_context.ids(self.knobs[adapter].config.task_names or (), table.device)
+        return per_token(table, ids, leading)
 
     def _by_the_formula(self, adapter: str, x: Tensor) -> Tensor:
         """The update (…, d_out), term by term: what `_product` must equal; taken with LORAWEAVE_REFERENCE=1."""
@@ -193,7 +201,7 @@ class WeaveLinear(MergeableLayer):
         heads = knobs.config.num_heads
         router, anchor_A = self._get("weave_router", adapter), self._get("weave_anchor_A", adapter)
         drop = self._dropout_on_x(adapter)
-        weights = self._weights(adapter, x, None if router is None else linear(x, router))
+        weights = self._weights(adapter, x.shape[:-1], None if router is None else linear(x, router))
         A, B = self.weave_A[adapter], self.weave_B[adapter]
         masks = self._masks(adapter, linear(x, A.flatten(0, 1)).unflatten(-1, A.shape[:2]))
         if knobs.config.gate == "uniform" and masks is None:
@@ -204,7 +212,7 @@ class WeaveLinear(MergeableLayer):
             B,
             weights=weights,
             channel=self._get("weave_channel", adapter),
-            transform=self._transform(adapter, x),
+            transform=self._transform(adapter, x.shape[:-1]),
             masks=masks,
             scaling=knobs.scaling,
         )
