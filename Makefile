@@ -1,10 +1,10 @@
-# make quickstart | test | test-long | compatibility | lint: each sets up .venv if it is missing or older than pyproject.toml.
+# make quickstart | test | test-long | compatibility | bench | lint: each sets up .venv if it is missing or older than pyproject.toml.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-long compatibility lint format clean
+.PHONY: quickstart test test-long compatibility bench bench-gpu lint format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,13 @@ compatibility: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,quantized]'
 	$(BIN)/python -m pytest tests/compatibility/test_matrix.py tests/compatibility/test_quantized.py -n 2 \
 		--write-compatibility docs/compatibility.md
+
+# Measurements of docs/performance.md: about ten minutes on two cores; leave the machine alone meanwhile.
+bench: $(STAMP)
+	cd benchmarks && ../$(BIN)/python -m speed && ../$(BIN)/python -m speed.report
+
+bench-gpu: $(STAMP)
+	cd benchmarks && ../$(BIN)/python -m speed --device cuda && ../$(BIN)/python -m speed.report
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests scripts benchmarks

@@ -1,0 +1,196 @@
+"""From `results/speed/*.json` to the tables and figures of `docs/performance.md`: `python -m speed.report`."""
+
+import json
+import re
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+
+from .layers import ON_HEADS, ON_X
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "speed"
+PAGE = ROOT / "docs" / "performance.md"
+FIGURES = ROOT / "docs" / "figures"
+METHODS = (*ON_HEADS, *ON_X)
+COLOURS = dict(zip(METHODS, ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7"), strict=True))
+
+
+def same_dropout(rows: list[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Per method and dropout, its step over that of LoRA with the same dropout, a number per shape."""
+    table: dict[str, list[float]] = {}
+    for method in METHODS:
+        for p in ("0", "0.05", "0.2") if method in ON_HEADS else ("0", "0.05"):
+            table[f"{method}@{p}"] = [row[f"to_lora@{p}"][f"{method}@{p}"]["ratio"] for row in rows]
+    return table
+
+
+def targets(results: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """What was to be reached, the bound, what was reached, and whether that is enough."""
+    rows: list[tuple[str, str, str, bool]] = []
+
+    def add(what: str, bound: float, reached: float, where: str = "") -> None:
+        text = f"{reached:.2f}" + (f" ({where})" if where else "")
+        rows.append((what, f"{bound:.2f}", text, reached <= bound + 0.005))
+
+    if layers := results.get("layers"):
+        table = same_dropout(layers["results"])
+        median = {name: statistics.median(values) for name, values in table.items()}
+        worst = max(median, key=lambda name: median[name])
+        add(
+            "any method's step against LoRA's, same total rank and dropout, median over shapes",
+            0.95,
+            median[worst],
+            worst,
+        )
+        shapes = [row["shape"] for row in layers["results"]]
+        most, name, shape = max(
+            (value, name, shape) for name, values in table.items() for value, shape in zip(values, shapes, strict=True)
+        )
+        add("the same, the worst shape", 1.00, most, f"{name}, {shape}")
+        for method in ON_HEADS:
+            values = [row["to_lora@0.05"][f"{method}@0.2"]["ratio"] for row in layers["results"]]
+            add(f"{method} with head dropout against LoRA with dropout 0.05, median", 0.80, statistics.median(values))
+        memory = [
+            (row["peak_bytes"][f"{method}@{p}"] / row["peak_bytes"][f"lora@{p}"], f"{method}@{p}, {row['shape']}")
+            for row in layers["results"]
+            for method in METHODS
+            for p in (("0.05", "0.2") if method in ON_HEADS else ("0.05",))
+        ]
+        add("peak memory of a step against LoRA's, the worst", 1.02, *max(memory))
+    if loops := results.get("loops"):
+        for name in (key for key in loops["results"][0] if key != "shape"):
+            values = [row[name]["ratio"] for row in loops["results"]]
+            add(f"{name.partition('@')[0]} against its loop over 8 heads, median", 0.45, statistics.median(values))
+    if growth := results.get("growth"):
+        heads = [(row["32"]["ratio"], row["method"]) for row in growth["results"]["heads"]]
+        add("32 heads against 1, same total rank, the worst method", 1.05, *max(heads))
+        for row in growth["results"]["tasks"]:
+            add(f"1,024 tasks against 2: {row['method']}", 1.05, row["1024"]["ratio"])
+    if training := results.get("training"):
+        add(
+            "`loraweave train` with LoRA against the bare script",
+            1.03,
+            training["results"]["to_script"]["loraweave, lora"]["ratio"],
+        )
+    if inference := results.get("inference"):
+        for name in ("mlora", "multilora"):
+            add(f"inference after merging {name} against the base", 1.00, inference["results"][name]["ratio"])
+    return rows
+
+
+def tables(results: Mapping[str, Any]) -> str:
+    """The tables in Markdown."""
+    lines = ["| what | at most | reached | |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {what} | {bound} | {reached} | {'met' if met else '**falls short**'} |"
+        for what, bound, reached, met in targets(results)
+    ]
+    if layers := results.get("layers"):
+        shapes = [row["shape"] for row in layers["results"]]
+        lines += [
+            "",
+            "A step over that of LoRA with dropout 0.05 (in brackets: over LoRA with the method's own dropout):",
+            "",
+        ]
+        lines += [f"| layer, batch × tokens | {' | '.join(shapes)} |", "| --- |" + " --- |" * len(shapes)]
+        names = ["frozen", "lora@0", "poly", *(f"{m}@0.2" for m in ON_HEADS), *(f"{m}@0.05" for m in ON_X)]
+        names += ["loop-rlora@0.2", "loop-hydralora@0.05", "loop-multilora@0.05"]
+        for name in names:
+            cells = []
+            for row in layers["results"]:
+                cell = f"{row['to_lora@0.05'][name]['ratio']:.2f}"
+                if name.endswith("@0.2") and name.partition("@")[0] in ON_HEADS:
+                    cell += f" ({row['to_lora@0.2'][name]['ratio']:.2f})"
+                cells.append(cell)
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    if models := results.get("models"):
+        lines += ["", "A whole training step over LoRA's, and its peak memory over LoRA's:", ""]
+        names = list(models["results"][0]["to_lora"])
+        lines += [f"| model | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
+        for row in models["results"]:
+            lora = row["peak_bytes"]["lora"]
+            cells = [f"{row['to_lora'][n]['ratio']:.2f}, {row['peak_bytes'][n] / lora:.2f}" for n in names]
+            lines.append(f"| {row['model']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(results: Mapping[str, Any], device: str) -> None:
+    """The figures, as SVG."""
+    plt.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "svg.hashsalt": "loraweave"})
+    FIGURES.mkdir(exist_ok=True)
+    if layers := results.get("layers"):
+        figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+        shapes = [row["shape"] for row in layers["results"]]
+        for i, method in enumerate(METHODS):
+            name = f"{method}@{'0.2' if method in ON_HEADS else '0.05'}"
+            places = [s + (i - 2.5) / 7 for s in range(len(shapes))]
+            rows = [row["to_lora@0.05"][name] for row in layers["results"]]
+            axes.bar(places, [r["ratio"] for r in rows], 1 / 7, label=name, color=COLOURS[method])
+            spread = [[r["ratio"] - r["low"] for r in rows], [r["high"] - r["ratio"] for r in rows]]
+            axes.errorbar(places, [r["ratio"] for r in rows], spread, fmt="none", ecolor="black", lw=0.7)
+        for s, row in enumerate(layers["results"]):
+            axes.hlines(row["to_lora@0.05"]["frozen"]["ratio"], s - 0.45, s + 0.45, "black", lw=1.5)
+        axes.axhline(1, color="black", lw=0.8, ls=":")
+        axes.set_xticks(range(len(shapes)), [shape.replace(", ", "\n") for shape in shapes])
+        axes.set_ylabel("step / LoRA's step, dropout 0.05")
+        axes.set_title("One layer's training step; black line: the frozen layer alone")
+        axes.legend(ncols=6, fontsize=7)
+        figure.savefig(FIGURES / f"speed_layers_{device}.svg", metadata={"Date": None})
+        plt.close(figure)
+    if growth := results.get("growth"):
+        figure, panels = plt.subplots(1, 4, figsize=(11, 3), layout="constrained", sharey=True)
+        for panel, (key, label) in zip(
+            panels, (("heads", "heads"), ("tasks", "tasks"), ("tokens", "tokens"), ("rank", "total rank")), strict=True
+        ):
+            if key in ("heads", "tasks"):
+                for row in growth["results"][key]:
+                    points = {int(k): v["ratio"] for k, v in row.items() if k != "method"}
+                    method = row["method"].partition(",")[0]
+                    style = "--" if row["method"].endswith("token") else "-"
+                    panel.plot(
+                        list(points),
+                        list(points.values()),
+                        style,
+                        marker="o",
+                        ms=3,
+                        color=COLOURS[method],
+                        label=row["method"],
+                    )
+                panel.set_ylabel(f"step / step at the fewest {key}" if key == "heads" else "")
+            else:
+                names = [n for n in growth["results"][key][0] if n not in (key, "lora@0.05")]
+                for name in names:
+                    xs = [row[key] for row in growth["results"][key]]
+                    ys = [row[name]["ratio"] for row in growth["results"][key]]
+                    panel.plot(xs, ys, marker="o", ms=3, color=COLOURS.get(name.partition("@")[0], "black"), label=name)
+            panel.set_xscale("log", base=2)
+            panel.set_xlabel(label)
+            panel.set_title({"tokens": "over LoRA's step", "rank": "over LoRA's step"}.get(key, "over its own first"))
+            panel.legend(fontsize=5.5)
+        figure.savefig(FIGURES / f"speed_growth_{device}.svg", metadata={"Date": None})
+        plt.close(figure)
+
+
+def main() -> None:
+    """Put the tables between the page's marks and draw the figures."""
+    page = PAGE.read_text(encoding="utf-8")
+    for path in sorted(RESULTS.glob("*.json")):
+        results = json.loads(path.read_text())
+        marks = f"<!-- {path.stem} -->", f"<!-- end of {path.stem} -->"
+        inner = f"{marks[0]}\n{tables(results)}\n{marks[1]}"
+        page = re.sub(
+            f"{re.escape(marks[0])}.*?{re.escape(marks[1])}", lambda _, inner=inner: inner, page, flags=re.DOTALL
+        )
+        draw(results, path.stem)
+    PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
