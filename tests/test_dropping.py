@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import linear
 
 from loraweave import dropping
 
@@ -43,15 +44,38 @@ def test_a_seed_repeats_it():
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
-def test_zeroed_is_a_copy_and_gradients_go_where_nothing_was_dropped(p: float):
+def test_dropout_is_a_scaled_copy_and_gradients_go_where_nothing_was_dropped(p: float):
     x = (torch.rand(7, 6, 5, dtype=torch.float64).transpose(0, 1) + 1).requires_grad_()  # not contiguous
     torch.manual_seed(0)
-    result = dropping.zeroed(x, p)
-    assert ((result == 0) | (result == x)).all()
-    assert 0 < (result == 0).sum() < x.numel()
+    result = dropping.dropout(x, p)
+    kept = result != 0
+    torch.testing.assert_close(result[kept], x[kept] / (1 - p))
+    assert 0 < kept.sum() < x.numel()
     (result**2).sum().backward()
-    torch.testing.assert_close(x.grad, 2 * result.detach())
-    assert (x > 0).all()
+    torch.testing.assert_close(x.grad, 2 * result.detach() / (1 - p))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 3, 6)])
+def test_the_fused_product_equals_dropout_and_linear(p: float, shape: tuple[int, ...]):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    rows = torch.randn(4, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(*shape[:-1], 4, generator=generator, dtype=torch.float64)
+    results = []
+    for fast in (True, False):
+        torch.manual_seed(1)
+        u = dropping.linear_after_dropout(x, rows, p) if fast else linear(dropping.dropout(x, p), rows)
+        results.append((u, *torch.autograd.grad(u, [x, rows], grad)))
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_a_second_derivative_is_refused_and_not_wrong():
+    x, rows = torch.randn(3, 4, requires_grad=True), torch.randn(2, 4, requires_grad=True)
+    (grad,) = torch.autograd.grad(dropping.linear_after_dropout(x, rows, 0.2).sin().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
 
 
 @pytest.mark.parametrize("p", [0.2, 0.5])

@@ -84,7 +84,7 @@ def compare_models(rounds: int = 5, device: str = "cpu", autocast: bool = False)
 
 
 @torch.no_grad()
-def inference(rounds: int = 15, device: str = "cpu") -> dict[str, Any]:
+def inference(rounds: int = 61, device: str = "cpu") -> dict[str, Any]:
     """Forward passes of nano after `merge_and_unload`, over the base's own."""
     base = nano().to(device)
     ids = torch.randint(10, base.config.vocab_size, (4, 128), device=device)

@@ -41,19 +41,19 @@ def targets(results: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
 
     if layers := results.get("layers"):
         table = same_dropout(layers["results"])
-        median = {name: statistics.median(values) for name, values in table.items()}
-        worst = max(median, key=lambda name: median[name])
-        add(
-            "any method's step against LoRA's, same total rank and dropout, median over shapes",
-            0.95,
-            median[worst],
-            worst,
-        )
         shapes = [row["shape"] for row in layers["results"]]
-        most, name, shape = max(
-            (value, name, shape) for name, values in table.items() for value, shape in zip(values, shapes, strict=True)
-        )
-        add("the same, the worst shape", 1.00, most, f"{name}, {shape}")
+        for dropout_on, without in ((True, ""), (False, ", without any dropout")):
+            some = {name: values for name, values in table.items() if name.endswith("@0") != dropout_on}
+            median = {name: statistics.median(values) for name, values in some.items()}
+            worst = max(median, key=lambda name: median[name])
+            what = f"any method's step against LoRA's, same total rank and dropout{without}"
+            add(f"{what}: the worst method's median over shapes", 0.95, median[worst], worst)
+            each = [
+                (v, f"{name}, {shape}")
+                for name, values in some.items()
+                for v, shape in zip(values, shapes, strict=True)
+            ]
+            add(f"{what}: the worst shape", 1.00, *max(each))
         for method in ON_HEADS:
             values = [row["to_lora@0.05"][f"{method}@0.2"]["ratio"] for row in layers["results"]]
             add(f"{method} with head dropout against LoRA with dropout 0.05, median", 0.80, statistics.median(values))

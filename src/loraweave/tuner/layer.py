@@ -153,7 +153,7 @@ class WeaveLinear(MergeableLayer):
         plain = [rows for rows in (router, anchor_A) if rows is not None]  # read x without dropout
         all_A, rest = A.flatten(0, 1), []
         if drop := self._dropout_on_x(adapter):
-            u = linear(dropping.zeroed(x, drop), all_A).div(1 - drop).view(*leading, -1)
+            u = dropping.linear_after_dropout(x, all_A, drop).view(*leading, -1)
             if plain:
                 rest = list(linear(x, torch.cat(plain)).view(*leading, -1).split([len(rows) for rows in plain], dim=-1))
         elif plain:
@@ -207,7 +207,7 @@ class WeaveLinear(MergeableLayer):
         if knobs.config.gate == "uniform" and masks is None:
             weights = x.new_full((heads,), 1 / heads)
         update = lowrank.delta(
-            dropping.zeroed(x, drop) / (1 - drop) if drop else x,
+            dropping.dropout(x, drop) if drop else x,
             A,
             B,
             weights=weights,
