@@ -141,7 +141,8 @@ def draw(results: Mapping[str, Any], device: str) -> None:
         axes.set_xticks(range(len(shapes)), [shape.replace(", ", "\n") for shape in shapes])
         axes.set_ylabel("step / LoRA's step, dropout 0.05")
         axes.set_title("One layer's training step; black line: the frozen layer alone")
-        axes.legend(ncols=6, fontsize=7)
+        axes.set_ylim(0, 1.4)
+        axes.legend(ncols=6, fontsize=7, loc="upper center")
         figure.savefig(FIGURES / f"speed_layers_{device}.svg", metadata={"Date": None})
         plt.close(figure)
     if growth := results.get("growth"):
@@ -173,7 +174,8 @@ def draw(results: Mapping[str, Any], device: str) -> None:
             panel.set_xscale("log", base=2)
             panel.set_xlabel(label)
             panel.set_title({"tokens": "over LoRA's step", "rank": "over LoRA's step"}.get(key, "over its own first"))
-            panel.legend(fontsize=5.5)
+            panel.set_ylim(0.2, 1.15)
+            panel.legend(fontsize=5.5, loc="lower left", ncols=2)
         figure.savefig(FIGURES / f"speed_growth_{device}.svg", metadata={"Date": None})
         plt.close(figure)
 
