@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-TRAIN, TEST = 1600, 100
+TRAIN, TEST = 1800, 100
 
 NAMES = "Anna Tom Maria John Peter Lucy Henry Alice George Jane Robert Mary Arthur Emma Charles Ruth".split()
 THINGS = "book lamp key letter hat cup chair map ring coat box knife clock bell rope basket".split()
