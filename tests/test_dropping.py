@@ -35,6 +35,19 @@ def test_few_elements(numel: int):
         assert places.unique().numel() == len(places)
 
 
+@pytest.mark.parametrize("p", [0.05, 0.5])
+def test_the_default_dtype_has_no_say(p: float):
+    """A uniform number in bfloat16 takes 256 values: gaps drawn from it would be far from geometric."""
+    torch.manual_seed(3)
+    expected = dropping.dropped(10_000, p, CPU)
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        torch.manual_seed(3)
+        assert torch.equal(dropping.dropped(10_000, p, CPU), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_seed_repeats_it():
     torch.manual_seed(3)
     one = dropping.dropped(10_000, 0.1, CPU)

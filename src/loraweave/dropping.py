@@ -23,9 +23,10 @@ def dropped(numel: int, p: float, device: torch.device) -> Tensor:
     Places where that is cheaper: on a CPU, for a small p, outside of `torch.compile`, which cannot know their number.
     """
     if device.type != "cpu" or p > SPARSE_UP_TO or torch.compiler.is_compiling():
-        return torch.rand(numel, device=device) < p
+        return torch.rand(numel, device=device, dtype=torch.float32) < p
     draws = int(numel * p + 6 * math.sqrt(numel * p)) + 10  # too few once in a thousand million times
-    gaps = torch.empty(draws).uniform_().neg_().add_(1).log_().mul_(1 / math.log1p(-p))
+    uniform = torch.empty(draws, device=device, dtype=torch.float32).uniform_()
+    gaps = uniform.neg_().add_(1).log_().mul_(1 / math.log1p(-p))
     places = gaps.to(torch.int64).add_(1).cumsum(0).sub_(1)
     while places[-1] < numel:
         places = torch.cat([places, places[-1] + 1 + dropped(numel, p, device)])
