@@ -25,19 +25,14 @@ _CHATTY = (
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Inside it: only errors from the libraries, no bars, and no warnings about their own future."""
+    """Inside it: only errors from the libraries, no bars of transformers and datasets, and no warnings about the
+    libraries' own future."""
     levels = {name: logging.getLogger(name).level for name in _CHATTY}
     verbosity = transformers_logging.get_verbosity()
     bars = not datasets.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
-    drawn = tqdm.__init__
-
-    def hidden(self: Any, *args: Any, **kwargs: Any) -> None:
-        drawn(self, *args, **{**kwargs, "disable": True})
-
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    tqdm.__init__ = hidden  # type: ignore[method-assign]  # lm-eval draws bars in places that take no switch
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -47,7 +42,6 @@ def quiet_libraries() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
             yield
     finally:
-        tqdm.__init__ = drawn  # type: ignore[method-assign]
         transformers_logging.set_verbosity(verbosity)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
@@ -55,3 +49,18 @@ def quiet_libraries() -> Iterator[None]:
             datasets.enable_progress_bars()
         if bars[1]:
             transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Inside it no tqdm bar is drawn: lm-eval draws bars in places that take no switch."""
+    drawn = tqdm.__init__
+
+    def hidden(self: Any, *args: Any, **kwargs: Any) -> None:
+        drawn(self, *args, **{**kwargs, "disable": True})
+
+    tqdm.__init__ = hidden  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        tqdm.__init__ = drawn  # type: ignore[method-assign]

@@ -15,7 +15,7 @@ from loraweave.evaluation.harness import score_with_harness
 from loraweave.evaluation.held_out_loss import score_with_loss
 from loraweave.evaluation.lm import LoadedModel
 from loraweave.evaluation.scores import TaskScore
-from loraweave.quiet import quiet_libraries
+from loraweave.quiet import quiet_libraries, without_bars
 from loraweave.tasks.encode import encode_all
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def evaluate(
         raise UserError(f"limit must be at least 1 example, got {limit}")
     was_training = model.training
     try:
-        with quiet_libraries(), torch.random.fork_rng():
+        with quiet_libraries(), without_bars(), torch.random.fork_rng():
             torch.manual_seed(seed)
             lm = LoadedModel(model, tokenizer, batch_size or default_batch_size(model))
             model.eval()
