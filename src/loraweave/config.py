@@ -90,7 +90,12 @@ class WeaveConfig(PeftConfig):
     @property
     def needs_tasks(self) -> bool:
         """Whether the forward pass needs to know each token's task."""
-        return self.gate in ("task", "task_embedding") or self.task_transform
+        return self.has_task_gate or self.task_transform
+
+    @property
+    def has_task_gate(self) -> bool:
+        """Whether the heads are weighed task by task."""
+        return self.gate in ("task", "task_embedding")
 
     @property
     def depends_on_input(self) -> bool:

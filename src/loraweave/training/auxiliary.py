@@ -61,14 +61,8 @@ class Auxiliary:
         self.task_names = list(task_names)
         self.accelerator = accelerator
         adapter = model.active_peft_config if isinstance(model, PeftModel) else None
-        self.has_gate = (
-            isinstance(adapter, WeaveConfig)
-            and adapter.num_heads > 1
-            and adapter.gate
-            not in (
-                "uniform",
-                "channel",
-            )
+        self.has_gate = isinstance(adapter, WeaveConfig) and (
+            adapter.depends_on_input or (adapter.has_task_gate and adapter.num_heads > 1)
         )
         self._check(adapter)
         self.context: TaskContext | None = None

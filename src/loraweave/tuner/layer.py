@@ -182,7 +182,7 @@ class WeaveLinear(MergeableLayer):
         """(…, N) of the heads where they are weighed token by token or task by task."""
         if logits is not None:
             return gates.softmax_over_heads(logits)
-        if self.knobs[adapter].config.gate in ("task", "task_embedding"):
+        if self.knobs[adapter].config.has_task_gate:
             return self._rows_of_tasks(adapter, self._task_weights(adapter), leading)
         return None
 

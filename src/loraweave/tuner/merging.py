@@ -58,7 +58,7 @@ class MergeableLayer(nn.Module, BaseTunerLayer):
         config = knobs.config
         task = self._task_to_fold(adapter)
         weights = transform = None
-        if config.gate in ("task", "task_embedding"):
+        if config.has_task_gate:
             weights = self._task_weights(adapter)[task]
         if config.task_transform:
             transform = self.weave_task_transform[adapter][task]

@@ -31,7 +31,7 @@ class AdapterTensors(nn.ParameterDict):
     """
 
     def __getitem__(self, key: str) -> Any:
-        hook = getattr(self, "_hf_hook", None)
+        hook = self.__dict__.get("_hf_hook")  # not getattr, which is slow for what a module lacks
         if hook is None:
             return super().__getitem__(key)
         hook.pre_forward(self)

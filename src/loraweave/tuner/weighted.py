@@ -103,7 +103,7 @@ def _per_task(layer: WeaveLinear, adapter: str) -> tuple[Tensor, Tensor, Tensor]
     if "weave_channel" in tensors:
         B = B * tensors["weave_channel"][..., None]
     gates = A.new_full((tasks, heads), 1.0 / heads if config.gate == "uniform" else 1.0)
-    if config.gate in ("task", "task_embedding"):
+    if config.has_task_gate:
         gates = layer._task_weights(adapter)
     within = tensors.get(
         "weave_task_transform", torch.eye(knobs.r, dtype=A.dtype, device=A.device).expand(tasks, -1, -1)
