@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from loraweave.comparison import words
 from loraweave.comparison.curves import loss_curves, trained_methods
 from loraweave.comparison.results import BASE, MethodSummary, Results, RunRecord, Spread, best_methods, notes
+from loraweave.pages import render
 from loraweave.training.checkpoints import write_text
 
 LONGEST_HEAD = 12
@@ -23,8 +23,7 @@ CURVES = (
 
 def write_page(results: Results, path: Path) -> None:
     """Write the page of `results` to `path`."""
-    template = Environment(loader=PackageLoader("loraweave.comparison", "."), autoescape=True).get_template("page.html")
-    write_text(path, template.render(_content(results)))
+    write_text(path, render("loraweave.comparison", "page.html", _content(results)))
 
 
 def _content(results: Results) -> dict[str, Any]:

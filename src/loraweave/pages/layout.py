@@ -1,0 +1,24 @@
+"""Pages from jinja templates that extend `pages/base.html`: one file each, with the style sheet in it."""
+
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
+
+from .palette import SERIES, variables
+
+
+def render(package: str, template: str, content: dict[str, Any]) -> str:
+    """The page that `template`, a file of `package`, makes of `content`.
+
+    The template extends `pages/base.html` and may import macros from `pages/parts.html`. Everything in `content` is
+    escaped unless it is `Markup`.
+
+    Raises:
+        jinja2.UndefinedError: the template names something that `content` lacks.
+    """
+    loader = ChoiceLoader([PackageLoader(package, "."), PrefixLoader({"pages": PackageLoader("loraweave.pages", ".")})])
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals.update(colours=variables(), series=SERIES)
+    return environment.get_template(template).render(content)
