@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from loraweave.comparison.results import Curves, Results, RunRecord, describe_tasks, summarise
+from loraweave.comparison.results import FORMAT, Curves, Results, RunRecord, describe_tasks, summarise
 from loraweave.evaluation import TaskScore, macro_average
 
 PERCENT_TASKS = ("reverse", "sort", "a_task_with_a_long_name")
@@ -24,13 +24,20 @@ def results(
         for seed in (seeds if method != "base" else [None])
     ]
     return Results(
-        format=1,
+        format=FORMAT,
         created="2026-01-02T03:04:05+00:00",
         command="loraweave compare run.yaml --methods 'lora,<rlora>'",
-        settings={"config": {"model": "nano"}, "methods": {}, "seeds": list(seeds), "match_params": False},
+        settings={
+            "config": {"model": "nano"},
+            "methods": {},
+            "seeds": list(seeds),
+            "learning_rates": [],
+            "match_params": False,
+        },
         environment={"packages": {"torch": "2.13.0"}},
         tasks=describe_tasks(runs),
         task_configs={},
+        searches=[],
         runs=runs,
         summary=summarise(runs),
     )
@@ -50,6 +57,7 @@ def _run(method, seed, tasks, losses, draw, failed) -> RunRecord:
         mean=macro_average(scores),
         rank=8 if trained else None,
         learning_rate=1e-3 if trained else None,
+        validation_loss=0.5 if trained else None,
         trainable_parameters=98_304 if trained else 0,
         seconds=draw.uniform(50, 70) if trained else None,
         evaluation_seconds=4.0,

@@ -140,3 +140,36 @@ def test_a_run_on_another_base_is_refused(compared, tmp_path):
     write_base(tmp_path / "other", seed=1)
     with pytest.raises(UserError, match="base"):
         load_run(folder / "runs" / "lora-seed0", base=load_base(str(tmp_path / "other")))
+
+
+def test_how_to_evaluate_may_change_until_something_was_evaluated(config, tmp_path):
+    folder = tmp_path / "out"
+    compare(config, ["lora"], [0], output=folder)
+    slower = config.model_copy(update={"eval": config.eval.model_copy(update={"batch_size": 2})})
+    compare(slower, ["lora"], [0], output=folder, resume=True)
+    fewer = config.model_copy(update={"eval": config.eval.model_copy(update={"limit": 4})})
+    with pytest.raises(UserError, match=r"config.eval.limit was null and is now 4"):
+        compare(fewer, ["lora"], [0], output=folder, resume=True)
+    results = json.loads((folder / "results.json").read_text())
+    results["runs"] = [run | {"scores": {}, "status": "failed"} for run in results["runs"][1:]]
+    (folder / "results.json").write_text(json.dumps(results))
+    again = compare(fewer, ["lora"], [0], output=folder, resume=True)
+    assert [run["scores"]["parity"]["n"] for run in again["runs"]] == [4, 4]
+    assert again["settings"]["config"]["eval"]["limit"] == 4
+
+
+def test_a_method_added_later_has_its_own_rate_and_the_same_budget(config, tmp_path):
+    folder = tmp_path / "out"
+
+    def with_rates(**rates: float):
+        return config.model_copy(update={"train": {**config.train, "learning_rate": rates}})
+
+    compare(with_rates(lora=1e-3), ["lora"], [0], match_params=True, output=folder)
+    with pytest.raises(UserError, match=r"learning_rate.lora was 0.001 and is now 0.002"):
+        compare(with_rates(lora=2e-3), ["rlora"], [0], match_params=True, output=folder, resume=True)
+    later = with_rates(lora=1e-3, rlora=3e-3)
+    results = compare(later, ["rlora"], [0], match_params=True, output=folder, resume=True, command="more --resume")
+    lora, rlora = results["runs"][1:]
+    assert (lora["learning_rate"], rlora["learning_rate"]) == (1e-3, 3e-3)
+    assert rlora["trainable_parameters"] == pytest.approx(lora["trainable_parameters"], rel=0.03)
+    assert results["command"] == "\nmore --resume"

@@ -23,6 +23,12 @@ def compare(
     run_file: RunFile,
     methods: Annotated[str, typer.Option(help="Names from `loraweave methods`, separated by commas.", metavar="A,B,C")],
     seeds: Annotated[str, typer.Option(help="Whole numbers, separated by commas.", metavar="0,1,2")] = "0",
+    learning_rates: Annotated[
+        str,
+        typer.Option(
+            help="Rates to choose from by validation loss; 0.5x is half of each method's own.", metavar="0.5x,1x,2x"
+        ),
+    ] = "",
     match_params: Annotated[
         bool, typer.Option("--match-params", help="Ranks such that all train as many parameters as the first.")
     ] = False,
@@ -32,12 +38,13 @@ def compare(
 ) -> None:
     """Train and evaluate several methods with several seeds on the same data.
 
-    The untouched base is always shown. Fields of the run file's own method hold for that method alone.
+    The untouched base is always shown. Fields of the run file's own method hold for that method alone. With
+    --learning-rates each method is first trained at every rate with the first seed, and takes the best one.
     """
     from loraweave.training.config import RunConfig
 
     config = RunConfig.load(run_file, set_ or ())
-    _compare(config, _names(methods), _numbers(seeds), match_params, output, resume)
+    _compare(config, _names(methods), _numbers(seeds), _names(learning_rates), match_params, output, resume)
 
 
 def quickstart(output: Output = None, resume: Resume = False) -> None:
@@ -46,13 +53,14 @@ def quickstart(output: Output = None, resume: Resume = False) -> None:
 
     config = RunConfig.load(Path(__file__).parent.parent / "quickstart" / "run.yaml")
     folder = output or (_latest() if resume else _next_free())
-    _compare(config, QUICKSTART_METHODS, [config.seed], False, folder, resume)
+    _compare(config, QUICKSTART_METHODS, [config.seed], [], False, folder, resume)
 
 
 def _compare(
     config: "RunConfig",
     methods: Sequence[str],
     seeds: Sequence[int],
+    learning_rates: Sequence[str],
     match_params: bool,
     output: Path | None,
     resume: bool,
@@ -66,6 +74,7 @@ def _compare(
         config,
         methods,
         seeds,
+        learning_rates=learning_rates,
         match_params=match_params,
         output=folder,
         resume=resume,

@@ -1,11 +1,8 @@
 """Train and evaluate every method with every seed on the same data, and record everything."""
 
-import json
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime, timezone
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +10,19 @@ import torch
 from rich.console import Console
 
 from loraweave.bases import empty_base, load_base
-from loraweave.comparison.folder import ComparisonFolder
+from loraweave.comparison.folder import ComparisonFolder, check_same_methods
+from loraweave.comparison.plan import base_is_scored, find_search, finished, runs_left, trials_left
 from loraweave.comparison.progress import ComparisonProgress, OneRun
-from loraweave.comparison.results import BASE, FORMAT, Curves, Results, RunRecord
+from loraweave.comparison.results import BASE, FORMAT, Results, RunRecord
+from loraweave.comparison.runs import Planned, Runner, failed_record
+from loraweave.comparison.search import add_trial, check_searchable, parse_rates, rate_name
 from loraweave.errors import UserError
-from loraweave.evaluation import evaluate, macro_average
-from loraweave.evaluation.record import describe, evaluation_settings, record
-from loraweave.evaluation.scores import TaskScore
-from loraweave.tasks import Task
+from loraweave.evaluation.record import describe
 from loraweave.training.config import MAX_SEED, RunConfig
 from loraweave.training.counting import count_trainable, match_rank
-from loraweave.training.folder import RunFolder, environment
-from loraweave.training.loading import load_run
+from loraweave.training.folder import environment
 from loraweave.training.methods import MethodSpec, build_peft_config, resolve_method
-from loraweave.training.run import Base, load_run_tasks, read_summary, train
+from loraweave.training.run import load_run_tasks
 from loraweave.training.settings import DEFAULTS
 
 DEFAULT_OUTPUT = Path("runs") / "comparison"
@@ -37,6 +33,7 @@ def compare(
     methods: Sequence[MethodSpec],
     seeds: Sequence[int],
     *,
+    learning_rates: Sequence[str] = (),
     match_params: bool = False,
     output: str | Path | None = None,
     resume: bool = False,
@@ -45,16 +42,20 @@ def compare(
 ) -> Results:
     """Compare `methods` on the tasks of a run file; for each seed all of them see the same data in the same order.
 
-    The untouched base is always evaluated too. A run that fails is recorded as failed and the others go on.
+    The untouched base is always evaluated too. A run that fails is recorded as failed and the others go on. With
+    `learning_rates` every method is first trained at each of them with the first seed; all its seeds then have the rate
+    with the lowest validation loss, and only they are scored on test examples.
 
     Args:
         config: the run file. Where its own `method` has fields, they hold for that method alone; a learning rate in
             it holds for all, otherwise each method has its own default.
         methods: names, or mappings with a name and fields.
         seeds: whole numbers; a run per method and seed.
+        learning_rates: to choose from, such as "1e-3", or "0.5x" for half of each method's own. No search if empty.
         match_params: choose each adapter's rank so that it trains as many parameters as the first one, within 3 %.
         output: folder for results.json, index.html and the runs; by default the run file's, else runs/comparison.
-        resume: go on with the comparison in `output`; runs that are finished are not run again.
+        resume: go on with the comparison in `output`; what is finished is not run again. Methods, seeds and learning
+            rates may have been added.
         console: where progress is shown; stderr by default.
         command: what the user typed, kept with the results.
 
@@ -62,56 +63,80 @@ def compare(
         The content of results.json.
 
     Raises:
-        UserError: an unknown method, a seed given twice, tasks that cannot be loaded or evaluated, or a folder that
-            already holds something; all before anything is trained.
+        UserError: an unknown method, a seed given twice, a learning rate that is none, tasks that cannot be loaded or
+            evaluated, or a folder that already holds something; all before anything is trained.
     """
     specs = _specs(config, methods)
     _check_seeds(seeds)
+    parse_rates(learning_rates)
     folder = ComparisonFolder(output_folder(config, output))
+    settings = _settings(config, specs, seeds, learning_rates, match_params)
+    earlier = folder.open(settings, resume)
     described = load_run_tasks(config)
     if match_params:
-        specs = _matched(specs, config.model, [task.name for task in described])
-    settings = _settings(config, specs, seeds, match_params)
-    results = _open(folder, settings, describe(described), resume, command)
+        first = earlier["settings"]["methods"] if earlier is not None else specs
+        specs = _matched(specs, first, config.model, [task.name for task in described])
+        settings["methods"] = specs
+    results = (
+        _new(settings, describe(described), command) if earlier is None else _continued(earlier, settings, command)
+    )
+    rates = parse_rates(results["settings"]["learning_rates"])
+    if rates:
+        check_searchable(config)
     model, tokenizer = load_base(config.model)
     base = (model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
     folder.make()
 
-    planned = [_Planned(spec, name, seed) for seed in seeds for name, spec in specs.items() if name != BASE]
-    done = {(run["method"], run["seed"]) for run in results["runs"] if run["status"] == "finished"}
-    waiting = [run for run in planned if (run.method, run.seed) not in done]
-    names = ([BASE] if (BASE, None) not in done else []) + [run.name for run in waiting]
-    with ComparisonProgress(names, console or Console(stderr=True)) as display:
-        if BASE in names:
-            _add(results, folder, _untouched(config, base, display.run(BASE)))
-        for seed in dict.fromkeys(run.seed for run in waiting):
-            seeded = config.model_copy(update={"seed": seed})
-            tasks = load_run_tasks(seeded)
-            # All methods of a seed draw the same mixture: it is shown once.
-            printed = display.console
-            for run in (run for run in waiting if run.seed == seed):
-                one = seeded.model_copy(update={"method": run.spec})
-                _add(results, folder, _run(run, one, folder, base, tasks, display.run(run.name), printed, resume))
-                printed = Console(file=StringIO())
+    console = console or Console(stderr=True)
+    runner = Runner(config, folder, base, console)
+    own_rates = {name: runner.own_rate(spec) for name, spec in specs.items() if name != BASE} if rates else {}
+    trials = trials_left(results, specs, rates, own_rates)
+    runs = runs_left(results, specs, seeds, searched={trial.method for trial in trials})
+    searches = {search["method"]: search for search in results["searches"]}
+    names = [] if base_is_scored(results) else [BASE]
+    names += [trial.name for trial in trials] + [run.name for run in runs]
+    with ComparisonProgress(names, console) as display:
+        if not base_is_scored(results):
+            _add(results, runner.untouched(display.run(BASE)))
+            folder.write(results)
+        for trial in trials:
+            add_trial(searches[trial.method], runner.trial(trial, display.run(trial.name)))
+            folder.write(results)
+        for run in runs:
+            _add(results, _made(results, run, runner, display.run(run.name)))
+            folder.write(results)
+    if not names:
+        folder.write(results)
     return results
+
+
+def _made(results: Results, run: Planned, runner: Runner, report: OneRun) -> RunRecord:
+    """Make one run, at the rate chosen for its method where there was a search."""
+    search = find_search(results, run.method)
+    if search is None:
+        return runner.run(run, report)
+    already = finished(results, run)
+    if already is not None:  # new rates were tried, and the old one is still the best
+        report.finish("as before")
+        return already
+    if search["chosen"] is None:
+        error = f"no learning rate could be trained; at {rate_name(search['trials'][0]['learning_rate'])}: "
+        error += search["trials"][0]["error"] or ""
+        report.fail(error)
+        return failed_record(run, error)
+    return runner.run(replace(run, learning_rate=search["chosen"]), report)
+
+
+def _add(results: Results, run: RunRecord) -> None:
+    """Put a run in its place, which an earlier one may hold that failed or had another learning rate."""
+    kept = [r for r in results["runs"] if (r["method"], r["seed"]) != (run["method"], run["seed"])]
+    methods, seeds = [BASE, *results["settings"]["methods"]], [None, *results["settings"]["seeds"]]
+    results["runs"] = sorted([*kept, run], key=lambda r: (seeds.index(r["seed"]), methods.index(r["method"])))
 
 
 def output_folder(config: RunConfig, output: str | Path | None) -> Path:
     """Where a comparison is written: `output`, else where the run file says, else runs/comparison."""
     return Path(output or config.output or DEFAULT_OUTPUT)
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A run to be made."""
-
-    spec: MethodSpec
-    method: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.method}, seed {self.seed}"
 
 
 def _specs(config: RunConfig, methods: Sequence[MethodSpec]) -> dict[str, MethodSpec]:
@@ -136,43 +161,43 @@ def _check_seeds(seeds: Sequence[int]) -> None:
         raise UserError(f"seeds must be different whole numbers from 0 to {MAX_SEED}, got {', '.join(map(str, seeds))}")
 
 
-def _matched(specs: Mapping[str, MethodSpec], model: str, task_names: Sequence[str]) -> dict[str, MethodSpec]:
-    """Every adapter with the rank at which it trains as many parameters as the first."""
-    adapters = [name for name, spec in specs.items() if resolve_method(spec)[0].trains == "adapter"]
-    if not adapters:
+def _matched(
+    specs: Mapping[str, MethodSpec], first: Mapping[str, MethodSpec], model: str, task_names: Sequence[str]
+) -> dict[str, MethodSpec]:
+    """Every adapter with the rank at which it trains as many parameters as the first adapter in `first`."""
+    like = next((spec for spec in first.values() if resolve_method(spec)[0].trains == "adapter"), None)
+    if like is None:
         return dict(specs)
     empty = empty_base(model)
-    budget = count_trainable(specs[adapters[0]], empty, task_names)
+    budget = count_trainable(like, empty, task_names)
     return {
-        name: match_rank(spec, empty, budget, task_names) if name in adapters[1:] else spec
+        name: match_rank(spec, empty, budget, task_names)
+        if resolve_method(spec)[0].trains == "adapter" and name != resolve_method(like)[0].name
+        else spec
         for name, spec in specs.items()
     }
 
 
 def _settings(
-    config: RunConfig, specs: Mapping[str, MethodSpec], seeds: Sequence[int], match_params: bool
+    config: RunConfig,
+    specs: Mapping[str, MethodSpec],
+    seeds: Sequence[int],
+    learning_rates: Sequence[str],
+    match_params: bool,
 ) -> dict[str, Any]:
     """Everything that decides what the numbers are."""
     values = {key: value for key, value in config.as_dict().items() if key not in ("method", "seed", "output")}
     values["train"] = {**DEFAULTS, **values["train"]}
-    return {"config": values, "methods": dict(specs), "seeds": list(seeds), "match_params": match_params}
+    return {
+        "config": values,
+        "methods": dict(specs),
+        "seeds": list(seeds),
+        "learning_rates": list(learning_rates),
+        "match_params": match_params,
+    }
 
 
-def _open(
-    folder: ComparisonFolder,
-    settings: dict[str, Any],
-    task_configs: dict[str, dict[str, Any]],
-    resume: bool,
-    command: str,
-) -> Results:
-    earlier = folder.open(settings, resume)
-    if earlier is not None:
-        earlier["settings"] = {
-            **settings,
-            "methods": earlier["settings"]["methods"] | settings["methods"],
-            "seeds": list(dict.fromkeys([*earlier["settings"]["seeds"], *settings["seeds"]])),
-        }
-        return earlier
+def _new(settings: dict[str, Any], task_configs: dict[str, dict[str, Any]], command: str) -> Results:
     return Results(
         format=FORMAT,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -181,122 +206,22 @@ def _open(
         environment=environment(settings["seeds"][0]),
         tasks={},
         task_configs=task_configs,
+        searches=[],
         runs=[],
         summary=[],
     )
 
 
-def _add(results: Results, folder: ComparisonFolder, run: RunRecord) -> None:
-    """Put a run in its place, which an earlier, failed one may hold; and write what there is."""
-    kept = [r for r in results["runs"] if (r["method"], r["seed"]) != (run["method"], run["seed"])]
-    methods, seeds = [BASE, *results["settings"]["methods"]], [None, *results["settings"]["seeds"]]
-    results["runs"] = sorted([*kept, run], key=lambda r: (seeds.index(r["seed"]), methods.index(r["method"])))
-    folder.write(results)
-
-
-def _untouched(config: RunConfig, base: Base, report: OneRun) -> RunRecord:
-    """The base's scores. An error here is one of the tasks or the settings, so it ends the comparison."""
-    scores, seconds = _evaluated(config, base[0], base, load_run_tasks(config), report)
-    report.finish(_said(scores))
-    return _record(BASE, None, scores, seconds)
-
-
-def _run(
-    run: _Planned,
-    config: RunConfig,
-    comparison: ComparisonFolder,
-    base: Base,
-    tasks: Sequence[Task],
-    report: OneRun,
-    printed: Console,
-    resume: bool,
-) -> RunRecord:
-    """Train, load what was saved, evaluate that. What goes wrong is recorded, not raised."""
-    folder = RunFolder(comparison.run(run.method, run.seed))
-    try:
-        if not folder.summary.is_file():
-            train(config, folder.path, base=base, tasks=tasks, progress=report, console=printed, resume=resume)
-        # Not the model that was just trained: what is scored is what the user can load.
-        loaded = load_run(folder.path, base=base, tasks=tasks)
-        try:
-            scores, seconds = _evaluated(config, loaded.model.to(base[0].device), base, tasks, report)
-        finally:
-            loaded.release()
-        record(folder.path / "results.json", evaluation_settings(config.eval, tasks, config.seed), tasks, scores)
-        summary = read_summary(folder.path)
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        report.fail(reason)
-        return _record(run.method, run.seed, {}, None, error=reason)
-    report.finish(_said(scores))
-    adapter = str((folder.path / summary["adapter"]).relative_to(comparison.path))
-    curves = _curves(folder.metrics, [task.name for task in tasks])
-    return _record(run.method, run.seed, scores, seconds, summary=summary, adapter=adapter, curves=curves)
-
-
-def _evaluated(
-    config: RunConfig, model: Any, base: Base, tasks: Sequence[Task], report: OneRun
-) -> tuple[dict[str, TaskScore], float]:
-    started = time.perf_counter()
-    scores = evaluate(
-        model,
-        base[1],
-        tasks,
-        limit=config.eval.limit,
-        batch_size=config.eval.batch_size,
-        num_fewshot=config.eval.num_fewshot,
-        seed=config.seed,
-        progress=report.evaluated,
-    )
-    return scores, time.perf_counter() - started
-
-
-def _record(
-    method: str,
-    seed: int | None,
-    scores: dict[str, TaskScore],
-    seconds: float | None,
-    *,
-    error: str | None = None,
-    summary: Mapping[str, Any] | None = None,
-    adapter: str | None = None,
-    curves: Curves | None = None,
-) -> RunRecord:
-    """What is known of a run: its scores alone for the base, the error alone for one that failed."""
-    trained = summary or {}
-    return RunRecord(
-        method=method,
-        seed=seed,
-        status="failed" if error else "finished",
-        error=error,
-        scores=scores,
-        mean=macro_average(scores),
-        rank=trained.get("rank"),
-        learning_rate=trained.get("learning_rate"),
-        trainable_parameters=trained.get("trainable_parameters", 0),
-        seconds=trained.get("seconds"),
-        evaluation_seconds=seconds,
-        tokens_per_second=trained.get("tokens_per_second"),
-        peak_memory=trained.get("peak_memory"),
-        adapter=adapter,
-        curves=curves or Curves(training={}, validation={}),
-        mixture=trained.get("mixture", []),
-    )
-
-
-def _said(scores: Mapping[str, TaskScore]) -> str:
-    mean = macro_average(scores)
-    return "done" if mean is None else f"mean {mean:.2f}"
-
-
-def _curves(metrics: Path, tasks: Sequence[str]) -> Curves:
-    """The losses per task in a run's metrics.jsonl."""
-    curves = Curves(training={}, validation={})
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    for task in tasks:
-        for prefix, into in (("loss", curves["training"]), ("eval_loss", curves["validation"])):
-            key = f"{prefix}/{task}"
-            points = [(line["step"], round(line[key], 5)) for line in lines if key in line]
-            if points:
-                into[task] = points
-    return curves
+def _continued(earlier: Results, settings: dict[str, Any], command: str) -> Results:
+    """The results so far, with what the new command adds. Learning rates given earlier stay in force."""
+    before = earlier["settings"]
+    check_same_methods(earlier, settings["methods"])
+    earlier["settings"] = {
+        **settings,
+        "methods": before["methods"] | settings["methods"],
+        **{key: list(dict.fromkeys([*before[key], *settings[key]])) for key in ("seeds", "learning_rates")},
+    }
+    typed = earlier["command"].split("\n")
+    if command.replace(" --resume", "") not in (line.replace(" --resume", "") for line in typed):
+        earlier["command"] = "\n".join([*typed, command])
+    return earlier

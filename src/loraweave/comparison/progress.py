@@ -1,4 +1,4 @@
-"""One bar per run, all of them in sight: training with step, loss, tokens/s and time left, then evaluation."""
+"""One bar per run: training with step, loss, tokens/s and time left, then evaluation."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -7,6 +7,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
+
+MOST_IN_SIGHT = 16
+NEXT_IN_SIGHT = 3
 
 
 class _TimeLeft(TimeRemainingColumn):
@@ -21,8 +24,9 @@ class _TimeLeft(TimeRemainingColumn):
 class ComparisonProgress:
     """The display of a whole comparison; `run(name)` gives the part that one run reports to.
 
-    On a terminal it is live. Where there is none (a log file), each run prints a line at its start and end and ten
-    in between.
+    On a terminal it is live, and up to `MOST_IN_SIGHT` runs are all in sight. Of more than that, those that are over
+    leave a line each, and the bars are of the one under way, of the next few, and of all of them together. Where there
+    is no terminal (a log file), each run prints a line at its start and end and ten in between.
     """
 
     def __init__(self, names: Sequence[str], console: Console) -> None:
@@ -38,7 +42,12 @@ class ComparisonProgress:
             disable=not self.live,
             expand=True,
         )
+        self.waiting = list(names)
         self.lines = {name: self.bars.add_task(name, total=1, note="[dim]waiting") for name in names}
+        self.all: TaskID | None = None
+        if self.live and len(names) > MOST_IN_SIGHT:
+            self.all = self.bars.add_task("[bold]all runs", total=len(names), note="")
+        self._show_next()
 
     def __enter__(self) -> "ComparisonProgress":
         self.bars.start()
@@ -50,7 +59,25 @@ class ComparisonProgress:
         self.bars.stop()
 
     def run(self, name: str) -> "OneRun":
+        self.waiting.remove(name)
+        self.bars.update(self.lines[name], visible=True)
+        self._show_next()
         return OneRun(self, name, self.lines[name])
+
+    def over(self, name: str) -> None:
+        """A run has ended: where there are many, its bar makes room."""
+        if self.all is not None:
+            self.bars.update(self.lines[name], visible=False)
+            self.bars.advance(self.all)
+
+    def say(self, name: str, what: str) -> None:
+        """A line of a run's own."""
+        self.console.print(f"{name}: {what}", markup=False, highlight=False, soft_wrap=True)
+
+    def _show_next(self) -> None:
+        if self.all is not None:
+            for place, name in enumerate(self.waiting):
+                self.bars.update(self.lines[name], visible=place < NEXT_IN_SIGHT)
 
 
 class OneRun:
@@ -73,8 +100,8 @@ class OneRun:
         shown = "loss –" if loss is None else f"loss {loss:.3f}"
         note = f"{shown}  {tokens_per_second:,.0f} tokens/s"
         self.display.bars.update(self.line, completed=step, note=note)
-        if step == self.total or step % max(1, self.total // 10) == 0:
-            self._say(f"step {step}/{self.total}, {note.replace('  ', ', ')}")
+        if not self.display.live and (step == self.total or step % max(1, self.total // 10) == 0):
+            self.display.say(self.name, f"step {step}/{self.total}, {note.replace('  ', ', ')}")
 
     def stop(self) -> None:
         """Training is over; the bar stays for the evaluation."""
@@ -90,13 +117,12 @@ class OneRun:
         """The run is over; `note` is what remains of it on the screen."""
         total = self.total or 1
         self.display.bars.update(self.line, total=total, completed=total, note=note)
-        self._say(note)
+        self.display.over(self.name)
+        if self.display.all is not None or not self.display.live:
+            self.display.say(self.name, note)
 
     def fail(self, reason: str) -> None:
         """The run ended with an error."""
         self.display.bars.update(self.line, note="[red]failed")
+        self.display.over(self.name)
         self.display.console.print(f"{self.name} failed: {reason}", style="red", markup=False, highlight=False)
-
-    def _say(self, what: str) -> None:
-        if not self.display.live:
-            self.display.console.print(f"{self.name}: {what}", markup=False, highlight=False, soft_wrap=True)

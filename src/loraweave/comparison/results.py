@@ -1,4 +1,4 @@
-"""What a comparison records: runs, and their summary over seeds. Plain JSON types throughout."""
+"""What a comparison records: runs, searches for learning rates, a summary over seeds. Plain JSON types throughout."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict
 from loraweave.evaluation.scores import TaskScore
 
 Points = list[tuple[int, float]]
-FORMAT = 1
+FORMAT = 2
 BASE = "base"
 
 
@@ -21,9 +21,10 @@ class Curves(TypedDict):
 class RunRecord(TypedDict):
     """One method trained with one seed and evaluated on every task.
 
-    `seconds` and `tokens_per_second` are of the training alone; `peak_memory` is in bytes, of the process (CPU) or
-    the accelerator. The untouched base has no seed, no training and no adapter. Paths are relative to the
-    comparison's folder.
+    `validation_loss` is the mean over tasks of the loss on held-out examples (nats per completion token) of what was
+    saved; None where nothing was held out. `seconds` and `tokens_per_second` are of the training alone; `peak_memory`
+    is in bytes, of the process (CPU) or the accelerator. The untouched base has no seed, no training and no adapter.
+    Paths are relative to the comparison's folder.
     """
 
     method: str
@@ -34,6 +35,7 @@ class RunRecord(TypedDict):
     mean: float | None
     rank: int | None
     learning_rate: float | None
+    validation_loss: float | None
     trainable_parameters: int
     seconds: float | None
     evaluation_seconds: float | None
@@ -42,6 +44,38 @@ class RunRecord(TypedDict):
     adapter: str | None
     curves: Curves
     mixture: list[dict[str, Any]]
+
+
+class Trial(TypedDict):
+    """One method trained at one learning rate of its search, and judged on validation examples alone.
+
+    `validation_loss` is the mean over tasks of `by_task`, in nats per completion token, of what was saved at the end;
+    `seconds` are of the training alone. `run` is the run's folder, relative to the comparison's.
+    """
+
+    learning_rate: float
+    status: Literal["finished", "failed"]
+    error: str | None
+    validation_loss: float | None
+    by_task: dict[str, float]
+    seconds: float | None
+    run: str
+
+
+class Search(TypedDict):
+    """The search for a method's learning rate.
+
+    `own_rate` is the run file's, or else the method's default. `chosen` has the lowest validation loss; None while no
+    trial has finished. `edge` says on which end of the rates tried the chosen one lies; None for neither, or where
+    only one was tried.
+    """
+
+    method: str
+    seed: int
+    own_rate: float
+    trials: list[Trial]
+    chosen: float | None
+    edge: Literal["lowest", "highest"] | None
 
 
 class Spread(TypedDict):
@@ -83,6 +117,7 @@ class Results(TypedDict):
     environment: dict[str, Any]
     tasks: dict[str, TaskInfo]
     task_configs: dict[str, dict[str, Any]]
+    searches: list[Search]
     runs: list[RunRecord]
     summary: list[MethodSummary]
 

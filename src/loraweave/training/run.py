@@ -210,13 +210,17 @@ def _train(
         )
 
 
-def _resolved(config: RunConfig, model: PreTrainedModel) -> RunConfig:
-    """The run file with every default of training written out."""
+def own_learning_rate(config: RunConfig, model: PreTrainedModel) -> float:
+    """The learning rate that the run file has for its method, or else the method's default for this model."""
     rate = config.train.get("learning_rate")
     if isinstance(rate, Mapping):  # one for each method, as a comparison wants them
         rate = rate.get(config.method_name)
-    if rate is None:
-        rate = default_learning_rate(config.method, model)
+    return default_learning_rate(config.method, model) if rate is None else rate
+
+
+def _resolved(config: RunConfig, model: PreTrainedModel) -> RunConfig:
+    """The run file with every default of training written out."""
+    rate = own_learning_rate(config, model)
     return config.model_copy(update={"train": {**DEFAULTS, **config.train, "learning_rate": rate}})
 
 

@@ -1,0 +1,135 @@
+"""The search for learning rates: what is tried, what judges, what is chosen, and what is left of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loraweave.comparison import compare
+from loraweave.comparison.search import parse_rates, rates_of, validation_losses
+from loraweave.errors import UserError
+from loraweave.training.folder import RunFolder
+
+RATES = ["1e-4", "3e-2"]
+
+
+@pytest.fixture(scope="module")
+def searched(config, tmp_path_factory) -> tuple[dict, Path]:
+    """LoRA with two seeds, at the better one of two rates."""
+    folder = tmp_path_factory.mktemp("searched") / "out"
+    return compare(config, ["lora"], [0, 1], learning_rates=RATES, output=folder), folder
+
+
+def files(folder: Path) -> dict[str, int]:
+    """When each run was finished, by its folder's name."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("runs/*/summary.json")}
+
+
+def test_numbers_are_rates_and_factors_are_of_the_own_rate():
+    assert rates_of(parse_rates(["2x", "1e-3", "0.5x", "0.001"]), 4e-3) == [1e-3, 2e-3, 8e-3]
+
+
+@pytest.mark.parametrize("given", ["", "x", "0", "-1e-3", "nan", "inf", "1e-3y", "0x", "two"])
+def test_anything_else_is_refused(given):
+    with pytest.raises(UserError, match="write a number such as 1e-3"):
+        parse_rates([given])
+
+
+def test_every_rate_is_trained_and_the_lowest_validation_loss_wins(searched):
+    results, folder = searched
+    (search,) = results["searches"]
+    assert (search["method"], search["seed"]) == ("lora", 0)
+    losses = {}
+    for trial in search["trials"]:
+        logged = [json.loads(line) for line in (folder / trial["run"] / "metrics.jsonl").read_text().splitlines()]
+        last = [line for line in logged if "eval_loss_macro" in line][-1]
+        assert last["step"] == 6
+        assert trial["validation_loss"] == pytest.approx(last["eval_loss_macro"])
+        assert set(trial["by_task"]) == {"parity", "double", "notes"}
+        losses[trial["learning_rate"]] = trial["validation_loss"]
+    assert list(losses) == [1e-4, 3e-2]
+    assert search["chosen"] == min(losses, key=losses.__getitem__)
+    assert search["edge"] == ("highest" if search["chosen"] == 3e-2 else "lowest")
+
+
+def test_all_seeds_have_the_chosen_rate_and_only_they_are_scored(searched):
+    results, folder = searched
+    chosen = results["searches"][0]["chosen"]
+    trained = [run for run in results["runs"] if run["method"] == "lora"]
+    assert [(run["seed"], run["learning_rate"]) for run in trained] == [(0, chosen), (1, chosen)]
+    assert trained[0]["validation_loss"] == min(trial["validation_loss"] for trial in results["searches"][0]["trials"])
+    name = "0.03" if chosen == 3e-2 else "0.0001"
+    assert set(files(folder)) == {"lora-seed0-lr0.0001", "lora-seed0-lr0.03", f"lora-seed1-lr{name}"}
+    evaluated = {path.parent.name for path in folder.glob("runs/*/results.json")}
+    assert evaluated == {f"lora-seed0-lr{name}", f"lora-seed1-lr{name}"}
+
+
+def test_resumed_with_another_rate_only_that_one_is_trained(searched):
+    _, folder = searched
+    before = files(folder)
+    config = _config_of(folder)
+    results = compare(config, ["lora"], [0, 1], learning_rates=["1e-9"], output=folder, resume=True)
+    (search,) = results["searches"]
+    assert [trial["learning_rate"] for trial in search["trials"]] == [1e-9, 1e-4, 3e-2]
+    assert files(folder).items() >= before.items()
+    assert set(files(folder)) - set(before) == {"lora-seed0-lr1e-09"}
+    assert results["settings"]["learning_rates"] == [*RATES, "1e-9"]
+    # Nothing is left to be done, with or without the option.
+    made = files(folder)
+    again = compare(config, ["lora"], [0, 1], output=folder, resume=True)
+    assert files(folder) == made
+    assert again["runs"] == json.loads(json.dumps(results["runs"]))
+
+
+def _config_of(folder: Path):
+    from loraweave.training.config import RunConfig
+
+    config = RunConfig.load(next(folder.glob("runs/*")) / "run.yaml")
+    return config.model_copy(update={"train": {k: v for k, v in config.train.items() if k != "learning_rate"}})
+
+
+def test_a_rate_that_fails_is_out_and_the_method_goes_on(config, tmp_path):
+    results = compare(config, ["lora"], [0], learning_rates=["1e-3", "1e30"], output=tmp_path / "out")
+    (search,) = results["searches"]
+    assert [trial["status"] for trial in search["trials"]] == ["finished", "failed"]
+    assert "NaN" in search["trials"][1]["error"]
+    assert search["chosen"] == 1e-3
+    assert search["edge"] == "lowest"
+    assert [run["status"] for run in results["runs"]] == ["finished", "finished"]
+
+
+def test_a_method_without_any_rate_has_failed(config, tmp_path):
+    broken = {"name": "lora", "target_modules": ["no_such_layer"]}
+    results = compare(config, [broken, "full"], [0], learning_rates=["1e-3"], output=tmp_path / "out")
+    lora, full = results["runs"][1:]
+    assert (lora["status"], full["status"]) == ("failed", "finished")
+    assert "no learning rate" in lora["error"]
+    assert "no_such_layer" in lora["error"]
+
+
+def test_a_run_from_before_the_search_is_one_of_its_trials(config, tmp_path):
+    folder = tmp_path / "out"
+    first = compare(config, ["lora"], [0], output=folder)["runs"][1]
+    before = files(folder)
+    results = compare(config, ["lora"], [0], learning_rates=["1x", "1e-9"], output=folder, resume=True)
+    assert files(folder).items() >= before.items()
+    (search,) = results["searches"]
+    assert search["own_rate"] == first["learning_rate"]
+    assert {trial["run"] for trial in search["trials"]} == {"runs/lora-seed0", "runs/lora-seed0-lr1e-09"}
+
+
+@pytest.mark.parametrize("strategy", ["no", False])
+def test_without_validation_there_is_nothing_to_choose_by(config, tmp_path, strategy):
+    blind = config.model_copy(update={"train": {**config.train, "eval_strategy": strategy}})
+    with pytest.raises(UserError, match=r"train.eval_strategy is no: set it to epoch or steps"):
+        compare(blind, ["lora"], [0], learning_rates=["1x"], output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_loss_is_that_of_the_weights_that_were_saved(config, tmp_path):
+    folder = RunFolder(tmp_path)
+    lines = [{"step": step, "eval_loss_macro": loss, "eval_loss/a": loss} for step, loss in ((2, 1.0), (4, 3.0))]
+    folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert validation_losses(folder, config, 4, 2) == {"a": 3.0}
+    best = config.model_copy(update={"train": {**config.train, "load_best_model_at_end": True}})
+    assert validation_losses(folder, best, 4, 2) == {"a": 1.0}
