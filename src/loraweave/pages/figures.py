@@ -1,0 +1,124 @@
+"""Figures: one look for all of them, as SVG that follows the page it stands in, and as files.
+
+A figure is drawn in the light colours of the palette. Inside a page each becomes the CSS variable it stands for, and
+text stays text in the page's own font. Figures are `Figure` objects; pyplot and its global state are not used.
+
+    with figures.style():
+        figure = figures.new(340, 230)
+        axes = figure.subplots()
+        axes.plot(steps, losses, **figures.line(0))
+    svg = figures.inline_svg(figure, "Training loss by step")
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from cycler import cycler
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from .palette import COLOURS, SERIES, series
+from .svg import for_page
+
+PIXELS_PER_INCH = 72  # of a figure: its points are the page's pixels
+LINE_WIDTH = 1.8
+_INK, _QUIET, _RULE, _PAPER = (COLOURS[name].light for name in ("ink", "quiet", "rule", "paper"))
+_STYLE: dict[Any, Any] = {
+    "figure.dpi": PIXELS_PER_INCH,
+    "figure.facecolor": _PAPER,
+    "savefig.facecolor": "auto",
+    "figure.constrained_layout.h_pad": 4 / 72,
+    "figure.constrained_layout.w_pad": 4 / 72,
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib; wider than what browsers choose, so nothing overlaps there
+    "font.size": 11,
+    "text.color": _INK,
+    "text.parse_math": False,  # a task may be named a$b$c
+    "axes.facecolor": "none",
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 11,
+    "axes.labelcolor": _QUIET,
+    "axes.edgecolor": _RULE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.spines.bottom": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=[each.colour.light for each in SERIES]),
+    "grid.color": _RULE,
+    "grid.linewidth": 1.0,
+    "xtick.color": _QUIET,
+    "ytick.color": _QUIET,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "lines.linewidth": LINE_WIDTH,
+    "lines.scale_dashes": False,
+    "lines.markersize": 5,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+    "legend.handlelength": 2.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "loraweave",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Within the block axes and what is drawn on them have the project's look; matplotlib's own settings come back."""
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing from font"
+        )  # the SVG holds the text; browsers have the font
+        yield
+
+
+def new(width: float, height: float) -> Figure:
+    """An empty figure of `width` × `height` px. To be called, and drawn on, within `style()`."""
+    return Figure(figsize=(width / PIXELS_PER_INCH, height / PIXELS_PER_INCH), layout="constrained")
+
+
+def line(index: int, markers: bool = False) -> dict[str, Any]:
+    """Arguments of `axes.plot` for series `index`: colour, dashes and, where points are few, its marker."""
+    look = series(index)
+    found: dict[str, Any] = {"color": look.colour.light, "linestyle": (0, look.dashes) if look.dashes else "solid"}
+    return found | {"marker": look.marker} if markers else found
+
+
+def inline_svg(figure: Figure, label: str) -> Markup:
+    """The figure as `<svg>` for a page that extends `pages/base.html`, in light and dark.
+
+    Args:
+        figure: drawn in colours of the palette alone.
+        label: what it shows, for those who do not see it; empty for an ornament.
+
+    Raises:
+        ValueError: the figure has a colour that is not of the palette, so it could not follow the page.
+    """
+    return for_page(_svg(figure), label)
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write `<stem>.svg` and `<stem>.png` (two dots to a px), light, on paper."""
+    stem.with_name(stem.name + ".svg").write_text(_svg(figure), encoding="utf-8")
+    with style():
+        figure.savefig(stem.with_name(stem.name + ".png"), dpi=2 * PIXELS_PER_INCH)
+
+
+def _svg(figure: Figure) -> str:
+    written = io.StringIO()
+    with style():
+        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+    return written.getvalue()
