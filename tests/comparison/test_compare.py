@@ -8,6 +8,7 @@ from tiny_project import write_base
 
 from loraweave.bases import fingerprint, load_base
 from loraweave.comparison import compare
+from loraweave.comparison import folder as folder_module
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate
 from loraweave.tasks import load_tasks
@@ -173,3 +174,14 @@ def test_a_method_added_later_has_its_own_rate_and_the_same_budget(config, tmp_p
     assert (lora["learning_rate"], rlora["learning_rate"]) == (1e-3, 3e-3)
     assert rlora["trainable_parameters"] == pytest.approx(lora["trainable_parameters"], rel=0.03)
     assert results["command"] == "\nmore --resume"
+
+
+def test_a_page_that_cannot_be_made_ends_no_runs(config, tmp_path, monkeypatch):
+    def broken(*arguments: object) -> None:
+        raise ValueError("no page today")
+
+    monkeypatch.setattr(folder_module, "write_page", broken)
+    with pytest.raises(ValueError, match="no page today"):
+        compare(config, ["lora"], [0], output=tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [run["status"] for run in results["runs"]] == ["finished", "finished"]

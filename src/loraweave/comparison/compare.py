@@ -98,15 +98,14 @@ def compare(
     with ComparisonProgress(names, console) as display:
         if not base_is_scored(results):
             _add(results, runner.untouched(display.run(BASE)))
-            folder.write(results)
+            folder.write(results, last=False)
         for trial in trials:
             add_trial(searches[trial.method], runner.trial(trial, display.run(trial.name)))
-            folder.write(results)
+            folder.write(results, last=False)
         for run in runs:
             _add(results, _made(results, run, runner, display.run(run.name)))
-            folder.write(results)
-    if not names:
-        folder.write(results)
+            folder.write(results, last=False)
+    folder.write(results)
     return results
 
 

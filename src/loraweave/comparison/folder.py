@@ -95,12 +95,19 @@ class ComparisonFolder:
         except OSError as error:
             raise UserError(f"{self.path}: the folder cannot be made: {error.strerror}") from error
 
-    def write(self, results: Results) -> None:
-        """Bring the summary up to date and write results.json and index.html."""
+    def write(self, results: Results, last: bool = True) -> None:
+        """Bring the summary up to date and write results.json and index.html.
+
+        A page that cannot be made is an error after the `last` run alone: before that it must not end those to come.
+        """
         results["tasks"] = describe_tasks(results["runs"])
         results["summary"] = summarise(results["runs"])
         write_json(self.results, results)
-        write_page(results, self.page)
+        try:
+            write_page(results, self.page)
+        except Exception as error:
+            if last or isinstance(error, UserError):
+                raise
 
     def _read(self) -> Results:
         try:
