@@ -46,10 +46,11 @@ class Clock(TrainerCallback):
         self.seconds += now - (self._since or now)
         self._since = now  # loading the next batch belongs to the next step
 
-    def _pause(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._since = None  # evaluation and saving do not
+    def pause(self, *args: Any, **kwargs: Any) -> None:
+        """What follows, up to the next step, is no training."""
+        self._since = None
 
-    on_evaluate = on_save = _pause
+    on_evaluate = on_save = pause
 
 
 class MetricsFile(TrainerCallback):

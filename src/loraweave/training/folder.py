@@ -5,6 +5,7 @@ base.json           the base model's name and fingerprint
 environment.json    versions, hardware, seed
 mixture.json        what each task got, epoch by epoch together
 routing.json        entropy and use of the heads by layer and task at the end, where heads are weighed
+gradients.json      how the tasks' gradients agree at the start, in the middle and at the end
 metrics.jsonl       loss, loss per task, learning rate, tokens and time, one line per logged step
 adapter/            the trained adapter (`model/` for full fine-tuning)
 checkpoints/        to resume from
@@ -43,6 +44,7 @@ class RunFolder:
         self.environment = self.path / "environment.json"
         self.mixture = self.path / "mixture.json"
         self.routing = self.path / "routing.json"
+        self.gradients = self.path / "gradients.json"
         self.metrics = self.path / "metrics.jsonl"
         self.adapter = self.path / "adapter"
         self.model = self.path / "model"

@@ -28,6 +28,7 @@ from .checkpoints import disk_is_full, read_json, write_json, written_whole
 from .config import RunConfig
 from .data import RunData, load_data
 from .folder import RunFolder, environment
+from .gradients import GradientRecord
 from .memory import PeakMemory
 from .methods import build_losses, default_learning_rate, resolve_method
 from .packing import Plan, keeps_examples_apart, validation_plan
@@ -162,7 +163,8 @@ def _train(
         return _finish(folder, _nothing_trained(folder, method.name, memory), main)
 
     data, plan, validation = _prepare_data(config, args, base, tokenizer, tasks, console)
-    realised = data.realised(plan.examples(_rows_used(args, len(plan))))
+    examples = plan.examples(_rows_used(args, len(plan)))
+    realised = data.realised(examples)
     if main:
         write_json(folder.mixture, realised)
     console.print(realised_table(realised, "The mixture of this run"))
@@ -170,9 +172,11 @@ def _train(
     clock = Clock()
     with adapted(base, config.method, names, config.seed, keep_base) as model:
         callbacks = _callbacks(folder, config, method.name, clock, progress)
+        sources = [rows for rows in (data.validation, data.training) if rows is not None]
+        gradients = GradientRecord(folder.gradients, names, sources, len(examples), clock, console)
         losses = build_losses(config.method)
-        trainer = MultiTaskTrainer(model, args, tokenizer, plan, validation, names, callbacks, losses)
-        clock.trainer = trainer
+        trainer = MultiTaskTrainer(model, args, tokenizer, plan, validation, names, [*callbacks, gradients], losses)
+        clock.trainer = gradients.trainer = trainer
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             saved = _save(folder, model, tokenizer, main, trainer)

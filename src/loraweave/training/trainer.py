@@ -85,18 +85,12 @@ class MultiTaskTrainer(SFTTrainer):
         mode = "train" if self.model.training else "eval"
         scored = inputs["scored"]
         tasks = inputs["tasks"].flatten()[scored + 1]
-        forward: dict[str, Any] = {key: inputs[key] for key in ("input_ids", "position_ids") if key in inputs}
-        if self.takes_tasks:
-            forward["tasks"] = inputs["tasks"]
-        if self.aux_loss_enabled:
-            forward["output_router_logits"] = True
         probe = None
         if mode == "train":
             micro_batches = self.current_gradient_accumulation_steps
             probe = self.auxiliary.probe(inputs["tasks"], inputs["padding"], micro_batches, self._logs_this_step())
-        with _hidden_states_at(self.base, scored), self.auxiliary.watch(probe):
-            targets = inputs["labels"].flatten()[scored + 1]
-            outputs = model(**forward, shift_labels=targets[None], use_cache=False, fused_lm_head=True)
+        with self.auxiliary.watch(probe):
+            outputs = self.scored_outputs(model, inputs)
         losses = -outputs.log_probs.flatten()
         self.task_losses[mode].add(losses.detach(), tasks, self.state.global_step + (mode == "train"))
         if mode == "train":
@@ -112,6 +106,17 @@ class MultiTaskTrainer(SFTTrainer):
             added = self.auxiliary.loss(probe, micro_batches, last=self.accelerator.sync_gradients)
             loss = loss if added is None else loss + added
         return loss
+
+    def scored_outputs(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """The model's outputs for a batch; their `log_probs` (1, n) are of its scored positions alone."""
+        forward: dict[str, Any] = {key: inputs[key] for key in ("input_ids", "position_ids") if key in inputs}
+        if self.takes_tasks:
+            forward["tasks"] = inputs["tasks"]
+        if self.aux_loss_enabled:
+            forward["output_router_logits"] = True
+        targets = inputs["labels"].flatten()[inputs["scored"] + 1]
+        with hidden_states_at(self.base, inputs["scored"]):
+            return model(**forward, shift_labels=targets[None], use_cache=False, fused_lm_head=True)
 
     def _logs_this_step(self) -> bool:
         """Whether the step under way will be logged; where that is not known beforehand, now and then."""
@@ -188,7 +193,7 @@ class _EpochOrder(TrainerCallback):
 
 
 @contextmanager
-def _hidden_states_at(base: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
+def hidden_states_at(base: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
     """Hand only some positions on to the language-model head: the vocabulary is large and completions are short.
 
     Args:
