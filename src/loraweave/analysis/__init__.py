@@ -1,0 +1,5 @@
+"""What training changed: spectra of the updates, overlap of runs, heads, routing, tasks against each other."""
+
+from .analyze import analyze, save
+
+__all__ = ["analyze", "save"]

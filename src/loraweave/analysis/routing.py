@@ -1,0 +1,99 @@
+"""Who speaks for whom: how evenly the heads are weighed on each task, from the run's own record or the adapter."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..training.checkpoints import read_json
+from .runs import AnalysedRun
+
+
+@dataclass(frozen=True)
+class LayerRouting:
+    """The heads' weights in one layer.
+
+    Args:
+        entropy: per task, mean over its tokens of the weights' entropy over ln N: 1 when all heads weigh alike.
+        usage: per task, (N,) the heads' mean weights on its tokens.
+    """
+
+    entropy: dict[str, float]
+    usage: dict[str, Tensor]
+
+
+Routing = dict[str, LayerRouting]
+"""By layer."""
+
+
+def recorded_routing(run: AnalysedRun) -> Routing:
+    """Of a token router, from routing.json: the last step of training that was looked at. Empty without that file."""
+    if not run.has_router or run.files is None or not run.files.routing.is_file():
+        return {}
+    record = read_json(run.files.routing)
+    found = {}
+    for key, layer in record["layers"].items():
+        rows = zip(record["tasks"], layer["entropy_by_task"], layer["usage"], strict=True)
+        there = [(task, entropy, usage) for task, entropy, usage in rows if usage is not None]
+        found[key.removesuffix(".default")] = LayerRouting(
+            {task: entropy for task, entropy, _ in there},
+            {task: torch.tensor(usage, dtype=torch.float64) for task, _, usage in there},
+        )
+    return found
+
+
+def task_routing(run: AnalysedRun) -> Routing:
+    """Of a task gate, from the adapter itself: exact. Empty for other methods."""
+    if run.adapter is None or run.weave is None or not run.weave.has_task_gate or run.weave.num_heads < 2:
+        return {}
+    found = {}
+    for layer in run.adapter.sizes:
+        weights = run.adapter.task_weights(run.adapter.tensors(layer))
+        assert weights is not None
+        entropies = torch.special.entr(weights).sum(-1) / math.log(weights.shape[1])
+        found[layer] = LayerRouting(
+            dict(zip(run.adapter.tasks, entropies.tolist(), strict=True)),
+            dict(zip(run.adapter.tasks, weights, strict=True)),
+        )
+    return found
+
+
+def usage_by_layer(routing: Routing) -> dict[str, Tensor]:
+    """By layer, (K, N) over the tasks that had tokens."""
+    return {layer: torch.stack(list(one.usage.values())) for layer, one in routing.items() if one.usage}
+
+
+def entries(name: str, routing: Routing, modules: Mapping[str, str]) -> list[dict[str, Any]]:
+    """A run's entries, one per layer."""
+    return [
+        {
+            "run": name,
+            "layer": layer,
+            "module": modules[layer],
+            "entropy": one.entropy,
+            "usage": {task: weights.tolist() for task, weights in one.usage.items()},
+        }
+        for layer, one in routing.items()
+        if layer in modules
+    ]
+
+
+def summary(name: str, routing: Routing) -> dict[str, Any]:
+    """Means over layers: a row of head weights and an entropy per task."""
+    tasks = list(dict.fromkeys(task for one in routing.values() for task in one.usage))
+    return {
+        "run": name,
+        "tasks": tasks,
+        "usage": [_mean(one.usage[task] for one in routing.values() if task in one.usage).tolist() for task in tasks],
+        "entropy": [
+            float(_mean(torch.tensor(one.entropy[task]) for one in routing.values() if task in one.entropy))
+            for task in tasks
+        ],
+    }
+
+
+def _mean(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean(0)

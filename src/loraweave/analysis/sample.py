@@ -1,0 +1,151 @@
+"""Run a few examples of every task through a trained run, to see which head its router weighs where."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..tasks import encode_all
+from ..training.collate import Collator
+from ..training.loading import Run, load_run
+from ..training.rows import Rows
+from ..tuner.context import attach
+from ..tuner.probe import Probe
+from .routing import LayerRouting, Routing
+from .runs import AnalysedRun
+
+ROWS = 8  # per forward pass
+SEEN = 3  # times a token must occur before its mean weight means anything
+SHOWN = 10  # tokens per head
+
+
+@dataclass
+class RouterSample:
+    """What the sample showed.
+
+    Attributes:
+        routing: entropy and use of the heads by layer and task.
+        tokens: the most typical tokens of every head, by layer and, for layer None, by the mean over layers.
+    """
+
+    routing: Routing
+    tokens: list[dict[str, Any]]
+
+
+class _TokenProbe(Probe):
+    """Adds up, over all batches, the heads' weights by token and by task.
+
+    Args:
+        tokens: the ids in the sample, sorted.
+        num_tasks: K.
+    """
+
+    def __init__(self, tokens: np.ndarray, num_tasks: int) -> None:
+        self.ids = torch.from_numpy(tokens)
+        self.counts_by_token = torch.zeros(len(tokens), dtype=torch.long)
+        self.counts_by_task = torch.zeros(num_tasks, dtype=torch.long)
+        self.by_token: dict[str, Tensor] = {}  # (tokens, N) per layer
+        self.by_task: dict[str, Tensor] = {}  # (K, N + 1) per layer, the entropy last
+
+    def batch(self, input_ids: Tensor, tasks: Tensor, padding: Tensor) -> None:
+        """What the next forward pass reads."""
+        self.there = ~padding.flatten()
+        self.kinds = torch.searchsorted(self.ids, input_ids.flatten()[self.there])
+        self.task_ids = tasks.flatten()[self.there]
+        self.counts_by_token.index_add_(0, self.kinds, torch.ones_like(self.kinds))
+        self.counts_by_task.index_add_(0, self.task_ids, torch.ones_like(self.task_ids))
+
+    def see(self, layer: str, u: Tensor, weights: Tensor | None = None) -> None:
+        if weights is None or weights.shape[:-1].numel() != len(self.there):
+            return
+        seen = weights.flatten(0, -2).float().cpu()[self.there]
+        entropy = torch.special.entr(seen).sum(-1, keepdim=True)
+        for sums, places, values, size in (
+            (self.by_token, self.kinds, seen, len(self.ids)),
+            (self.by_task, self.task_ids, torch.cat([seen, entropy], 1), len(self.counts_by_task)),
+        ):
+            if layer not in sums:
+                sums[layer] = torch.zeros(size, values.shape[1])
+            sums[layer].index_add_(0, places, values)
+
+
+def sample_router(run: AnalysedRun, count: int) -> RouterSample:
+    """Weigh the heads of a run with a token router on examples of its own tasks.
+
+    Args:
+        run: a finished run; its base is loaded.
+        count: validation examples per task; training examples where a task has none.
+
+    Raises:
+        UserError: the run, its base or its tasks cannot be loaded.
+    """
+    loaded = load_run(run.folder)
+    rows = _rows(loaded, count)
+    model = loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    probe = _TokenProbe(np.unique(rows.joined(range(len(rows)))["input_ids"]), len(loaded.tasks))
+    collate = Collator(loaded.tokenizer.pad_token_id)
+    with torch.no_grad(), attach(model.get_base_model()).watched_by(probe):
+        for start in range(0, len(rows), ROWS):
+            batch = collate([rows.joined([i]) for i in range(start, min(start + ROWS, len(rows)))])
+            probe.batch(batch["input_ids"], batch["tasks"], batch["padding"])
+            model(input_ids=batch["input_ids"].to(model.device), tasks=batch["tasks"].to(model.device), use_cache=False)
+    names = [task.name for task in loaded.tasks]
+    routing = {_layer(key): _routing(sums, probe.counts_by_task, names) for key, sums in probe.by_task.items()}
+    return RouterSample(routing, [{"run": run.name, **entry} for entry in _typical(probe, loaded.tokenizer)])
+
+
+def _layer(key: str) -> str:
+    """The layer's path from the name under which it reports, which ends in the adapter's."""
+    return key.rpartition(".")[0]
+
+
+def _rows(loaded: Run, count: int) -> Rows:
+    """The examples, as token rows."""
+    text_config = loaded.model.config.get_text_config()
+    length = min(loaded.config.train["max_length"], getattr(text_config, "max_position_embeddings", None) or 2**30)
+    found: list[Any] = []
+    tasks: list[int] = []
+    for number, task in enumerate(loaded.tasks):
+        examples = (task.validation_examples() or task.training_examples())[:count]
+        rows = encode_all(examples, loaded.tokenizer, length).rows
+        found += rows
+        tasks += [number] * len(rows)
+    return Rows(found, tasks)
+
+
+def _routing(sums: Tensor, counts: Tensor, names: Sequence[str]) -> LayerRouting:
+    there = [(task, row.double() / count) for task, row, count in zip(names, sums, counts, strict=True) if count]
+    return LayerRouting(
+        {task: float(row[-1]) / math.log(len(row) - 1) for task, row in there}, {task: row[:-1] for task, row in there}
+    )
+
+
+def _typical(probe: _TokenProbe, tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str, Any]]:
+    """Per head, the tokens that it has the highest mean weight on, among those seen often enough."""
+    often = (probe.counts_by_token >= SEEN).nonzero().flatten()
+    if not len(often) or not probe.by_token:
+        return
+    counts = probe.counts_by_token[often]
+    means = {_layer(key): sums[often] / counts[:, None] for key, sums in probe.by_token.items()}
+    for layer, weights in [(None, torch.stack(list(means.values())).mean(0)), *means.items()]:
+        for head in range(weights.shape[1]):
+            best = weights[:, head].topk(min(SHOWN, len(often))).indices
+            yield {
+                "head": head,
+                "layer": layer,
+                "tokens": [
+                    {"token": _text(tokenizer, int(probe.ids[often[i]])), "weight": weight, "count": int(counts[i])}
+                    for i, weight in zip(best.tolist(), weights[best, head].tolist(), strict=True)
+                ],
+            }
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """What the token stands for; its name in the vocabulary where it is a part of a character."""
+    text = str(tokenizer.decode([token]))
+    return text if text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(token))
