@@ -34,6 +34,12 @@ def refused(result: tuple[int, str, str], *parts: str) -> None:
         (["compare", "run.yaml", "--methods", "lora", "--seeds", "0,one"], ["'0,one'", "whole numbers"]),
         (["compare", "run.yaml", "--methods", "lora", "--seeds", "0,0"], ["different whole numbers"]),
         (["compare", "run.yaml", "--methods", "lora", "--seeds", "4294967296"], ["whole numbers from 0 to 4294967295"]),
+        (["compare", "run.yaml", "--methods", "lora", "--learning-rates", "0.5x,two"], ["'two'", "such as 0.5x"]),
+        (["compare", "run.yaml", "--methods", "lora,mlora", "--against", "lroa"], ["'lroa'", "did you mean 'lora'"]),
+        (
+            ["compare", "run.yaml", "--methods", "lora", "--learning-rates", "1x", "--set", "train.eval_strategy=no"],
+            ["train.eval_strategy is no", "epoch or steps"],
+        ),
         (["compare", "run.yaml"], ["--methods"]),
         (["eval", "base"], ["holds no run"]),
         (["eval", "nowhere"], ["nowhere", "no run"]),

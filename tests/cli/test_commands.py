@@ -41,6 +41,7 @@ def test_compare_ends_with_the_table_and_the_paths(command, project, tmp_path, m
     assert code == 0
     for part in ("base", "lora", "parity", "double", "notes", "mean", "memory"):
         assert part in out
+    assert out.index("memory") < out.index("against") < out.index("Take ") < out.index("results.json")
     for path in ("runs/lora-seed0/adapter", "results.json", "index.html"):
         assert str(folder / path) in out
         assert (folder / path).exists()

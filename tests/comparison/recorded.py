@@ -1,9 +1,21 @@
 """Results as a comparison records them, made up, for tests of what is built from them."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from loraweave.comparison.results import FORMAT, Curves, Results, RunRecord, describe_tasks, summarise
+from loraweave.comparison.differences import against, reference
+from loraweave.comparison.recommend import Recommendation, recommend
+from loraweave.comparison.results import (
+    FORMAT,
+    Curves,
+    Results,
+    RunRecord,
+    Search,
+    Trial,
+    describe_tasks,
+    summarise,
+)
+from loraweave.comparison.search import add_trial
 from loraweave.evaluation import TaskScore, macro_average
 
 PERCENT_TASKS = ("reverse", "sort", "a_task_with_a_long_name")
@@ -23,23 +35,78 @@ def results(
         for method in methods
         for seed in (seeds if method != "base" else [None])
     ]
-    return Results(
-        format=FORMAT,
-        created="2026-01-02T03:04:05+00:00",
-        command="loraweave compare run.yaml --methods 'lora,<rlora>'",
-        settings={
-            "config": {"model": "nano"},
-            "methods": {},
-            "seeds": list(seeds),
-            "learning_rates": [],
-            "match_params": False,
-        },
-        environment={"packages": {"torch": "2.13.0"}},
-        tasks=describe_tasks(runs),
-        task_configs={},
-        searches=[],
-        runs=runs,
-        summary=summarise(runs),
+    return _results(runs, methods, seeds)
+
+
+def with_scores(scores: Mapping[str, Sequence[Mapping[str, float]] | None], n: int = 200) -> Results:
+    """Results with these scores: for each method, the seeds 0, 1, … with a score per task, and None for a failed run.
+
+    The base has one entry.
+    """
+    runs = []
+    for method, of_seeds in scores.items():
+        for seed, given in enumerate(of_seeds or [None]):
+            run = _run(method, seed if method != "base" else None, (), (), random.Random(0), given is None)
+            run["scores"] = {task: _score(score, "acc", "%") | {"n": n} for task, score in (given or {}).items()}
+            run["mean"] = macro_average(run["scores"])
+            runs.append(run)
+    seeds = range(max(len(of_seeds or [None]) for of_seeds in scores.values()))
+    return _results(runs, list(scores), list(seeds))
+
+
+def recorded_search(method: str, losses: Mapping[float, float | None]) -> Search:
+    """A search with the validation loss of each rate, None for one that failed."""
+    made = Search(method=method, seed=0, own_rate=1e-3, trials=[], chosen=None, edge=None)
+    for rate, loss in losses.items():
+        add_trial(
+            made,
+            Trial(
+                learning_rate=rate,
+                status="failed" if loss is None else "finished",
+                error="the loss became NaN at step 7" if loss is None else None,
+                validation_loss=loss,
+                by_task={},
+                seconds=60.0,
+                run=f"runs/{method}-seed0-lr{rate:g}",
+            ),
+        )
+    return made
+
+
+def concluded(results: Results) -> Results:
+    """The same, with everything that follows from the runs."""
+    results["tasks"] = describe_tasks(results["runs"])
+    results["summary"] = summarise(results["runs"])
+    results["reference"] = reference(results, results["settings"]["against"])
+    results["differences"] = against(results, results["reference"])
+    results["recommendation"] = recommend(results)
+    return results
+
+
+def _results(runs: list[RunRecord], methods: Sequence[str], seeds: Sequence[int]) -> Results:
+    return concluded(
+        Results(
+            format=FORMAT,
+            created="2026-01-02T03:04:05+00:00",
+            command="loraweave compare run.yaml --methods 'lora,<rlora>'",
+            settings={
+                "config": {"model": "nano"},
+                "methods": {method: method for method in methods},
+                "seeds": list(seeds),
+                "learning_rates": [],
+                "match_params": False,
+                "against": None,
+            },
+            environment={"packages": {"torch": "2.13.0"}},
+            tasks={},
+            task_configs={},
+            searches=[],
+            runs=runs,
+            summary=[],
+            reference="",
+            differences=[],
+            recommendation=Recommendation(method=None, text="", points=[]),
+        )
     )
 
 

@@ -2,18 +2,9 @@
 
 import pytest
 from comparison.recorded import results
-from scipy import stats
 
-from loraweave.comparison.results import best_methods, notes, spread
-
-
-def test_interval_is_students_t():
-    values = [71.0, 74.5, 69.2]
-    found = spread(values)
-    low, high = stats.t.interval(0.95, 2, loc=sum(values) / 3, scale=stats.sem(values))
-    assert found["mean"] == pytest.approx(sum(values) / 3)
-    assert found["interval"] == pytest.approx((high - low) / 2)
-    assert spread([5.0]) == {"mean": 5.0, "interval": None}
+from loraweave.comparison.results import best_methods, notes
+from loraweave.comparison.statistics import spread
 
 
 def test_summary_is_over_the_finished_seeds():

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from comparison.recorded import recorded_search
 
 from loraweave.comparison import compare
 from loraweave.comparison.search import parse_rates, rates_of, validation_losses
@@ -124,6 +125,19 @@ def test_without_validation_there_is_nothing_to_choose_by(config, tmp_path, stra
     with pytest.raises(UserError, match=r"train.eval_strategy is no: set it to epoch or steps"):
         compare(blind, ["lora"], [0], learning_rates=["1x"], output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_lowest_of_equal_rates_is_chosen_and_edges_are_known():
+    assert recorded_search("lora", {1e-3: 0.5, 2e-3: 0.4, 4e-3: 0.4})["chosen"] == 2e-3
+    edges = {
+        "lowest": {1e-3: 0.1, 2e-3: 0.4, 4e-3: 0.5},
+        "highest": {1e-3: 0.5, 2e-3: 0.4, 4e-3: 0.3},
+        None: {1e-3: 0.5, 2e-3: 0.4, 4e-3: None},  # what fails beyond it bounds the range
+    }
+    for edge, losses in edges.items():
+        assert recorded_search("lora", losses)["edge"] == edge
+    assert recorded_search("lora", {1e-3: 0.5})["edge"] is None
+    assert recorded_search("lora", {1e-3: None})["chosen"] is None
 
 
 def test_the_loss_is_that_of_the_weights_that_were_saved(config, tmp_path):

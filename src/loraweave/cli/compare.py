@@ -32,6 +32,10 @@ def compare(
     match_params: Annotated[
         bool, typer.Option("--match-params", help="Ranks such that all train as many parameters as the first.")
     ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(help="The method that the others are held against; lora by default.", metavar="NAME"),
+    ] = None,
     set_: Overrides = None,
     output: Output = None,
     resume: Resume = False,
@@ -44,7 +48,7 @@ def compare(
     from loraweave.training.config import RunConfig
 
     config = RunConfig.load(run_file, set_ or ())
-    _compare(config, _names(methods), _numbers(seeds), _names(learning_rates), match_params, output, resume)
+    _compare(config, _names(methods), _numbers(seeds), _names(learning_rates), match_params, against, output, resume)
 
 
 def quickstart(output: Output = None, resume: Resume = False) -> None:
@@ -53,7 +57,7 @@ def quickstart(output: Output = None, resume: Resume = False) -> None:
 
     config = RunConfig.load(Path(__file__).parent.parent / "quickstart" / "run.yaml")
     folder = output or (_latest() if resume else _next_free())
-    _compare(config, QUICKSTART_METHODS, [config.seed], [], False, folder, resume)
+    _compare(config, QUICKSTART_METHODS, [config.seed], [], False, None, folder, resume)
 
 
 def _compare(
@@ -62,6 +66,7 @@ def _compare(
     seeds: Sequence[int],
     learning_rates: Sequence[str],
     match_params: bool,
+    against: str | None,
     output: Path | None,
     resume: bool,
 ) -> None:
@@ -76,6 +81,7 @@ def _compare(
         seeds,
         learning_rates=learning_rates,
         match_params=match_params,
+        against=against,
         output=folder,
         resume=resume,
         console=errors,
@@ -83,6 +89,11 @@ def _compare(
     )
     console.print()
     console.print(comparison.comparison_table(results, console.width))
+    console.print()
+    if results["differences"]:
+        console.print(comparison.differences_table(results))
+        console.print()
+    console.print(comparison.recommendation(results))
     console.print()
     for run in results["runs"]:
         if run["adapter"] is not None:

@@ -10,9 +10,11 @@ import torch
 from rich.console import Console
 
 from loraweave.bases import empty_base, load_base
+from loraweave.comparison.differences import reference
 from loraweave.comparison.folder import ComparisonFolder, check_same_methods
 from loraweave.comparison.plan import base_is_scored, find_search, finished, runs_left, trials_left
 from loraweave.comparison.progress import ComparisonProgress, OneRun
+from loraweave.comparison.recommend import Recommendation
 from loraweave.comparison.results import BASE, FORMAT, Results, RunRecord
 from loraweave.comparison.runs import Planned, Runner, failed_record
 from loraweave.comparison.search import add_trial, check_searchable, parse_rates, rate_name
@@ -35,6 +37,7 @@ def compare(
     *,
     learning_rates: Sequence[str] = (),
     match_params: bool = False,
+    against: str | None = None,
     output: str | Path | None = None,
     resume: bool = False,
     console: Console | None = None,
@@ -53,6 +56,7 @@ def compare(
         seeds: whole numbers; a run per method and seed.
         learning_rates: to choose from, such as "1e-3", or "0.5x" for half of each method's own. No search if empty.
         match_params: choose each adapter's rank so that it trains as many parameters as the first one, within 3 %.
+        against: the method that the others are held against; by default LoRA, else the first adapter.
         output: folder for results.json, index.html and the runs; by default the run file's, else runs/comparison.
         resume: go on with the comparison in `output`; what is finished is not run again. Methods, seeds and learning
             rates may have been added.
@@ -70,7 +74,7 @@ def compare(
     _check_seeds(seeds)
     parse_rates(learning_rates)
     folder = ComparisonFolder(output_folder(config, output))
-    settings = _settings(config, specs, seeds, learning_rates, match_params)
+    settings = _settings(config, specs, seeds, learning_rates, match_params, against)
     earlier = folder.open(settings, resume)
     described = load_run_tasks(config)
     if match_params:
@@ -80,6 +84,7 @@ def compare(
     results = (
         _new(settings, describe(described), command) if earlier is None else _continued(earlier, settings, command)
     )
+    reference(results, results["settings"]["against"])
     rates = parse_rates(results["settings"]["learning_rates"])
     if rates:
         check_searchable(config)
@@ -183,6 +188,7 @@ def _settings(
     seeds: Sequence[int],
     learning_rates: Sequence[str],
     match_params: bool,
+    against: str | None,
 ) -> dict[str, Any]:
     """Everything that decides what the numbers are."""
     values = {key: value for key, value in config.as_dict().items() if key not in ("method", "seed", "output")}
@@ -193,6 +199,7 @@ def _settings(
         "seeds": list(seeds),
         "learning_rates": list(learning_rates),
         "match_params": match_params,
+        "against": against,
     }
 
 
@@ -208,6 +215,9 @@ def _new(settings: dict[str, Any], task_configs: dict[str, dict[str, Any]], comm
         searches=[],
         runs=[],
         summary=[],
+        reference="",
+        differences=[],
+        recommendation=Recommendation(method=None, text="", points=[]),
     )
 
 
@@ -217,6 +227,7 @@ def _continued(earlier: Results, settings: dict[str, Any], command: str) -> Resu
     check_same_methods(earlier, settings["methods"])
     earlier["settings"] = {
         **settings,
+        "against": settings["against"] or before.get("against"),
         "methods": before["methods"] | settings["methods"],
         **{key: list(dict.fromkeys([*before[key], *settings[key]])) for key in ("seeds", "learning_rates")},
     }

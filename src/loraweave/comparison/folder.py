@@ -5,7 +5,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from loraweave.comparison.differences import against, reference
 from loraweave.comparison.page import write_page
+from loraweave.comparison.recommend import recommend
 from loraweave.comparison.results import FORMAT, Results, describe_tasks, summarise
 from loraweave.comparison.search import rate_name
 from loraweave.errors import UserError
@@ -96,12 +98,15 @@ class ComparisonFolder:
             raise UserError(f"{self.path}: the folder cannot be made: {error.strerror}") from error
 
     def write(self, results: Results, last: bool = True) -> None:
-        """Bring the summary up to date and write results.json and index.html.
+        """Bring everything that follows from the runs up to date, and write results.json and index.html.
 
         A page that cannot be made is an error after the `last` run alone: before that it must not end those to come.
         """
         results["tasks"] = describe_tasks(results["runs"])
         results["summary"] = summarise(results["runs"])
+        results["reference"] = reference(results, results["settings"]["against"])
+        results["differences"] = against(results, results["reference"])
+        results["recommendation"] = recommend(results)
         write_json(self.results, results)
         try:
             write_page(results, self.page)

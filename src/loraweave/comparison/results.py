@@ -1,10 +1,14 @@
 """What a comparison records: runs, searches for learning rates, a summary over seeds. Plain JSON types throughout."""
 
-import math
 from collections.abc import Sequence
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from loraweave.comparison.statistics import Spread, spread
 from loraweave.evaluation.scores import TaskScore
+
+if TYPE_CHECKING:
+    from loraweave.comparison.differences import Against
+    from loraweave.comparison.recommend import Recommendation
 
 Points = list[tuple[int, float]]
 FORMAT = 2
@@ -78,13 +82,6 @@ class Search(TypedDict):
     edge: Literal["lowest", "highest"] | None
 
 
-class Spread(TypedDict):
-    """A mean over seeds and the half-width of its 95 % interval; None where one seed tells nothing of the spread."""
-
-    mean: float
-    interval: float | None
-
-
 class MethodSummary(TypedDict):
     """One row of the table."""
 
@@ -108,7 +105,7 @@ class TaskInfo(TypedDict):
 
 
 class Results(TypedDict):
-    """The whole of results.json."""
+    """The whole of results.json. `differences` are to the method named by `reference`."""
 
     format: int
     created: str
@@ -120,18 +117,9 @@ class Results(TypedDict):
     searches: list[Search]
     runs: list[RunRecord]
     summary: list[MethodSummary]
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Mean and 95 % interval of `values` by Student's t, which is right for the few seeds that one can afford."""
-    from scipy import stats
-
-    n = len(values)
-    mean = sum(values) / n
-    if n < 2:
-        return Spread(mean=mean, interval=None)
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
-    return Spread(mean=mean, interval=float(stats.t.ppf(0.975, n - 1)) * deviation / math.sqrt(n))
+    reference: str
+    differences: list["Against"]
+    recommendation: "Recommendation"
 
 
 def summarise(runs: Sequence[RunRecord]) -> list[MethodSummary]:
@@ -229,6 +217,7 @@ def notes(results: Results) -> list[str]:
         said.append(f"One seed, so no interval: small differences may be chance{size}.")
     failed = [(run["method"], run["seed"], run["error"]) for run in results["runs"] if run["status"] == "failed"]
     said += [f"{method} with seed {seed} failed: {error}" for method, seed, error in failed]
+    said += _about_searches(results["searches"])
     cut = {
         task: score["truncated"]
         for run in results["runs"]
@@ -238,5 +227,24 @@ def notes(results: Results) -> list[str]:
     said += [
         f"{task}: {count} requests were longer than the model reads and lost their beginning."
         for task, count in cut.items()
+    ]
+    return said
+
+
+def _about_searches(searches: Sequence[Search]) -> list[str]:
+    """Learning rates at the end of what was tried, and those that failed."""
+    said = []
+    for edge, beyond in (("highest", "higher"), ("lowest", "lower")):
+        methods = [search["method"] for search in searches if search["edge"] == edge]
+        if methods:
+            said.append(
+                f"{', '.join(methods)}: the learning rate that was chosen is the {edge} that was tried; a {beyond} one "
+                "may do better."
+            )
+    said += [
+        f"{search['method']} failed at a learning rate of {trial['learning_rate']:.4g}: {trial['error']}"
+        for search in searches
+        for trial in search["trials"]
+        if trial["status"] == "failed"
     ]
     return said

@@ -1,8 +1,10 @@
 """Numbers as people read them; the same words on the terminal and on the page."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
-from loraweave.comparison.results import Spread, TaskInfo, decimals
+from loraweave.comparison.results import BASE, Results, TaskInfo, decimals
+from loraweave.comparison.statistics import Spread
 
 SHORT_METRICS = {"exact_match": "exact", "acc": "acc", "acc_norm": "acc norm"}
 
@@ -11,6 +13,44 @@ def score(value: Spread, unit: str) -> tuple[str, str]:
     """`("48.7", "±1.2")`; the second part is empty for one seed. Percentages get one decimal, others three digits."""
     digits = decimals(unit)
     return f"{value['mean']:.{digits}f}", "" if value["interval"] is None else f"±{value['interval']:.{digits}f}"
+
+
+def signed(value: Spread, unit: str) -> tuple[str, str]:
+    """`("+2.1", "±1.0")` for a difference; the second part is empty where it has no interval."""
+    text, interval = score(value, unit)
+    if float(text) == 0:
+        return text.removeprefix("-"), interval
+    return text.replace("-", "−") if text.startswith("-") else f"+{text}", interval
+
+
+def difference(value: Spread, unit: str) -> str:
+    """`"+2.1 ± 1.0 points"`, `"−0.031 nats per token"`."""
+    text, interval = signed(value, unit)
+    return " ".join(filter(None, [text, interval.replace("±", "± "), points(unit)]))
+
+
+def points(unit: str) -> str:
+    """The unit of a difference between two scores in `unit`."""
+    return {"%": "points", "nats": "nats per token"}.get(unit, unit)
+
+
+def about_differences(results: Results) -> list[str]:
+    """What the differences to the reference are, and when one counts."""
+    other = results["reference"]
+    seeds = max((len(each["seeds"]) for each in results["differences"] if each["method"] != BASE), default=1)
+    pairs = math.comb(sum(row["finished"] > 0 and row["method"] != BASE for row in results["summary"]), 2)
+    where = f"over {seeds} seeds" if seeds > 1 else "that comes from the test examples alone, for there is one seed"
+    held = f"after Holm's correction for {pairs} pairs of methods" if pairs > 1 else "by the interval of the mean"
+    return [
+        f"Score minus that of {other} with the same seed and data; ± is the 95 % interval {where}.",
+        f"Wins and losses: tasks where the interval leaves zero out. Bold: told apart by the mean, {held}.",
+    ]
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """`"a"`, `"a and b"`, `"a, b and c"`."""
+    *most, end = names
+    return f"{', '.join(most)} {last} {end}" if most else end
 
 
 def metric(info: TaskInfo) -> str:

@@ -1,0 +1,46 @@
+"""How simple a method is to use once it is trained: what decides between methods that do equally well."""
+
+from typing import NamedTuple
+
+from loraweave.config import WeaveConfig
+from loraweave.training.methods import METHODS, MethodSpec, build_losses, build_peft_config, resolve_method
+
+
+class Simplicity(NamedTuple):
+    """Simpler methods come first when sorted.
+
+    Attributes:
+        level: 0 PEFT's own adapters; 1 a plain LoRA after a special training; 2 folds into a plain LoRA; 3 folds into
+            one for each task, and needs to know the task; 4 depends on x, so it cannot be folded; 5 every weight of
+            the base is another.
+        place: in the list of methods, for those on one level.
+        means: what it means for the one who uses the adapter, in words that go on after "it".
+    """
+
+    level: int
+    place: int
+    means: str
+
+
+def simplicity(spec: MethodSpec) -> Simplicity:
+    """The simplicity of a method as it was compared, its fields included."""
+    method, _ = resolve_method(spec)
+    level, means = _level(spec)
+    return Simplicity(level, list(METHODS).index(method.name), means)
+
+
+def _level(spec: MethodSpec) -> tuple[int, str]:
+    config = build_peft_config(spec, ["task"])
+    if config is None:
+        return 5, "is a whole model, as large as the base, and not an adapter"
+    if isinstance(config, WeaveConfig):
+        if config.depends_on_input:
+            return 4, "needs no task ids, but depends on the input, so it cannot be folded into a plain LoRA"
+        if config.needs_tasks:
+            return 3, "needs to know the task, for each of which it can be folded into a plain LoRA"
+        return 2, "needs no task ids and can be folded into a plain LoRA without loss"
+    if getattr(config, "use_dora", False):
+        return 0, "is PEFT's own DoRA and needs no task ids; it merges into the weights, but is no plain LoRA"
+    if build_losses(spec).alignment:
+        return 1, "is a plain LoRA, which needs task ids in training only"
+    return 0, "is a plain LoRA and needs no task ids"

@@ -1,0 +1,149 @@
+"""Numbers behind the intervals: means over seeds, and which differences between methods are more than chance.
+
+Plain numbers in and out; `differences.py` applies them to results. docs/comparing.md says in words what they mean.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypedDict
+
+CONFIDENCE = 0.95
+UNSTEADY = 0.01
+"""How rarely chance alone takes a method for one that varies more than the others."""
+
+
+class Spread(TypedDict):
+    """A mean and the half-width of its 95 % interval; None where there is nothing to tell the spread by."""
+
+    mean: float
+    interval: float | None
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and 95 % interval of `values` by Student's t, which is right for the few seeds that one can afford."""
+    n = len(values)
+    mean = sum(values) / n
+    return Spread(mean=mean, interval=None if n < 2 else students_t(n - 1) * math.sqrt(variance(values) / n))
+
+
+def variance(values: Sequence[float]) -> float:
+    """The sample variance of two values or more."""
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
+def students_t(degrees: float) -> float:
+    """How many standard errors the 95 % interval reaches to either side; the normal's for infinite `degrees`."""
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
+
+
+def rounding_variance(examples: int) -> float:
+    """Variance of a percentage that is known only to within one of its examples; in points squared."""
+    return (100 / examples) ** 2 / 12
+
+
+Scores = Mapping[str, Mapping[int, float]]
+"""method -> seed -> score; a seed may be missing."""
+
+
+class Pool(NamedTuple):
+    """What chance does to one score, from methods that vary about alike from seed to seed.
+
+    Attributes:
+        methods: those that it was taken from.
+        variance: of one score once its method and its seed are accounted for; NaN without degrees of freedom.
+        degrees: of freedom, 0 for none.
+    """
+
+    methods: frozenset[str]
+    variance: float
+    degrees: int
+
+
+def pool(scores: Scores) -> Pool:
+    """The common spread of methods that were run with the same seeds.
+
+    The residual variance of a randomised block design with the seeds as blocks: with two methods, the paired t-test's
+    own; with more, three seeds are enough to say something. A method that varies more than the others do (an F test
+    at 1 %, corrected for their number) is left out, one after the other.
+    """
+    from scipy import stats
+
+    kept = dict(scores)
+    while len(kept) > 2:
+        ratios = {method: _against_the_rest(kept, method) for method in kept}
+        tails = {m: float(stats.f.sf(ratio, own, rest)) for m, (ratio, own, rest) in ratios.items() if own and rest}
+        odd = min(tails, key=tails.__getitem__, default=None)
+        if odd is None or tails[odd] * len(kept) >= UNSTEADY:
+            break
+        del kept[odd]
+    return Pool(frozenset(kept), *_residual_variance(kept))
+
+
+def _against_the_rest(scores: Scores, method: str) -> tuple[float, int, int]:
+    """How much more a method varies than the others together: ratio of variances, degrees of freedom of both."""
+    rest = {name: row for name, row in scores.items() if name != method}
+    of_rest, degrees = _residual_variance(rest)
+    shared = [seed for seed in scores[method] if all(seed in row for row in rest.values())]
+    if len(shared) < 2 or not degrees or not of_rest:
+        return 0.0, 0, 0
+    off = [scores[method][seed] - sum(row[seed] for row in rest.values()) / len(rest) for seed in shared]
+    return variance(off) / (of_rest * (1 + 1 / len(rest))), len(off) - 1, degrees
+
+
+def _residual_variance(scores: Scores) -> tuple[float, int]:
+    """What is left once every method and every seed has its own mean: its variance, and its degrees of freedom."""
+    import numpy as np
+
+    cells = [(method, seed, score) for method, row in scores.items() for seed, score in row.items()]
+    methods = list(dict.fromkeys(method for method, _, _ in cells))
+    seeds = list(dict.fromkeys(seed for _, seed, _ in cells))
+    effects = np.zeros((len(cells), len(methods) + len(seeds)))
+    for row, (method, seed, _) in enumerate(cells):
+        effects[row, methods.index(method)] = effects[row, len(methods) + seeds.index(seed)] = 1.0
+    values = np.array([score for _, _, score in cells])
+    fitted, _, rank, _ = np.linalg.lstsq(effects, values, rcond=None)
+    degrees = len(cells) - int(rank)
+    if degrees < 1:
+        return math.nan, 0
+    return float(((values - effects @ fitted) ** 2).sum()) / degrees, degrees
+
+
+def p_value(difference: float, standard_error: float, degrees: float = math.inf) -> float:
+    """How often chance alone makes a difference this large, in either direction; by Student's t, or the normal
+    distribution for infinite `degrees`."""
+    from scipy import stats
+
+    if standard_error == 0:
+        return 0.0 if difference else 1.0
+    return float(2 * stats.t.sf(abs(difference) / standard_error, degrees))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979): p-values of which a single one below 0.05 is chance in 5 % of all cases."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [1.0] * len(p_values)
+    highest = 0.0
+    for place, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def seeds_needed(difference: float, variance_of_one: float, methods: int, most: int = 50) -> int | None:
+    """How many seeds would tell two of `methods` apart, among all their pairs, at this difference; None above `most`.
+
+    Args:
+        difference: between the two.
+        variance_of_one: of one score, as a pool has it.
+        methods: that were run, all with the same seeds.
+        most: where to stop.
+    """
+    pairs = math.comb(methods, 2)
+    for seeds in range(2, most + 1):
+        error = math.sqrt(2 * variance_of_one / seeds)
+        if pairs * p_value(difference, error, (methods - 1) * (seeds - 1)) < 1 - CONFIDENCE:
+            return seeds
+    return None

@@ -1,0 +1,134 @@
+"""The recommendation: the rule, and that the words say what the numbers are."""
+
+import random
+
+import pytest
+from comparison.recorded import concluded, results, with_scores
+
+from loraweave.comparison.results import Search
+from loraweave.comparison.simplicity import simplicity
+from loraweave.training.methods import METHODS
+
+ALL = [name for name in METHODS if name != "base"]
+
+
+def around(draw: random.Random, **means: float):
+    """Three seeds of each method around its mean, one task."""
+    return {method: [{"a": draw.gauss(mean, 0.5)} for _ in range(3)] for method, mean in means.items()}
+
+
+def test_of_methods_that_cannot_be_told_apart_the_simplest_is_taken():
+    seeds = {"rlora": (80.5, 80.0, 81.5), "mtllora": (80.0, 81.0, 80.5), "lora": (80.5, 79.5, 81.0)}
+    found = with_scores({method: [{"a": score} for score in scores] for method, scores in seeds.items()})
+    assert found["recommendation"]["method"] == "lora"
+    text = "rlora has the best mean, 80.7 %, but on these tasks lora, 80.3 %, cannot be told from it (−0.3 ± "
+    assert text in found["recommendation"]["text"]
+    assert "Neither can mtllora." in found["recommendation"]["text"]
+    assert "plain LoRA" in found["recommendation"]["points"][0]
+    assert any("would take" in point and "seeds" in point for point in found["recommendation"]["points"])
+
+
+def test_a_better_method_is_taken_however_complicated():
+    found = with_scores(around(random.Random(0), lora=70.0, mlora=71.0, hydralora=80.0))["recommendation"]
+    assert found["method"] == "hydralora"
+    assert "can be told from every other" in found["text"]
+    assert "cannot be folded" in found["points"][0]
+    worse = next(point for point in found["points"] if point.startswith("Worse than hydralora"))
+    assert "lora −" in worse
+    assert "mlora −" in worse
+
+
+def test_what_is_worse_beyond_chance_is_not_taken_because_it_is_simple():
+    found = with_scores(around(random.Random(0), lora=60.0, multilora=80.0, rlora=80.2))["recommendation"]
+    assert found["method"] == "multilora"
+    assert "lora −" in next(point for point in found["points"] if point.startswith("Worse than"))
+
+
+def test_a_method_with_a_failed_run_is_passed_over():
+    seeds = {"lora": (80.0, None, 81.0), "rslora": (80.5, 79.5, 80.5), "multilora": (81.0, 80.0, 80.5)}
+    scores = {method: [s and {"a": s} for s in of_seeds] for method, of_seeds in seeds.items()}
+    found = with_scores(scores)["recommendation"]
+    assert found["method"] == "rslora"
+    assert "but had a run that failed" in found["text"] or "a run of lora failed" in found["text"]
+    assert "Runs that failed: lora 1 of 3." in found["points"]
+
+
+def test_nothing_is_recommended_that_is_no_better_than_the_base():
+    found = with_scores({"base": [{"a": 80.0}], **around(random.Random(0), lora=80.0, rlora=79.0)})["recommendation"]
+    assert found["method"] is None
+    assert "no method is better than the untouched base, 80.0 %" in found["text"]
+    some = with_scores({"base": [{"a": 75.0}], **around(random.Random(0), lora=85.0, rlora=75.0)})["recommendation"]
+    assert some["method"] == "lora"
+    assert "Not better than the untouched base: rlora." in some["points"]
+
+
+def test_one_seed_is_said_to_be_one():
+    found = with_scores({"lora": [{"a": 80.0}], "rlora": [{"a": 81.0}]})["recommendation"]
+    assert found["method"] == "lora"
+    assert "One seed says something of these adapters only" in found["text"]
+    assert "One seed" not in with_scores(around(random.Random(0), lora=80.0, rlora=81.0))["recommendation"]["text"]
+
+
+def test_a_learning_rate_at_the_edge_is_said_where_it_matters():
+    found = with_scores(around(random.Random(0), lora=80.0, rlora=60.0))
+    for method in ("lora", "rlora"):
+        search = Search(method=method, seed=0, own_rate=1e-3, trials=[], chosen=4e-3, edge="highest")
+        found["searches"].append(search)
+    points = concluded(found)["recommendation"]["points"]
+    assert "The learning rate of lora, 0.004, is the highest that was tried: a higher one may do better." in points
+    assert not any("of rlora" in point for point in points)
+
+
+def test_runs_that_are_still_to_come_are_counted():
+    found = with_scores(around(random.Random(0), lora=80.0, rlora=60.0))
+    del found["runs"][-2:]
+    assert "2 of 6 runs are not made yet." in concluded(found)["recommendation"]["points"]
+
+
+def test_without_a_mean_or_a_result_there_is_none():
+    assert "no method has a result" in with_scores({"lora": None, "rlora": None})["recommendation"]["text"]
+    found = results(methods=["lora", "rlora"])
+    for run in found["runs"]:
+        for score, metric in zip(run["scores"].values(), ("acc", "bleu", "rouge"), strict=True):
+            score["unit"], score["metric"] = "", metric
+        run["mean"] = None
+    recommendation = concluded(found)["recommendation"]
+    assert recommendation["method"] is None
+    assert "no unit in common" in recommendation["text"]
+
+
+def test_one_method_alone():
+    found = with_scores(around(random.Random(0), lora=80.0))["recommendation"]
+    assert (found["method"], "the only method with a result" in found["text"]) == ("lora", True)
+
+
+def test_the_order_of_simplicity():
+    order = sorted((name for name in ALL if name != "weave"), key=lambda name: simplicity(name))
+    assert order == [
+        *("lora", "rslora", "dora", "alignlora"),  # PEFT's own
+        *("multilora", "mlora"),  # fold into a plain LoRA
+        *("mtllora", "moelora"),  # for each task
+        *("hydralora", "rlora"),  # depend on x
+        "full",
+    ]
+    assert simplicity({"name": "weave", "gate": "token", "num_heads": 3}).level == simplicity("rlora").level
+    assert simplicity({"name": "multilora", "alignment": 0.1}).level == simplicity("multilora").level
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_recommendation_reads_as_sentences(seed):
+    """Any mix of methods, seeds, gaps and failures: it says something, and what it names is in the comparison."""
+    draw = random.Random(seed)
+    methods = draw.sample(ALL, draw.randint(1, 6))
+    seeds, gap = draw.choice([1, 2, 3, 5]), draw.choice([0.1, 2.0, 20.0])
+    scores = {
+        m: [{"a": draw.gauss(50 + off, 1), "b": 40 + off} if draw.random() > 0.15 else None for _ in range(seeds)]
+        for m in methods
+        for off in [draw.uniform(0, gap)]
+    }
+    found = with_scores({"base": [{"a": 20.0, "b": 20.0}], **scores})["recommendation"]
+    assert found["method"] in (*methods, None)
+    for sentence in (found["text"], *found["points"]):
+        assert sentence.endswith(".")
+        assert not any(bad in sentence for bad in ("  ", "None", "nan", "()"))
+        assert sentence[0].isupper() or sentence.split()[0] in methods
