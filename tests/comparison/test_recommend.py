@@ -44,6 +44,16 @@ def test_what_is_worse_beyond_chance_is_not_taken_because_it_is_simple():
     assert "lora −" in next(point for point in found["points"] if point.startswith("Worse than"))
 
 
+def test_where_full_fine_tuning_is_best_an_adapter_is_named_too():
+    found = with_scores(around(random.Random(0), lora=70.0, mlora=70.0, rlora=60.0, full=80.0))["recommendation"]
+    assert found["method"] == "full"
+    adapter = next(point for point in found["points"] if point.startswith("If it has to be an adapter"))
+    assert adapter.startswith("If it has to be an adapter, take lora. ")
+    assert "full" not in adapter
+    alone = with_scores(around(random.Random(0), full=80.0))["recommendation"]
+    assert not any("adapter, take" in point for point in alone["points"])
+
+
 def test_a_method_with_a_failed_run_is_passed_over():
     seeds = {"lora": (80.0, None, 81.0), "rslora": (80.5, 79.5, 80.5), "multilora": (81.0, 80.0, 80.5)}
     scores = {method: [s and {"a": s} for s in of_seeds] for method, of_seeds in seeds.items()}
@@ -82,7 +92,9 @@ def test_a_learning_rate_at_the_edge_is_said_where_it_matters():
 def test_runs_that_are_still_to_come_are_counted():
     found = with_scores(around(random.Random(0), lora=80.0, rlora=60.0))
     del found["runs"][-2:]
-    assert "2 of 6 runs are not made yet." in concluded(found)["recommendation"]["points"]
+    recommendation = concluded(found)["recommendation"]
+    assert recommendation["text"].startswith("So far, take lora.")
+    assert "2 runs are not made yet." in recommendation["points"]
 
 
 def test_without_a_mean_or_a_result_there_is_none():

@@ -10,7 +10,7 @@ from typing import TypedDict
 from loraweave.comparison import words
 from loraweave.comparison.differences import against, higher_is_better, pool_of_means
 from loraweave.comparison.results import BASE, MethodSummary, Results
-from loraweave.comparison.simplicity import simplicity
+from loraweave.comparison.simplicity import WHOLE_MODEL, simplicity
 from loraweave.comparison.statistics import seeds_needed
 
 MOST_SEEDS = 50
@@ -30,7 +30,8 @@ def recommend(results: Results) -> Recommendation:
     if not rows:
         return Recommendation(method=None, text=_no_means(results), points=[])
     found = _Ranking(results, rows)
-    points = [_in_use(found), _costs(found), *_worse(found), *_more_seeds(found), *_edges(found), *_not_made(results)]
+    points = [_in_use(found), *_as_an_adapter(found), _costs(found), *_worse(found), *_more_seeds(found)]
+    points += [*_edges(found), *_not_made(results)]
     to_base = {each["method"]: each["mean"] for each in against(results, BASE)}
     better = {method: mean["verdict"] == "win" for method, mean in to_base.items() if mean is not None}
     if better and not any(better.values()):
@@ -39,7 +40,8 @@ def recommend(results: Results) -> Recommendation:
         return Recommendation(method=None, text=text, points=points)
     if not all(better.values()):
         points.append(f"Not better than the untouched base: {words.listed([m for m in better if not better[m]])}.")
-    text = " ".join([f"Take {found.taken}.", *_reasons(found), *_one_seed(found)])
+    take = "So far, take" if _missing(results) else "Take"
+    text = " ".join([f"{take} {found.taken}.", *_reasons(found), *_one_seed(found)])
     return Recommendation(method=found.taken, text=text, points=points)
 
 
@@ -74,7 +76,8 @@ class _Ranking:
         said = words.difference(difference, self.unit)
         if difference["verdict"] == "tie" or self.to_best[method]["apart"] or p is None:
             return said
-        return f"{said}, but as one of {math.comb(len(self.rows), 2)} pairs p = {p:.2f}"
+        methods = sum(row["finished"] > 0 and row["method"] != BASE for row in self.results["summary"])
+        return f"{said}, but as one of {math.comb(methods, 2)} pairs p = {p:.2f}"
 
     def _mean(self, method: str) -> float:
         mean = self.rows[method]["mean"]
@@ -121,6 +124,15 @@ def _one_seed(found: _Ranking) -> list[str]:
 
 def _in_use(found: _Ranking) -> str:
     return f"In use, {found.taken} {found.simplicity[found.taken].means}."
+
+
+def _as_an_adapter(found: _Ranking) -> list[str]:
+    """What the same rule takes among the adapters, where it takes full fine-tuning among all."""
+    rows = {name: row for name, row in found.rows.items() if found.simplicity[name].level != WHOLE_MODEL}
+    if found.taken in rows or not rows:
+        return []
+    adapters = _Ranking(found.results, rows)
+    return [" ".join([f"If it has to be an adapter, take {adapters.taken}.", *_reasons(adapters)])]
 
 
 def _costs(found: _Ranking) -> str:
@@ -179,12 +191,16 @@ def _not_made(results: Results) -> list[str]:
     if failed:
         each = [f"{method} {row['failed']} of {row['finished'] + row['failed']}" for method, row in failed.items()]
         said.append(f"Runs that failed: {words.listed(each)}.")
-    methods = [method for method in results["settings"]["methods"] if method != BASE]
-    planned = len(methods) * len(results["settings"]["seeds"])
-    missing = planned - sum(run["method"] != BASE for run in results["runs"])
-    if missing:
-        said.append(f"{missing} of {planned} runs are not made yet.")
+    if missing := _missing(results):
+        said.append(f"{missing} runs are not made yet.")
     return said
+
+
+def _missing(results: Results) -> int:
+    """How many of all methods × seeds have no run yet."""
+    methods = [method for method in results["settings"]["methods"] if method != BASE]
+    made = sum(run["method"] != BASE for run in results["runs"])
+    return len(methods) * len(results["settings"]["seeds"]) - made
 
 
 def _no_means(results: Results) -> str:

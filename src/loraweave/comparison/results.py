@@ -1,6 +1,7 @@
 """What a comparison records: runs, searches for learning rates, a summary over seeds. Plain JSON types throughout."""
 
 from collections.abc import Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from loraweave.comparison.statistics import Spread, spread
@@ -83,7 +84,7 @@ class Search(TypedDict):
 
 
 class MethodSummary(TypedDict):
-    """One row of the table."""
+    """One row of the table. `seconds` is the median over seeds, which one disturbed run does not move."""
 
     method: str
     finished: int
@@ -140,7 +141,7 @@ def summarise(runs: Sequence[RunRecord]) -> list[MethodSummary]:
                 scores={task: spread([run["scores"][task]["score"] for run in finished]) for task in tasks},
                 mean=spread(means) if means else None,
                 trainable_parameters=max((run["trainable_parameters"] for run in finished), default=0),
-                seconds=sum(seconds) / len(seconds) if seconds else None,
+                seconds=median(seconds) if seconds else None,
                 peak_memory=max(memory) if memory else None,
             )
         )

@@ -5,6 +5,8 @@ from typing import NamedTuple
 from loraweave.config import WeaveConfig
 from loraweave.training.methods import METHODS, MethodSpec, build_losses, build_peft_config, resolve_method
 
+WHOLE_MODEL = 5
+
 
 class Simplicity(NamedTuple):
     """Simpler methods come first when sorted.
@@ -32,7 +34,7 @@ def simplicity(spec: MethodSpec) -> Simplicity:
 def _level(spec: MethodSpec) -> tuple[int, str]:
     config = build_peft_config(spec, ["task"])
     if config is None:
-        return 5, "is a whole model, as large as the base, and not an adapter"
+        return WHOLE_MODEL, "is a whole model, as large as the base, and not an adapter"
     if isinstance(config, WeaveConfig):
         if config.depends_on_input:
             return 4, "needs no task ids, but depends on the input, so it cannot be folded into a plain LoRA"
