@@ -279,10 +279,10 @@ def test_marks_of_windows_and_blank_lines_are_fine(write_task: WriteTask, tmp_pa
 def test_a_shipped_name_is_found_without_the_index() -> None:
     from loraweave.tasks import harness
 
-    found = harness._yaml_of("boolq")
+    found = harness.shipped_yaml("boolq")
     assert found is not None
     assert found.parts[-3:] == ("super_glue", "boolq", "default.yaml")
-    assert harness._yaml_of("boolqq") is None
+    assert harness.shipped_yaml("boolqq") is None
 
 
 def test_a_shipped_task_whose_data_are_not_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

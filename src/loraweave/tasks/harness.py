@@ -34,7 +34,7 @@ def named_tasks(name: str) -> list[Any]:
     Raises:
         UserError: lm-eval has no such task (with the nearest name), or its data set is not at hand.
     """
-    found = _yaml_of(name)
+    found = shipped_yaml(name)
     if found is not None:
         from lm_eval.tasks import TaskManager
 
@@ -56,7 +56,7 @@ def yaml_tasks(path: Path, data_dir: Path | None) -> list[Any]:
         UserError: the file is missing or does not parse, a key is unknown, or the data are missing or unfit.
     """
     existing(path, "task file")
-    config = _load_yaml(path)
+    config = read_task_yaml(path)
     if isinstance(config.get("task"), list):
         return _members(config, path, data_dir)
     return _prepared(lambda: [_build(config, path, data_dir)], str(path))
@@ -80,7 +80,7 @@ def _build(config: dict[str, Any], path: Path, data_dir: Path | None) -> Any:
 
     from loraweave.tasks.local_data import LocalTask, resolve_data
 
-    _check_keys(config, path)
+    check_keys(config, path)
     local = resolve_data(config, path.parent, data_dir)
     metadata = config.get("metadata")
     metadata = dict(metadata) if isinstance(metadata, dict) else {}
@@ -90,7 +90,7 @@ def _build(config: dict[str, Any], path: Path, data_dir: Path | None) -> Any:
     return build(config=config)
 
 
-def _check_keys(config: dict[str, Any], path: Path) -> None:
+def check_keys(config: dict[str, Any], path: Path) -> None:
     from lm_eval.api.registry import METRIC_REGISTRY
     from lm_eval.config.task import TaskConfig
 
@@ -115,7 +115,7 @@ def _check_keys(config: dict[str, Any], path: Path) -> None:
         raise UserError(f"{path}: lacks 'test_split' (or 'validation_split'): which split the task is evaluated on")
 
 
-def _load_yaml(path: Path) -> dict[str, Any]:
+def read_task_yaml(path: Path) -> dict[str, Any]:
     import yaml
     from lm_eval.tasks._yaml_loader import load_yaml  # the reader that knows include: and !function
 
@@ -142,7 +142,7 @@ def _prepared(build: Callable[[], Any], what: str) -> list[Any]:
         raise
     except Exception as error:  # lm-eval, datasets and !function code raise what they like
         reason = (str(error).splitlines() or [""])[0]
-        if _is_missing_data(error):
+        if is_missing_data(error):
             raise UserError(f"{what}: its data set must be downloaded once, and that fails here: {reason}") from error
         raise UserError(f"{what}: lm-eval cannot build it: {type(error).__name__}: {reason}") from error
     for task in tasks:
@@ -169,15 +169,18 @@ def _unknown_metric(name: str, what: str) -> UserError:
     return UserError(f"{what}: lm-eval has no metric {name!r} at hand{nearest(name, METRIC_REGISTRY)}")
 
 
-def _is_missing_data(error: Exception) -> bool:
+def is_missing_data(error: Exception) -> bool:
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    return isinstance(error, (ConnectionError, OfflineModeIsEnabled, DatasetNotFoundError, HfHubHTTPError))
+    out_of_reach = isinstance(error, FileNotFoundError) and "://" in str(error)  # a file named by its address
+    return out_of_reach or isinstance(
+        error, (ConnectionError, OfflineModeIsEnabled, DatasetNotFoundError, HfHubHTTPError)
+    )
 
 
 @lru_cache(maxsize=256)
-def _yaml_of(name: str) -> Path | None:
+def shipped_yaml(name: str) -> Path | None:
     """The shipped YAML that defines a single task of this name, found without lm-eval's slow index."""
     import lm_eval.tasks
 

@@ -1,0 +1,145 @@
+"""Tasks as their configuration describes them, with nothing downloaded: loaded only where their data are at hand."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import datasets
+import huggingface_hub.constants
+
+from loraweave.errors import UserError
+from loraweave.tasks import harness
+from loraweave.tasks.files import SUFFIXES
+from loraweave.tasks.harness_task import HarnessTask
+from loraweave.tasks.load import YAML_SUFFIXES, load_tasks
+from loraweave.tasks.spec import TaskSpec, parse_spec
+from loraweave.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A task that may not have been loaded.
+
+    Attributes:
+        name: in this run.
+        data: the data set, or the file, that it learns from.
+        scored_by: output type and metrics, or "held-out loss".
+        task: the task itself, where its data are at hand.
+    """
+
+    name: str
+    data: str
+    scored_by: str
+    task: Task | None
+
+
+def outlines(
+    specs: Iterable[Any], base_dir: Path, data_dir: str | Path | None, chat_template: bool, seed: int
+) -> list[Outline]:
+    """The tasks of a run, in the order of their ids; arguments as `load_tasks` takes them. Nothing is downloaded.
+
+    Raises:
+        UserError: as `load_tasks`, but not for data that would have to be downloaded.
+    """
+    specs = list(specs)
+
+    def load(some: list[Any]) -> list[Task]:
+        with nothing_downloaded():
+            return load_tasks(some, base_dir, data_dir, chat_template, seed)
+
+    try:
+        return [_loaded(task) for task in load(specs)]
+    except UserError as error:
+        if not _is_missing_data(error):
+            raise
+    found: list[Outline] = []
+    for number, entry in enumerate(specs, start=1):
+        try:
+            found += [_loaded(task) for task in load([entry])]
+        except UserError as error:
+            if not _is_missing_data(error):
+                raise
+            found += _described(parse_spec(entry, f"tasks, entry {number}"), base_dir)
+    names = [outline.name for outline in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two tasks are called {name!r}: write one as {{task: ..., name: another_name}}")
+    return found
+
+
+@contextmanager
+def nothing_downloaded() -> Iterator[None]:
+    """Inside it, `datasets` and the hub's client take what is in their caches and ask nobody."""
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True))
+        stack.enter_context(patch.object(datasets.config, "HF_HUB_OFFLINE", True))
+        yield
+
+
+def _is_missing_data(error: UserError) -> bool:
+    return isinstance(error.__cause__, Exception) and harness.is_missing_data(error.__cause__)
+
+
+def _loaded(task: Task) -> Outline:
+    if task.lm_eval is None:
+        return Outline(task.name, task.origin, "held-out loss", task)
+    scored_by = f"{', '.join(task.lm_eval.aggregation())} ({task.lm_eval.OUTPUT_TYPE})"
+    data = _data_set(task.lm_eval.config.to_dict()) if isinstance(task, HarnessTask) else ""
+    return Outline(task.name, data or task.origin, scored_by, task)
+
+
+def _described(spec: TaskSpec, base_dir: Path) -> list[Outline]:
+    """A task whose data are not at hand, or the members of a group, from lm-eval's YAML alone."""
+    if Path(spec.task).suffix in SUFFIXES:  # its own file is there, that of its evaluation is not
+        evaluation = _configs(str(spec.eval), base_dir)
+        return [Outline(spec.name or Path(spec.task).stem, spec.task, _scored_by(evaluation[0]), None)]
+    found = []
+    for config in _configs(spec.task, base_dir):
+        name = spec.name or str(config["task"])
+        if config.get("training_split") is None and "class" not in config:
+            raise UserError(f"the task {name!r} has no training split: it can only be evaluated")
+        found.append(Outline(name, _data_set(config), _scored_by(config), None))
+    return found
+
+
+def _configs(what: str, base_dir: Path) -> list[dict[str, Any]]:
+    """The configurations behind a name of lm-eval's or a YAML: one, or those of all members of a group or tag."""
+    if Path(what).suffix in YAML_SUFFIXES:
+        path = base_dir / Path(what).expanduser()
+        config = harness.read_task_yaml(path)
+        if not isinstance(config.get("task"), list):
+            harness.check_keys(config, path)
+            return [config]
+        beside = harness.folder_index(path.parent)
+        members = [str(beside[m].yaml_path) if m in beside else m for m in config["task"]]
+        return [config for member in members for config in _configs(member, base_dir)]
+    if (shipped := harness.shipped_yaml(what)) is not None:
+        return [harness.read_task_yaml(shipped)]
+    entry = harness.task_manager().task_index[what]
+    if entry.kind.name not in ("GROUP", "TAG"):
+        return [harness.read_task_yaml(entry.yaml_path)]
+    members = sorted(entry.tags) if entry.kind.name == "TAG" else entry.cfg["task"]
+    return [config for m in members if isinstance(m, str) for config in _configs(m, base_dir)]
+
+
+def _data_set(config: dict[str, Any]) -> str:
+    """`openai/gsm8k, main`; the file or address that it learns from; or what a function of its own is given."""
+    kwargs = config.get("dataset_kwargs") or {}
+    files = kwargs.get("data_files")
+    if isinstance(files, dict):
+        files = files.get(config.get("training_split"))
+    if files:
+        return ", ".join([files] if isinstance(files, str) else map(str, files))
+    names = [config.get("dataset_path") or kwargs.get("path"), config.get("dataset_name")]
+    return ", ".join(str(name) for name in names if name)
+
+
+def _scored_by(config: dict[str, Any]) -> str:
+    from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY
+
+    kind = config.get("output_type", "generate_until")
+    metrics = [str(metric["metric"]) for metric in config.get("metric_list") or ()]
+    return f"{', '.join(metrics or DEFAULT_METRIC_REGISTRY.get(kind, ()))} ({kind})"
