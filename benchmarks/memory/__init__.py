@@ -1,0 +1,1 @@
+"""How far the memory estimate of `loraweave train --dry-run` is off: `python -m memory`."""
