@@ -14,9 +14,14 @@ Overrides = Annotated[
 ]
 Output = Annotated[Path | None, typer.Option(help="The folder to write; the run file's own by default.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what the run would be: settings, counts, tasks, memory.")
+]
 
 
-def train(run_file: RunFile, set_: Overrides = None, output: Output = None, resume: Resume = False) -> None:
+def train(
+    run_file: RunFile, set_: Overrides = None, output: Output = None, resume: Resume = False, dry_run: DryRun = False
+) -> None:
     """Train one adapter on all tasks of a run file."""
     from rich.table import Table
 
@@ -25,6 +30,11 @@ def train(run_file: RunFile, set_: Overrides = None, output: Output = None, resu
     from loraweave.training.run import train as train_run
 
     config = RunConfig.load(run_file, set_ or ())
+    if dry_run:
+        from loraweave.cli.dry_run import show
+        from loraweave.training.dry_run import dry_run as work_out
+
+        return show(work_out(config, output, errors))
     result = train_run(config, output, progress=ProgressBar(errors), console=console, resume=resume)
     losses = last_losses(result.folder / "metrics.jsonl")
     if losses:

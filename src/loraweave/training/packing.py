@@ -5,6 +5,7 @@ order. All epochs have the same number of packed rows, which is what lets the Tr
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 
 import datasets
 import numpy as np
@@ -119,9 +120,12 @@ def keeps_examples_apart(model: torch.nn.Module) -> bool:
     """Whether two examples packed into one row get the logits that they get alone.
 
     Architectures without position ids, or whose state runs along the row, cannot be packed. Tried rather than looked
-    up, so that it holds for models that nobody has heard of yet.
+    up, so that it holds for models that nobody has heard of yet; but a model on the meta device, which has no values,
+    is taken at the word of its arguments.
     """
     device = next(model.parameters()).device
+    if device.type == "meta":
+        return "position_ids" in signature(model.forward).parameters
     vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     first, second = (torch.arange(1, 8, device=device) * k % vocabulary for k in (3, 5))
     both = torch.cat([first, second])[None]

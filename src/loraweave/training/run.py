@@ -109,7 +109,7 @@ def train(
     folder = RunFolder(output or config.output or Path("runs") / config.method_name)
     with quiet_libraries():
         model, tokenizer = base or load_base(config.model)
-        config = _resolved(config, model)
+        config = resolved(config, model)
         args = build_arguments(config.train, config.seed, folder.path)
         if base is not None and (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"):
             raise UserError(
@@ -162,8 +162,8 @@ def _train(
     if method.trains == "nothing":
         return _finish(folder, _nothing_trained(folder, method.name, memory), main)
 
-    data, plan, validation = _prepare_data(config, args, base, tokenizer, tasks, console)
-    examples = plan.examples(_rows_used(args, len(plan)))
+    data, plan, validation = prepare_data(config, args, base, tokenizer, tasks, console)
+    examples = plan.examples(rows_used(args, len(plan)))
     realised = data.realised(examples)
     if main:
         write_json(folder.mixture, realised)
@@ -222,13 +222,13 @@ def own_learning_rate(config: RunConfig, model: PreTrainedModel) -> float:
     return default_learning_rate(config.method, model) if rate is None else rate
 
 
-def _resolved(config: RunConfig, model: PreTrainedModel) -> RunConfig:
+def resolved(config: RunConfig, model: PreTrainedModel) -> RunConfig:
     """The run file with every default of training written out."""
     rate = own_learning_rate(config, model)
     return config.model_copy(update={"train": {**DEFAULTS, **config.train, "learning_rate": rate}})
 
 
-def _prepare_data(
+def prepare_data(
     config: RunConfig,
     args: SFTConfig,
     base: PreTrainedModel,
@@ -326,7 +326,7 @@ def _rows_per_step(args: SFTConfig) -> int:
     return args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
 
 
-def _rows_used(args: SFTConfig, rows_per_epoch: int) -> int:
+def rows_used(args: SFTConfig, rows_per_epoch: int) -> int:
     """Rows that the run will have trained on at its end; the last step of an epoch may hold fewer than the others."""
     per_step = _rows_per_step(args)
     steps_per_epoch = math.ceil(rows_per_epoch / per_step)
