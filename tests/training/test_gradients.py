@@ -50,7 +50,7 @@ def record(tiny_model, make_trainer, rows, tmp_path):
     """A record of an MTL-LoRA trainer whose adapter is no longer at its start, on all six rows of each task."""
     config = MtlLoraConfig(r=2, task_names=NAMES, lora_dropout=0.5, init_weights=False, task_type="CAUSAL_LM")
     trainer = make_trainer(get_peft_model(tiny_model(), config).train(), rows)
-    made = GradientRecord(tmp_path / "gradients.json", NAMES, [rows], 3600, Clock(), Console(file=io.StringIO()))
+    made = GradientRecord(tmp_path / "gradients.json", NAMES, [rows], 7200, Clock(), Console(file=io.StringIO()))
     made.trainer = trainer
     return made
 

@@ -23,7 +23,7 @@ from .rows import Rows
 if TYPE_CHECKING:
     from .trainer import MultiTaskTrainer
 
-SHARE = 0.01  # of the run's examples that all passes together may read
+SHARE = 0.005  # of the run's examples that all passes together may read: some 1 % of its time, 2 % of a tiny model's
 FEWEST, MOST = 2, 16  # examples per task, whatever the share
 HELD = 2**28  # numbers of all tasks' gradients held at a time, 1 GiB
 
