@@ -9,7 +9,7 @@ import io
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,13 +17,18 @@ from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from . import figures
 from .heat import Scale, colour_bar
+from .sheet import Sheet
 
-MOST_ROWS = 200
-PER_ROW = 3
+MOST_ROWS = 120
+PER_LINE = 3  # panels of a file; a page's wrap as they fit
+GAP, TITLE, CAPTION = 20, 34, 24  # px of a file
+
+Cell = str | float | int | None
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Panel:
     title: str
     draw: Callable[[Axes], None]
     width: float = 340
-    height: float = 230
+    height: float = 220
 
 
 @dataclass(frozen=True)
@@ -41,15 +46,32 @@ class Table:
     """Column heads and rows of text or numbers (None: nothing there)."""
 
     heads: Sequence[str]
-    rows: Sequence[Sequence[str | float | int | None]]
+    rows: Sequence[Sequence[Cell]]
 
+    @property
+    def shown(self) -> list[list[str]]:
+        """The first rows as people read them."""
+        return [[written(cell) for cell in row] for row in self.rows[:MOST_ROWS]]
+
+    @property
+    def left_out(self) -> int:
+        """How many rows are in the CSV alone."""
+        return max(len(self.rows) - MOST_ROWS, 0)
+
+    @property
     def csv(self) -> str:
-        written = io.StringIO()
-        csv.writer(written, lineterminator="\n").writerows([self.heads, *self.rows])
-        return written.getvalue()
+        """All of it as a CSV file."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.heads, *self.rows])
+        return text.getvalue()
+
+    @property
+    def address(self) -> str:
+        """The CSV file as a `data:` address."""
+        return "data:text/csv;charset=utf-8;base64," + base64.b64encode(self.csv.encode()).decode()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Chart:
     """What a page shows and what is kept on disk.
 
@@ -60,7 +82,7 @@ class Chart:
         panels: those in sight.
         table: the numbers that were drawn.
         more: panels that a page shows on a click, because there are many.
-        series: names of the line series, in the order of the palette.
+        series: number in the palette -> name, for a legend.
         markers: the series are drawn with their markers.
         scale: what the colours of a heat map mean.
     """
@@ -70,76 +92,91 @@ class Chart:
     note: str
     panels: Sequence[Panel]
     table: Table
-    more: Sequence[Panel] = field(default=())
-    series: Sequence[str] = ()
+    more: Sequence[Panel] = ()
+    series: Mapping[int, str] = field(default_factory=dict)
     markers: bool = False
     scale: Scale | None = None
+    _inline: dict[Panel, Markup] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def legend(self) -> list[tuple[str, Markup]]:
         """Name and a piece of the line of every series."""
-        return [(name, _sample(index, self.markers)) for index, name in enumerate(self.series)]
+        return [(name, _sample(index, self.markers)) for index, name in self.series.items()]
 
-    @property
-    def drawn(self) -> list[tuple[str, Markup]]:
-        """Title and `<svg>` of the panels in sight."""
-        return [(panel.title, self._inline(panel)) for panel in self.panels]
-
-    @property
-    def drawn_more(self) -> list[tuple[str, Markup]]:
-        """The same of the panels that open on a click."""
-        return [(panel.title, self._inline(panel)) for panel in self.more]
-
-    @property
-    def rows(self) -> list[list[str]]:
-        """The table's first rows as people read them."""
-        return [[written(cell) for cell in row] for row in self.table.rows[:MOST_ROWS]]
-
-    @property
-    def rows_left_out(self) -> int:
-        """How many rows are in the CSV alone."""
-        return max(len(self.table.rows) - MOST_ROWS, 0)
-
-    @property
-    def download(self) -> str:
-        """The table as a `data:` address of a CSV file."""
-        return "data:text/csv;charset=utf-8;base64," + base64.b64encode(self.table.csv().encode()).decode()
+    def inline(self, panel: Panel) -> Markup:
+        """A panel as `<svg>`."""
+        if panel not in self._inline:
+            self._inline[panel] = self._svg(panel, _figure(panel))
+        return self._inline[panel]
 
     def save(self, folder: Path) -> None:
         """Write `figures/<name>.svg`, `figures/<name>.png` and `data/<name>.csv` under `folder`."""
-        (folder / "data" / f"{self.name}.csv").write_text(self.table.csv(), encoding="utf-8")
+        for part in ("figures", "data"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        (folder / "data" / f"{self.name}.csv").write_text(self.table.csv, encoding="utf-8")
         panels = [*self.panels, *self.more]
-        columns = min(PER_ROW, len(panels))
-        lines = math.ceil(len(panels) / columns)
-        foot = 26 * math.ceil(len(self.series) / 4) + (56 if self.scale else 0)
-        wide = max(panel.width for panel in panels) * columns
-        tall = (max(panel.height for panel in panels) + 24) * lines + foot + 34
-        with figures.style():
-            figure = figures.new(wide, tall)
-            grid = list(figure.subplots(lines, columns, squeeze=False).flat)
-            for panel, axes in zip(panels, grid, strict=False):
-                panel.draw(axes)
-                axes.set_title(panel.title)
-            for axes in grid[len(panels) :]:
-                axes.set_axis_off()
-            figure.suptitle(self.title, x=0.01, ha="left", fontsize=14)
-            if self.series:
-                handles = [
-                    Line2D([], [], label=name, **figures.line(i, self.markers)) for i, name in enumerate(self.series)
-                ]
-                figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
-            if self.scale:
-                colour_bar(figure, self.scale, wide)
-        figures.save(figure, folder / "figures" / self.name)
+        columns = 2 if len(panels) == 4 else min(PER_LINE, len(panels))
+        lines = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+        column = max(panel.width for panel in panels) + GAP
+        wide = max(columns * column, 540)
+        keys = [figure for figure in (self._legend(wide), self._scale()) if figure]
+        y = GAP + TITLE + sum(_height(key) + GAP for key in keys)
+        sheet = Sheet(wide + GAP, y + sum(max(p.height for p in line) + CAPTION + GAP for line in lines), self.title)
+        sheet.write(self.title, GAP, GAP, 15)
+        y = GAP + TITLE
+        for key in keys:
+            sheet.put(key, figures.inline_svg(key, ""), GAP, y)
+            y += _height(key) + GAP
+        for line in lines:
+            for place, panel in enumerate(line):
+                x = GAP + place * column
+                figure = _figure(panel)
+                self._inline[panel] = self._svg(panel, figure)
+                sheet.write(short(panel.title, 44), x, y, 12, bold=True)
+                sheet.put(figure, self._inline[panel], x, y + CAPTION)
+            y += max(panel.height for panel in line) + CAPTION + GAP
+        sheet.save(folder / "figures" / self.name)
 
-    def _inline(self, panel: Panel) -> Markup:
-        with figures.style():
-            figure = figures.new(panel.width, panel.height)
-            panel.draw(figure.subplots())
+    def _svg(self, panel: Panel, figure: Figure) -> Markup:
         return figures.inline_svg(figure, f"{self.title}: {panel.title}" if panel.title else self.title)
 
+    def _legend(self, width: float) -> Figure | None:
+        """The legend, for a file."""
+        if not self.series:
+            return None
+        columns = max(min(round(width / 250), len(self.series)), 1)
+        with figures.style():
+            figure = figures.new(width, 20 * math.ceil(len(self.series) / columns) + 4)
+            handles = [
+                Line2D([], [], label=short(name, 30), **figures.line(index, self.markers))
+                for index, name in self.series.items()
+            ]
+            figure.legend(handles=handles, loc="center left", ncols=columns, borderaxespad=0, borderpad=0)
+        return figure
 
-def written(cell: str | float | int | None) -> str:
+    def _scale(self) -> Figure | None:
+        """The scale of the colours, for a file."""
+        if not self.scale:
+            return None
+        with figures.style():
+            figure = figures.new(300, 52)
+            colour_bar(figure.subplots(), self.scale)
+        return figure
+
+
+def _figure(panel: Panel) -> Figure:
+    with figures.style():
+        figure = figures.new(panel.width, panel.height)
+        panel.draw(figure.subplots())
+        figures.fit(figure)
+    return figure
+
+
+def _height(figure: Figure) -> float:
+    return float(figure.get_figheight()) * figures.PIXELS_PER_INCH
+
+
+def written(cell: Cell) -> str:
     """A cell as people read it: numbers with four digits that count, a dash for none."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return "–"
@@ -154,7 +191,8 @@ def short(name: Any, most: int = 18) -> str:
     line = re.sub(r"\s+", " ", line).strip()
     if len(line) <= most:
         return line
-    return f"{line[: (most - 1) - (most - 1) // 2]}…{line[len(line) - (most - 1) // 2 :]}"
+    tail = (most - 1) // 2
+    return f"{line[: most - 1 - tail]}…{line[len(line) - tail :]}"
 
 
 @lru_cache

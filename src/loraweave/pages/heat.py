@@ -3,15 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import ListedColormap, Normalize, to_rgba
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.colors import to_rgba
 
 from .palette import COLOURS
 
@@ -34,6 +32,16 @@ class Scale:
     low: float
     high: float
     centred: bool = False
+
+    @property
+    def low_text(self) -> str:
+        """The value at the lower end, as people read it."""
+        return f"{self.low:.2g}".replace("-", "−")
+
+    @property
+    def high_text(self) -> str:
+        """The value at the upper end, as people read it."""
+        return f"{self.high:.2g}"
 
     def strength(self, value: float) -> float:
         """How opaque the colour of `value` is: 0 at `low` (or at 0 where centred), 1 at an end."""
@@ -80,8 +88,8 @@ def heat_map(
         for (i, j), value in np.ndenumerate(cells):
             if not np.isnan(value):
                 on = COLOURS["paper" if scale.strength(value) > 0.55 else "ink"].light
-                text = f"{value:.{digits}f}".replace("-", "−")
-                axes.text(j, i, text, ha="center", va="center_baseline", color=on, fontsize=10)
+                text = f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0: no −0.00
+                axes.text(j, i, text, ha="center", va="center_baseline", color=on, fontsize=10, in_layout=False)
     axes.set(xlim=(-0.5, count_columns - 0.5), ylim=(count_rows - 0.5, -0.5))
     axes.grid(False)
     _label(axes.xaxis, columns, 14)
@@ -92,24 +100,16 @@ def heat_map(
             label.set(rotation=40, rotation_mode="anchor", ha="right", va="center")
 
 
-def colour_bar(figure: Figure, scale: Scale, width: float) -> None:
-    """The scale below a figure of `width` px, for the file of a heat map."""
-    paper = np.array(to_rgba(COLOURS["paper"].light)[:3])
-    steps = []
-    for value in np.linspace(scale.low, scale.high, 64):
-        *colour, opaque = scale.colour(float(value))
-        steps.append(opaque * np.array(colour) + (1 - opaque) * paper)
-    mappable = ScalarMappable(Normalize(scale.low, scale.high), ListedColormap(steps))
-    bar = figure.colorbar(
-        mappable,
-        ax=figure.axes,
-        location="bottom",
-        shrink=min(300 / width, 1.0),
-        aspect=28,
-        label=scale.label,
-        ticks=MaxNLocator(4),
-    )
-    bar.outline.set_visible(False)  # type: ignore[operator]
+def colour_bar(axes: Axes, scale: Scale) -> None:
+    """The scale itself, for the file of a heat map."""
+    ends = np.linspace(scale.low, scale.high, 61)
+    corners = [[(left, 0), (right, 0), (right, 1), (left, 1)] for left, right in pairwise(ends)]
+    colours = [scale.colour((left + right) / 2) for left, right in pairwise(ends)]
+    axes.add_collection(PolyCollection(corners, facecolors=colours, linewidths=0, clip_on=False), autolim=False)
+    axes.set(xlim=(scale.low, scale.high), ylim=(0, 1), yticks=[], xlabel=scale.label)
+    axes.set_xticks([scale.low, (scale.low + scale.high) / 2, scale.high])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.2g}".replace("-", "−"))
+    axes.grid(False)
 
 
 def _label(axis: Axis, names: Sequence[str], most: int) -> None:

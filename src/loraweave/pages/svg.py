@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 
 from .palette import variables
 
+MOST_GROWTH = 1.2  # a wide column shows a figure so much larger than it was drawn
 _VARIABLES = {colour.light: f"var(--{name})" for name, colour in variables().items()}
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
 _REFERENCE = re.compile(r"#([A-Za-z_][\w.-]*)")
@@ -35,7 +36,7 @@ def for_page(svg: str, label: str) -> Markup:
     box = root.attrib["viewBox"]
     said = Markup('role="img" aria-label="{}"').format(label) if label else Markup('aria-hidden="true"')
     return Markup('<svg class="figure" viewBox="{}" style="max-width: {}px" {}>{}</svg>').format(
-        box, box.split()[2], said, Markup(inner)
+        box, f"{float(box.split()[2]) * MOST_GROWTH:.0f}", said, Markup(inner)
     )
 
 

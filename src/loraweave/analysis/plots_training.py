@@ -1,0 +1,137 @@
+"""Plots of training: loss by task, validation, learning rate and speed, and what the mixture really drew."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from ..pages import figures
+from ..pages.charts import Cell, Chart, Panel, Table, short
+from .plots import STEP, Entry, Points, Section, line_panel, mean, number, run_names, split
+
+SHARES = {"share_of_examples": "of the examples", "share_of_tokens": "of the tokens"}
+MOST_POINTS = 150  # of one line; longer ones are drawn as means over neighbouring steps
+
+
+def section(analysis: Entry) -> Section | None:
+    """The section; None where nothing was logged."""
+    runs, entries = run_names(analysis), analysis["training"]
+    charts = [
+        _losses(entries, runs, "loss", "training_loss", "Training loss by task", "On the batches of training."),
+        _losses(
+            entries,
+            runs,
+            "validation",
+            "validation_loss",
+            "Validation loss by task",
+            "On examples held out of training.",
+        ),
+        _rates(entries, runs),
+        _mixture(entries, runs),
+    ]
+    there = [chart for chart in charts if chart]
+    return Section("Training", "What the runs wrote down while they trained.", there) if there else None
+
+
+def thinned(points: Sequence[Sequence[float | None]]) -> Points:
+    """(step, value) points, where they are many as means over groups of neighbours."""
+    pairs = [(number(step), number(value)) for step, value in points]
+    group = -(-len(pairs) // MOST_POINTS)
+    parts = [pairs[start : start + group] for start in range(0, len(pairs), group or 1)]
+    return [(part[-1][0], mean(value for _, value in part)) for part in parts]
+
+
+def _losses(entries: Sequence[Entry], runs: Sequence[str], key: str, name: str, title: str, note: str) -> Chart | None:
+    """A panel per task, a line per run."""
+    panels: list[Panel] = []
+    rows: list[list[Cell]] = []
+    seen: set[int] = set()
+    for task in dict.fromkeys(task for entry in entries for task in entry[key]):
+        curves = {}
+        for entry in entries:
+            if points := thinned(entry[key].get(task, [])):
+                curves[runs.index(entry["run"])] = points
+                rows += [[task, entry["run"], int(step), value] for step, value in points]
+        if curves:
+            seen |= curves.keys()
+            panels.append(line_panel(short(task, 40), curves, STEP, "loss, nats per token", from_zero=True))
+    if not panels:
+        return None
+    shown, more = split(panels)
+    table = Table(["task", "run", "step", "loss, nats per token"], rows)
+    return Chart(name, title, note, shown, table, more, {index: runs[index] for index in sorted(seen)})
+
+
+def _rates(entries: Sequence[Entry], runs: Sequence[str]) -> Chart | None:
+    """Learning rate and speed by step."""
+    panels: list[Panel] = []
+    rows: list[list[Cell]] = []
+    seen: set[int] = set()
+    for key, title, unit in (
+        ("learning_rate", "Learning rate", "learning rate"),
+        ("tokens_per_second", "Speed", "tokens per second"),
+    ):
+        curves = {runs.index(e["run"]): points for e in entries if (points := thinned(e[key]))}
+        if curves:
+            seen |= curves.keys()
+            panels.append(line_panel(title, curves, STEP, unit, from_zero=True))
+        rows += [[title, runs[index], int(step), value] for index, points in curves.items() for step, value in points]
+    if not panels:
+        return None
+    return Chart(
+        "learning_rate_and_speed",
+        "Learning rate and speed",
+        "Speed is compared fairly only between runs on the same, otherwise idle machine.",
+        panels,
+        Table(["what", "run", "step", "value"], rows),
+        series={index: runs[index] for index in sorted(seen)},
+    )
+
+
+def _mixture(entries: Sequence[Entry], runs: Sequence[str]) -> Chart | None:
+    """Shares of every task; runs that drew the same share a panel."""
+    same: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+    mixtures = {entry["run"]: entry["mixture"] for entry in entries if entry["mixture"]}
+    for run, lines in mixtures.items():
+        same.setdefault(tuple(tuple(map(str, line.values())) for line in lines), []).append(run)
+    if not same:
+        return None
+    shown, more = split([_shares(_together(names, runs), mixtures[names[0]]) for names in same.values()])
+    rows: list[list[Cell]] = [
+        [run, line["task"], line["drawn"], *(100 * number(line.get(key)) for key in (*SHARES, "wanted"))]
+        for run, lines in mixtures.items()
+        for line in lines
+    ]
+    return Chart(
+        "mixture",
+        "What the mixture drew",
+        "Each task's share of the examples and of their tokens; the upright stroke is what was asked for, of "
+        "the one or the other, whichever the mixture counts.",
+        shown,
+        Table(["run", "task", "examples drawn", *(f"{name}, %" for name in SHARES.values()), "wanted, %"], rows),
+        more,
+        dict(enumerate(SHARES.values())),
+        markers=True,
+    )
+
+
+def _together(names: Sequence[str], runs: Sequence[str]) -> str:
+    if len(names) == len(runs) > 1:
+        return "all runs"
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _shares(title: str, lines: Sequence[Entry]) -> Panel:
+    """A line per task: its shares as dots, the share asked for as a stroke."""
+
+    def draw(axes: Axes) -> None:
+        places = range(len(lines))
+        wanted = [100 * number(line.get("wanted")) for line in lines]
+        axes.plot(wanted, places, linestyle="none", marker="|", markersize=14, color=figures.INK)
+        for index, key in enumerate(SHARES):
+            shares = [100 * number(line.get(key)) for line in lines]
+            axes.plot(shares, places, **(figures.line(index, markers=True) | {"linestyle": "none"}))
+        axes.set_yticks(places, [short(line["task"]) for line in lines])
+        axes.set(xlabel="share, %", ylim=(len(lines) - 0.5, -0.5))
+        axes.set_xlim(left=0)
+
+    return Panel(title, draw, height=60 + 22 * len(lines))

@@ -1,0 +1,122 @@
+"""What an analysis found, in a few sentences made from its numbers."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from .plots import Entry, grouped, mean, number
+from .plots_spectra import ALL
+from .plots_tasks import off_diagonal
+
+MOST_RUNS = 4  # named in one sentence
+CLEARLY = 0.02  # gradients' mean cosines nearer to 0 than this are neither friend nor foe
+
+
+def lead(analysis: Entry) -> list[str]:
+    """Sentences, the most telling numbers of every section; empty where there is nothing to say."""
+    sentences = (_spectrum(analysis), _overlap(analysis), _heads(analysis), _routing(analysis), _gradients(analysis))
+    return [sentence for sentence in sentences if sentence]
+
+
+def _spectrum(analysis: Entry) -> str:
+    """'The update of multilora spreads over 11.2 of 24 directions, that of lora over 3.9 of 8.'"""
+    spread = {
+        entry["run"]: number(entry["effective_rank"])
+        for entry in analysis["spectrum_summary"]
+        if entry["module"] == ALL and entry["effective_rank"]
+    }
+    possible = {
+        run: mean(len(entry["singular_values"]) for entry in entries)
+        for run, entries in grouped(analysis["spectra"], lambda entry: entry["run"]).items()
+    }
+    ranked = sorted(spread, key=lambda run: -spread[run])
+    if not ranked:
+        return ""
+    wide = {run: f"{spread[run]:.1f} of {possible[run]:.0f}" for run in ranked}
+    first, *others = _ends(ranked)
+    said = [f"The update of {first} spreads over {wide[first]} directions"]
+    said += [f"that of {run} over {wide[run]}" for run in others]
+    return f"{_listed(said)}{_others(ranked)}."
+
+
+def _overlap(analysis: Entry) -> str:
+    """The two runs that are most alike, against chance."""
+    found = {}
+    for pair, entries in grouped(
+        (entry for entry in analysis["subspaces"] if entry["side"] == "left"), lambda entry: tuple(entry["runs"])
+    ).items():
+        layers = [layer for entry in entries for layer in entry["by_layer"]]
+        found[pair] = mean(layer["overlap"] for layer in layers), mean(layer.get("random") for layer in layers)
+    there = {pair: values for pair, values in found.items() if not any(map(math.isnan, values))}
+    if not there:
+        return ""
+    (a, b), (overlap, chance) = max(there.items(), key=lambda item: item[1][0] - item[1][1])
+    most = "most alike are" if len(there) > 1 else "compared are"
+    return f"By the outputs they write to, {most} {a} and {b}: overlap {overlap:.2f}, where chance gives {chance:.2f}."
+
+
+def _heads(analysis: Entry) -> str:
+    """How alike the heads of each run are."""
+    alike = {
+        run: mean(entry["mean_similarity"] for entry in entries)
+        for run, entries in grouped(
+            (entry for entry in analysis["heads"] if entry["matrix"] == "B"), lambda entry: entry["run"]
+        ).items()
+    }
+    ranked = sorted((run for run in alike if not math.isnan(alike[run])), key=lambda run: -alike[run])
+    said = [f"{_cosine(alike[run])} in {run}" for run in _ends(ranked)]
+    return f"The mean cosine between two heads is {_listed(said)}{_others(ranked)}." if said else ""
+
+
+def _routing(analysis: Entry) -> str:
+    """How undecided each run's routing is."""
+    entropies = {entry["run"]: mean(entry["entropy"]) for entry in analysis["routing_summary"] if entry["tasks"]}
+    ranked = sorted((run for run in entropies if not math.isnan(entropies[run])), key=lambda run: entropies[run])
+    said = [f"{100 * entropies[run]:.0f} % in {run}" for run in _ends(ranked)]
+    if not said:
+        return ""
+    return f"The routing's entropy, 100 % where all heads weigh alike, is {_listed(said)}{_others(ranked)}."
+
+
+def _gradients(analysis: Entry) -> str:
+    """Whether the tasks agree at the end, and the pair that pulls apart most."""
+    last = {entry["run"]: entry for entry in analysis["gradients"] if entry["share"] == 1 and len(entry["tasks"]) > 1}
+    means = {run: mean(off_diagonal(entry["cosine"])) for run, entry in last.items()}
+    overall = mean(means.values())
+    if math.isnan(overall):
+        return ""
+    tasks, worst, where = min(
+        (
+            ((entry["tasks"][i], entry["tasks"][j]), number(entry["cosine"][i][j]), run)
+            for run, entry in last.items()
+            for i in range(len(entry["tasks"]))
+            for j in range(i)
+            if entry["cosine"][i][j] is not None
+        ),
+        key=lambda found: found[1],
+    )
+    words = "agree" if overall > CLEARLY else "pull apart" if overall < -CLEARLY else "neither agree nor pull apart"
+    text = f"At the end of training the tasks' gradients on the whole {words} (mean cosine {_cosine(overall)})"
+    if worst < 0:
+        text += f"; most apart are {tasks[0]} and {tasks[1]} ({_cosine(worst)} in {where})"
+    return f"{text}."
+
+
+def _cosine(value: float) -> str:
+    """Two digits, without a sign on zero."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+
+
+def _ends(ranked: Sequence[str]) -> list[str]:
+    """All, or the first and the last, where they are many."""
+    half = MOST_RUNS // 2
+    return list(ranked) if len(ranked) <= MOST_RUNS else [*ranked[:half], *ranked[-half:]]
+
+
+def _others(ranked: Sequence[str]) -> str:
+    return f"; the other {len(ranked) - MOST_RUNS} runs lie between" if len(ranked) > MOST_RUNS else ""
+
+
+def _listed(parts: Iterable[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    *firsts, last = parts
+    return f"{', '.join(firsts)} and {last}" if firsts else last
