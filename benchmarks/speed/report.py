@@ -7,11 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
-
+from .figures import draw
 from .layers import ON_HEADS, ON_X
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +15,6 @@ RESULTS = ROOT / "benchmarks" / "results" / "speed"
 PAGE = ROOT / "docs" / "performance.md"
 FIGURES = ROOT / "docs" / "figures"
 METHODS = (*ON_HEADS, *ON_X)
-COLOURS = dict(zip(METHODS, ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7"), strict=True))
 
 
 def same_dropout(rows: list[Mapping[str, Any]]) -> dict[str, list[float]]:
@@ -121,65 +116,6 @@ def tables(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(results: Mapping[str, Any], device: str) -> None:
-    """The figures, as SVG."""
-    plt.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "svg.hashsalt": "loraweave"})
-    FIGURES.mkdir(exist_ok=True)
-    if layers := results.get("layers"):
-        figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
-        shapes = [row["shape"] for row in layers["results"]]
-        for i, method in enumerate(METHODS):
-            name = f"{method}@{'0.2' if method in ON_HEADS else '0.05'}"
-            places = [s + (i - 2.5) / 7 for s in range(len(shapes))]
-            rows = [row["to_lora@0.05"][name] for row in layers["results"]]
-            axes.bar(places, [r["ratio"] for r in rows], 1 / 7, label=name, color=COLOURS[method])
-            spread = [[r["ratio"] - r["low"] for r in rows], [r["high"] - r["ratio"] for r in rows]]
-            axes.errorbar(places, [r["ratio"] for r in rows], spread, fmt="none", ecolor="black", lw=0.7)
-        for s, row in enumerate(layers["results"]):
-            axes.hlines(row["to_lora@0.05"]["frozen"]["ratio"], s - 0.45, s + 0.45, "black", lw=1.5)
-        axes.axhline(1, color="black", lw=0.8, ls=":")
-        axes.set_xticks(range(len(shapes)), [shape.replace(", ", "\n") for shape in shapes])
-        axes.set_ylabel("step / LoRA's step, dropout 0.05")
-        axes.set_title("One layer's training step; black line: the frozen layer alone")
-        axes.set_ylim(0, 1.4)
-        axes.legend(ncols=6, fontsize=7, loc="upper center")
-        figure.savefig(FIGURES / f"speed_layers_{device}.svg", metadata={"Date": None})
-        plt.close(figure)
-    if growth := results.get("growth"):
-        figure, panels = plt.subplots(1, 4, figsize=(11, 3), layout="constrained", sharey=True)
-        for panel, (key, label) in zip(
-            panels, (("heads", "heads"), ("tasks", "tasks"), ("tokens", "tokens"), ("rank", "total rank")), strict=True
-        ):
-            if key in ("heads", "tasks"):
-                for row in growth["results"][key]:
-                    points = {int(k): v["ratio"] for k, v in row.items() if k != "method"}
-                    method = row["method"].partition(",")[0]
-                    style = "--" if row["method"].endswith("token") else "-"
-                    panel.plot(
-                        list(points),
-                        list(points.values()),
-                        style,
-                        marker="o",
-                        ms=3,
-                        color=COLOURS[method],
-                        label=row["method"],
-                    )
-                panel.set_ylabel(f"step / step at the fewest {key}" if key == "heads" else "")
-            else:
-                names = [n for n in growth["results"][key][0] if n not in (key, "lora@0.05")]
-                for name in names:
-                    xs = [row[key] for row in growth["results"][key]]
-                    ys = [row[name]["ratio"] for row in growth["results"][key]]
-                    panel.plot(xs, ys, marker="o", ms=3, color=COLOURS.get(name.partition("@")[0], "black"), label=name)
-            panel.set_xscale("log", base=2)
-            panel.set_xlabel(label)
-            panel.set_title({"tokens": "over LoRA's step", "rank": "over LoRA's step"}.get(key, "over its own first"))
-            panel.set_ylim(0.2, 1.15)
-            panel.legend(fontsize=5.5, loc="lower left", ncols=2)
-        figure.savefig(FIGURES / f"speed_growth_{device}.svg", metadata={"Date": None})
-        plt.close(figure)
-
-
 def main() -> None:
     """Put the tables between the page's marks and draw the figures."""
     page = PAGE.read_text(encoding="utf-8")
@@ -190,7 +126,7 @@ def main() -> None:
         page = re.sub(
             f"{re.escape(marks[0])}.*?{re.escape(marks[1])}", lambda _, inner=inner: inner, page, flags=re.DOTALL
         )
-        draw(results, path.stem)
+        draw(results, FIGURES, path.stem)
     PAGE.write_text(page, encoding="utf-8")
 
 

@@ -11,6 +11,7 @@ text stays text in the page's own font. Figures are `Figure` objects; pyplot and
 """
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,11 +141,14 @@ def inline_svg(figure: Figure, label: str) -> Markup:
     return for_page(_svg(figure), label)
 
 
-def save(figure: Figure, stem: Path) -> None:
-    """Write `<stem>.svg` and `<stem>.png` (two dots to a px), light, on paper."""
-    stem.with_name(stem.name + ".svg").write_text(_svg(figure), encoding="utf-8")
-    with style():
-        figure.savefig(stem.with_name(stem.name + ".png"), dpi=2 * PIXELS_PER_INCH)
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure, light, on paper, as its suffix says: `.svg`, or `.png` with two dots to a px."""
+    if path.suffix == ".svg":
+        in_px = re.sub(r'\b(width|height)="([\d.]+)pt"', r'\1="\2"', _svg(figure), count=2)
+        path.write_text(in_px, encoding="utf-8")
+    else:
+        with style():
+            figure.savefig(path, dpi=2 * PIXELS_PER_INCH)
 
 
 def _svg(figure: Figure) -> str:
