@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from comparison.recorded import results
+from comparison.recorded import recorded_search, results
+from markupsafe import escape
 
 from loraweave.comparison.page import write_page
 
@@ -66,11 +67,11 @@ def page(tmp_path):
 def test_is_well_formed_and_stands_alone(page):
     parsed, text = page(results(losses=["notes"], failed=("rlora", 1)))
     assert parsed.open == []
-    assert set(parsed.links) == {"results.json"}
+    assert {link for link in parsed.links if not link.startswith("data:text/csv;")} == {"results.json"}
     assert "http" not in text
     assert "<script" not in text
     assert "@import" not in text
-    assert "url(" not in text
+    assert "url(" not in text.replace("url(#", "")  # within the page
 
 
 def test_table_has_the_numbers_of_the_results(page):
@@ -85,6 +86,56 @@ def test_table_has_the_numbers_of_the_results(page):
             interval = "" if value["interval"] is None else f"±{value['interval']:.{digits}f}"
             assert cell == f"{value['mean']:.{digits}f}{interval}"
         assert row[len(found["tasks"]) + 1].startswith(f"{summary['mean']['mean']:.1f}")
+
+
+def test_the_recommendation_comes_first(page):
+    found = results(methods=["lora", "rlora"], failed=("rlora", 1))
+    _, text = page(found)
+    taken = found["recommendation"]["method"]
+    assert f"<strong>Take {taken}.</strong>" in text
+    for point in found["recommendation"]["points"]:
+        assert str(escape(point)) in text
+    assert text.index("<strong>Take") < text.index('id="scores"') < text.index('id="against"')
+
+
+def test_differences_have_the_numbers_of_the_results(page):
+    found = results(methods=["base", "lora", "rlora", "full"], losses=["notes"])
+    parsed, _ = page(found)
+    head, *rows = parsed.tables[1]
+    assert head[-3:] == ["Wins", "Ties", "Losses"]
+    for row, each in zip(rows, found["differences"], strict=True):
+        assert row[0] == each["method"]
+        for cell, (task, difference) in zip(row[1:], each["tasks"].items(), strict=False):
+            digits = 1 if found["tasks"][task]["unit"] == "%" else 3
+            mark = {"win": "▲ ", "loss": "▼ ", "tie": ""}[difference["verdict"]]
+            number = f"{difference['mean']:+.{digits}f}".replace("-", "−")
+            assert cell == f"{mark}{number}±{difference['interval']:.{digits}f}"
+        verdicts = [difference["verdict"] for difference in each["tasks"].values()]
+        assert [int(cell) for cell in row[-3:]] == [verdicts.count(kind) for kind in ("win", "tie", "loss")]
+
+
+def test_the_search_has_a_panel_for_each_method(page):
+    found = results(methods=["base", "lora", "rlora"])
+    found["searches"] = [
+        recorded_search("lora", {1e-3: 0.5, 2e-3: 0.4, 4e-3: None}),
+        recorded_search("rlora", {1e-3: 0.7, 2e-3: 0.8}),
+    ]
+    parsed, text = page(found)
+    assert parsed.open == []
+    drawn = text[text.index('id="search"') : text.index("</article>", text.index('id="search"'))]
+    assert drawn.count("<figure>") == 2
+    assert "0.002" in drawn
+    assert 'id="search"' not in page(results())[1]
+
+
+def test_one_look_at_the_validation_loss_is_no_curve(page):
+    found = results()
+    for run in found["runs"]:
+        run["curves"]["validation"] = {task: [(300, 0.5)] for task in run["curves"]["training"]}
+    assert "Validation loss by task" not in page(found)[1]
+    for run in found["runs"]:
+        run["curves"]["validation"] = {task: [(150, 0.9), (300, 0.5)] for task in run["curves"]["training"]}
+    assert "Validation loss by task" in page(found)[1]
 
 
 def test_one_curve_per_method_and_task(page):
@@ -106,12 +157,12 @@ def test_says_how_to_repeat_it(page):
 def test_a_comparison_in_which_everything_failed_has_a_page(page):
     parsed, text = page(results(methods=["lora"], seeds=[0], failed=("lora", 0)))
     assert parsed.open == []
-    assert "No method finished" in text
+    assert "no method has a result" in text
 
 
 @pytest.mark.long
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to render with")
-@pytest.mark.parametrize("width", [1280, 500])
+@pytest.mark.parametrize("width", [1280, 390])
 def test_renders_without_console_errors_and_without_sideways_scrolling(page, tmp_path, width):
     page(results(losses=["notes"]))
     path: Path = tmp_path / "index.html"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from loraweave.comparison.results import BASE, Points, RunRecord
+from loraweave.pages.palette import SERIES
 
 WIDTH, HEIGHT = 340, 220
 LEFT, RIGHT, TOP, BOTTOM = 60, 10, 12, 40
@@ -29,7 +30,8 @@ def loss_curves(runs: Sequence[RunRecord], kind: str) -> dict[str, str]:
             ]
             if curves:
                 series[method] = mean_curve(curves)
-        charts[task] = _chart(task, kind, series, trained_methods(runs))
+        if any(len(curve) > 1 for curve in series.values()):  # a single look at the validation loss is no curve
+            charts[task] = _chart(task, kind, series, trained_methods(runs))
     return charts
 
 
@@ -79,7 +81,7 @@ def _chart(task: str, kind: str, series: Mapping[str, Points], methods: Sequence
     for method, curve in series.items():
         path = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in curve)
         final = f"{escape(method)}: {curve[-1][1]:.3f} at step {curve[-1][0]}"
-        index = methods.index(method)
+        index = methods.index(method) % len(SERIES)
         parts.append(f'<polyline class="curve series-{index}" points="{path}"><title>{final}</title></polyline>')
         if len(curve) < 12:
             parts += [

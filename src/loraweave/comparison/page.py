@@ -1,4 +1,4 @@
-"""The comparison as one HTML page that needs no network: the table, the loss curves, and how to repeat it."""
+"""The comparison as one HTML page that needs no network: what to take and why, the numbers, and how to repeat it."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,11 @@ from markupsafe import Markup, escape
 
 from loraweave.comparison import words
 from loraweave.comparison.curves import loss_curves, trained_methods
-from loraweave.comparison.results import BASE, MethodSummary, Results, RunRecord, Spread, best_methods, notes
+from loraweave.comparison.differences import Difference
+from loraweave.comparison.figures import cost_chart, search_chart
+from loraweave.comparison.recommend import Recommendation
+from loraweave.comparison.results import BASE, MethodSummary, Results, RunRecord, best_methods, notes
+from loraweave.comparison.statistics import Spread
 from loraweave.pages import render
 from loraweave.training.checkpoints import write_text
 
@@ -37,11 +41,14 @@ def _content(results: Results) -> dict[str, Any]:
         "title": f"{_number(len(methods), 'method')} on {_number(len(tasks), 'task')}",
         "subtitle": f"Base model {Path(settings['config']['model']).name}, "
         f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(str(seed) for seed in seeds)}, {day}",
-        "lead": _lead(results, best),
+        "recommendation": _recommendation(results["recommendation"]),
+        "against": _against(results),
         "tasks": [{"head": _breakable(name), "metric": words.metric(info)} for name, info in tasks.items()],
         "mean_unit": words.mean_unit(tasks),
         "rows": [_row(results, row, best) for row in summary],
         "notes": notes(results),
+        "costs": cost_chart(results),
+        "search": search_chart(results),
         "methods": trained_methods(runs),
         "curves": [
             {"title": title, "note": note, "charts": {task: Markup(svg) for task, svg in charts.items()}}
@@ -67,24 +74,35 @@ def _number(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _lead(results: Results, best: dict[str, set[str]]) -> Markup:
-    """The means in words, best first."""
-    means = {row["method"]: row["mean"] for row in results["summary"] if row["mean"] is not None}
-    unit = words.mean_unit(results["tasks"])
-    said = {method: " ".join(filter(None, words.score(mean, unit))) for method, mean in means.items()}
-    lower_is_better = all(not info["higher_is_better"] for info in results["tasks"].values())
-    ranked = sorted(means, key=lambda method: means[method]["mean"], reverse=not lower_is_better)
-    parts = [
-        Markup("<strong>{}</strong> {}").format(method, said[method])
-        if method in best[""]
-        else escape(f"{method} {said[method]}")
-        for method in ranked
-        if method != BASE
-    ]
-    if not parts:
-        return Markup("No method finished.")
-    text = Markup("Mean over the tasks: ") + Markup(", ").join(parts) + "."
-    return text + f" The untouched base: {said[BASE]}." if BASE in said else text
+def _recommendation(found: Recommendation) -> dict[str, Any]:
+    """The recommendation, what to take in bold."""
+    first, _, rest = found["text"].partition(". ")
+    lead = Markup("<strong>{}.</strong> {}").format(first, rest) if found["method"] else escape(found["text"])
+    return {"text": lead, "points": found["points"]}
+
+
+def _against(results: Results) -> dict[str, Any] | None:
+    """The table of differences to the reference."""
+    if not results["differences"]:
+        return None
+    tasks = results["tasks"]
+    rows = []
+    for each in results["differences"]:
+        cells = [_off(each["tasks"].get(name), info["unit"], True) for name, info in tasks.items()]
+        cells.append(_off(each["mean"], words.mean_unit(tasks), each["apart"]) | {"total": True})
+        verdicts: list[str] = [difference["verdict"] for difference in each["tasks"].values()]
+        counts = [verdicts.count(verdict) for verdict in ("win", "tie", "loss")]
+        rows.append({"method": each["method"], "base": each["method"] == BASE, "cells": cells, "counts": counts})
+    return {"reference": results["reference"], "rows": rows, "about": words.about_differences(results)}
+
+
+def _off(difference: Difference | None, unit: str, told: bool) -> dict[str, Any]:
+    """A cell of that table; it has a verdict where it is `told` from nothing at all."""
+    if difference is None:
+        return {"text": "–", "interval": "", "verdict": "", "total": False}
+    text, interval = words.signed(difference, unit)
+    verdict = difference["verdict"] if told and difference["verdict"] != "tie" else ""
+    return {"text": text, "interval": interval, "verdict": verdict, "total": False}
 
 
 def _row(results: Results, row: MethodSummary, best: dict[str, set[str]]) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""The page's figures: what is drawn, and names that can be read."""
+
+import re
+
+import pytest
+from comparison.recorded import concluded, recorded_search, results
+from matplotlib.axes import Axes
+
+from loraweave.comparison.figures import cost_chart, search_chart
+from loraweave.comparison.labels import Point, label_points
+from loraweave.pages import figures
+
+ELEVEN = "lora rslora dora alignlora multilora mlora mtllora moelora hydralora rlora full".split()
+
+
+def test_costs_are_those_of_the_summary():
+    found = results(methods=["base", "lora", "rlora"], failed=("rlora", 2))
+    chart = cost_chart(found)
+    assert [panel.title for panel in chart.panels] == ["Trainable parameters", "Training time", "Peak memory"]
+    for row, summary in zip(chart.table.rows, found["summary"][1:], strict=True):
+        spread = summary["mean"]
+        costs = [summary[key] for key in ("trainable_parameters", "seconds", "peak_memory")]
+        assert list(row) == [summary["method"], spread["mean"], spread["interval"], *costs]
+
+
+def test_every_method_is_named_beside_its_point():
+    chart = cost_chart(results(methods=["base", *ELEVEN]))
+    for panel in chart.panels:
+        drawn = chart.inline(panel)
+        assert all(f">{method}<" in drawn for method in ELEVEN)
+        assert "mean score, %" in drawn
+        assert "base" not in re.findall(r">([^<]*)<", drawn)
+
+
+def test_one_method_alone_is_no_figure():
+    assert cost_chart(results(methods=["base", "lora"])) is None
+    assert cost_chart(results(methods=["lora", "rlora"], seeds=[0], failed=("lora", 0))) is None
+
+
+def test_a_cost_that_spans_orders_of_magnitude_has_a_logarithmic_axis():
+    found = results(methods=["lora", "full"])
+    for run in found["runs"]:
+        run["trainable_parameters"] = {"lora": 160_000, "full": 9_400_000}[run["method"]]
+    with figures.style():
+        axes = figures.new(380, 320).subplots()
+        cost_chart(concluded(found)).panels[0].draw(axes)
+    assert axes.get_xscale() == "log"
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0])
+def test_names_lie_over_neither_each_other_nor_the_points(spread):
+    """Eleven methods with the same parameters, and scores that are close: the usual case of --match-params."""
+    points = [Point(1000.0 * (1 + spread * (i % 3)), 75.0 + 0.2 * i, name) for i, name in enumerate(ELEVEN)]
+    with figures.style():
+        axes: Axes = figures.new(380, 320).subplots()
+        axes.plot([point.x for point in points], [point.y for point in points], "o", ms=6)
+        axes.margins(x=0.18, y=0.08)
+        label_points(axes, points)
+        axes.figure.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in axes.texts]
+    frame = axes.get_window_extent()
+    assert [text.get_text() for text in axes.texts] != []
+    for i, box in enumerate(boxes):
+        assert all(_overlap(box, other) < 12 for other in boxes[i + 1 :]), axes.texts[i]
+        middles = [axes.transData.transform((point.x, point.y)) for point in points]
+        assert not any(box.contains(*middle) for middle in middles), axes.texts[i]
+        assert frame.x0 - 20 < box.x0
+        assert box.x1 < frame.x1 + 20
+
+
+def _overlap(one, other) -> float:
+    wide = min(one.x1, other.x1) - max(one.x0, other.x0)
+    high = min(one.y1, other.y1) - max(one.y0, other.y0)
+    return max(wide, 0.0) * max(high, 0.0)
+
+
+def test_a_search_has_all_its_rates_the_chosen_one_and_those_that_failed():
+    found = results(methods=["base", "lora", "rlora"])
+    found["searches"] = [
+        recorded_search("lora", {1e-3: 0.5, 2e-3: 0.4, 4e-3: None}),
+        recorded_search("rlora", {2e-3: 0.7, 4e-3: 0.6}),
+    ]
+    chart = search_chart(found)
+    assert [panel.title for panel in chart.panels] == ["lora", "rlora"]
+    assert [row[:4] for row in chart.table.rows] == [
+        ["lora", 1e-3, 0.5, "no"],
+        ["lora", 2e-3, 0.4, "yes"],
+        ["lora", 4e-3, None, "no"],
+        ["rlora", 2e-3, 0.7, "no"],
+        ["rlora", 4e-3, 0.6, "yes"],
+    ]
+    with figures.style():
+        axes = figures.new(200, 150).subplots()
+        chart.panels[0].draw(axes)
+        line, ring, crosses = axes.lines
+        other = figures.new(200, 150).subplots()
+        chart.panels[1].draw(other)
+    assert [*line.get_xdata()] == [1e-3, 2e-3]
+    assert [*ring.get_xdata()] == [2e-3]
+    assert [*crosses.get_xdata()] == [4e-3]
+    assert axes.get_ylim() == other.get_ylim()
+    assert all("0.002" in chart.inline(panel) for panel in chart.panels)
+
+
+def test_without_a_search_there_is_none():
+    assert search_chart(results()) is None
+    found = results()
+    found["searches"] = [recorded_search("lora", {1e-3: None})]
+    assert search_chart(found) is None
