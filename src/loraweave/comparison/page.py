@@ -97,7 +97,7 @@ def _against(results: Results) -> dict[str, Any] | None:
 
 
 def _off(difference: Difference | None, unit: str, told: bool) -> dict[str, Any]:
-    """A cell of that table; it has a verdict where it is `told` from nothing at all."""
+    """A cell of that table; won and lost are marked only where the two can be `told` apart."""
     if difference is None:
         return {"text": "–", "interval": "", "verdict": "", "total": False}
     text, interval = words.signed(difference, unit)
