@@ -137,6 +137,16 @@ def test_a_single_run_on_a_single_task(tmp_path):
     assert "What rlora learned" in page.texts["h1"]
 
 
+def test_layers_without_a_depth(tmp_path):
+    found = analysis(["rlora"], ["sort"], modules=["q_proj"])
+    for entry in [*found["spectra"], *found["heads"], *found["routing"]]:
+        entry["depth"] = None
+    write(found, tmp_path)
+    page, _ = page_of(tmp_path)
+    assert "Similarity of heads" in page.texts["h3"]
+    assert "Similarity of heads by layer" not in page.texts["h3"]
+
+
 def test_of_nothing_only_the_runs_and_the_reasons_are_shown(tmp_path):
     write(empty(), tmp_path)
     page, text = page_of(tmp_path)

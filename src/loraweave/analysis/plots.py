@@ -45,12 +45,14 @@ class Section:
     """A part of the report: what it answers, and its charts.
 
     Args:
+        name: for links to it.
         title: the heading.
         text: what is shown and where the idea comes from.
-        charts: at least one.
+        charts: those without a panel are left out.
         listings: what is best listed in words.
     """
 
+    name: str
     title: str
     text: str
     charts: Sequence[Chart]

@@ -40,6 +40,7 @@ def section(analysis: Entry) -> Section | None:
     if analysis["gates"]:
         charts.append(_gates(analysis["gates"]))
     return Section(
+        "heads",
         "Heads",
         "The heads B_h of one layer, taken as vectors, and the cosines between them: 1 where two heads are the same "
         "up to size, 0 where they share nothing. R-LoRA (arXiv 2502.15455) compares heads in this way, and finds those "

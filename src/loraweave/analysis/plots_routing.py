@@ -16,6 +16,7 @@ def section(analysis: Entry) -> Section | None:
     if any(entry["depth"] is not None for entry in analysis["routing"]):
         charts.append(_entropy(analysis["routing"]))
     return Section(
+        "routing",
         "Routing",
         "How much each head is weighed on a task's tokens, by a router that reads the input (HydraLoRA, arXiv "
         "2404.19245; R-LoRA, arXiv 2502.15455) or by weights learned per task (MTL-LoRA, arXiv 2410.09437). A row sums "

@@ -31,6 +31,7 @@ def section(analysis: Entry) -> Section | None:
     if any(entry["depth"] is not None for entry in entries):
         charts.append(_depth(entries, series, modules))
     return Section(
+        "spectrum",
         "Spectrum of the update",
         "The update ΔW of a layer acts along directions, its singular vectors; a singular value says how strongly. "
         "MultiLoRA (arXiv 2311.11501) finds that LoRA leans on few directions and full fine-tuning on many. The "

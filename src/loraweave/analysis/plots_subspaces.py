@@ -22,6 +22,7 @@ def section(analysis: Entry) -> Section | None:
     if len(run_names(analysis)) > 2:
         charts.insert(0, _overview(analysis))
     return Section(
+        "directions",
         "Do the runs use the same directions?",
         "The overlap of the first i directions of one update with the first j of another is 1 where the smaller set "
         "lies within the larger, 0 where they are at right angles (LoRA, arXiv 2106.09685, section 7.2). Directions "

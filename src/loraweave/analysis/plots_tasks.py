@@ -18,6 +18,7 @@ def section(analysis: Entry) -> Section | None:
     if not charts:
         return None
     return Section(
+        "tasks",
         "Tasks against each other",
         "The cosine between the gradients that two tasks have on the trained parameters: above 0 a step for one also "
         "helps the other, below 0 they pull apart (Yu et al., arXiv 2001.06782).",

@@ -29,7 +29,7 @@ def section(analysis: Entry) -> Section | None:
         _mixture(entries, runs),
     ]
     there = [chart for chart in charts if chart]
-    return Section("Training", "What the runs wrote down while they trained.", there) if there else None
+    return Section("training", "Training", "What the runs wrote down while they trained.", there) if there else None
 
 
 def thinned(points: Sequence[Sequence[float | None]]) -> Points:

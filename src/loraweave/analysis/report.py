@@ -5,6 +5,7 @@ figures/<name>.svg     every figure, for light paper; the same as .png
 data/<name>.csv        the numbers that were drawn
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def write(analysis: Entry, folder: Path) -> None:
     Raises:
         UserError: the disk is full.
     """
-    sections = [section for part in PARTS if (section := part.section(analysis))]
+    found = [section for part in PARTS if (section := part.section(analysis))]
+    sections = [replace(each, charts=[chart for chart in each.charts if chart.panels]) for each in found]
     for section in sections:
         for chart in section.charts:
             chart.save(folder)

@@ -1,0 +1,127 @@
+"""What is drawn: values as the analysis has them, gaps where there are none, and never more panels than fit."""
+
+import math
+
+import pytest
+from analysis.made_up import analysis
+
+from loraweave.analysis import plots, plots_heads, plots_spectra, plots_subspaces, plots_tasks, plots_training
+from loraweave.pages.charts import Panel
+
+
+def table_of(section, name):
+    return next(chart for chart in section.charts if chart.name == name).table
+
+
+def test_means_leave_out_what_is_no_number():
+    assert plots.mean([1.0, None, math.nan, 3.0]) == 2.0
+    assert math.isnan(plots.mean([None]))
+    assert plots.mean_matrix([[[1.0, None]], [[3.0, 4.0]]]) == [[2.0, 4.0]]
+
+
+def test_modules_stand_as_in_a_block():
+    assert plots.in_order(["down_proj", "x", "attn.q_proj", "v_proj", "a"]) == [
+        "attn.q_proj", "v_proj", "down_proj", "a", "x",
+    ]  # fmt: skip
+
+
+def test_depth_goes_from_the_first_block_to_the_last():
+    entries = [{"depth": d, "value": v} for d, v in ((10, 1.0), (2, 5.0), (10, 3.0), (None, 9.0))]
+    assert plots.by_depth(entries, lambda entry: entry["value"]) == [(2, 5.0), (10, 2.0)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 30])
+def test_every_panel_is_somewhere_and_no_click_shows_a_single_one(count):
+    panels = [Panel(str(n), lambda axes: None) for n in range(count)]
+    shown, more = plots.split(panels)
+    assert [*shown, *more] == panels
+    assert len(shown) <= plots.IN_SIGHT + 1
+    assert len(more) != 1
+
+
+def test_deep_models_are_shown_in_groups_of_layers():
+    rows = {"q_proj": [(depth, float(depth)) for depth in range(110)]}
+    scale = plots.Scale("", 0.0, 110.0)
+    axes = drawn(plots.depth_map("", rows, scale))
+    assert len(axes.collections[0].get_paths()) <= plots.MOST_COLUMNS
+
+
+def test_long_curves_are_means_of_neighbours():
+    points = [[step, float(step)] for step in range(1, 1001)]
+    thin = plots_training.thinned(points)
+    assert len(thin) <= plots_training.MOST_POINTS
+    assert thin[-1][0] == 1000
+    group = math.ceil(1000 / plots_training.MOST_POINTS)
+    assert thin[0] == (group, (1 + group) / 2)
+    assert plots_training.thinned([[5, None], [6, 2.0]])[1] == (6, 2.0)
+    assert plots_training.thinned([]) == []
+
+
+def test_singular_values_are_shown_over_the_largest():
+    rows = table_of(plots_spectra.section(analysis(["lora"])), "singular_values").rows
+    q_proj = [row for row in rows if row[0] == "q_proj"]
+    assert [row[2] for row in q_proj] == list(range(1, 9))
+    assert [row[3] for row in q_proj] == pytest.approx([0.6**index for index in range(8)])
+
+
+def test_a_layer_without_an_update_is_no_part_of_the_median():
+    found = analysis(["lora"])
+    for entry in found["spectra"][:1]:
+        entry["singular_values"] = [0.0] * 8
+    rows = table_of(plots_spectra.section(found), "singular_values").rows
+    assert {row[3] for row in rows if row[2] == 1} == {1.0}
+
+
+def test_overlap_of_runs_is_that_of_the_analysis():
+    found = analysis(["lora", "rlora", "full"], modules=["q_proj"])
+    rows = table_of(plots_subspaces.section(found), "overlap_of_runs").rows
+    for first, second, side, value, chance in rows:
+        (entry,) = (
+            e
+            for e in found["subspaces"]
+            if e["runs"] == [first, second] and {"left": "outputs"}.get(e["side"], "inputs") == side
+        )
+        assert value == entry["grid"][3][3]
+        assert chance == 8 / 256
+
+
+def test_of_many_pairs_those_with_full_fine_tuning_are_drawn():
+    section = plots_subspaces.section(analysis(["lora", "rslora", "dora", "rlora", "full"], modules=["q_proj"]))
+    rows = table_of(section, "overlap_by_rank").rows
+    assert all("full" in row[:2] for row in rows)
+    assert len({tuple(row[:2]) for row in rows}) == 4
+
+
+def test_heads_with_a_random_start_are_shown_as_they_are_and_as_they_changed():
+    section = plots_heads.section(analysis(["lora", "rlora"]))
+    rows = table_of(section, "head_similarity").rows
+    assert {row[0] for row in rows} == {"rlora, B", "rlora, change of B since the start"}
+    assert all(row[3] == 0.25 for row in rows)
+
+
+def test_cosines_are_counted_once_and_gradients_of_zero_not_at_all():
+    found = analysis(["lora"])
+    section = plots_tasks.section(found)
+    agreement = table_of(section, "gradient_agreement").rows
+    # Pairs (0, 1) and (1, 2) of made_up's three tasks; (0, 2) has no cosine.
+    assert agreement == [["lora", step, pytest.approx((-0.2 + 0.0) / 2), 50.0] for step in (0, 10, 20)]
+    within = [row for row in table_of(section, "gradient_cosines").rows if "other examples" in row[3]]
+    assert {row[4] for row in within} == {0.9}
+
+
+def test_layers_outside_of_blocks_leave_only_what_needs_no_depth():
+    found = analysis(["rlora"])
+    for section in ("spectra", "heads", "routing"):
+        for entry in found[section]:
+            entry["depth"] = None
+    names = {chart.name for chart in plots_heads.section(found).charts if chart.panels}
+    assert names == {"head_similarity", "head_map"}
+
+
+def drawn(panel: Panel):
+    from loraweave.pages import figures
+
+    with figures.style():
+        axes = figures.new(panel.width, panel.height).subplots()
+        panel.draw(axes)
+    return axes
