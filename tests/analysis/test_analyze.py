@@ -160,12 +160,23 @@ def test_adapters_of_different_bases_are_compared_where_layers_agree(saved):
     assert len(right["q_proj"]["by_layer"]) == 2  # what the layers read is still of one size
 
 
-def test_a_comparison_stands_for_its_runs(runs, tmp_path):
-    (tmp_path / "results.json").write_text("{}")
-    for name in ("lora", "rlora"):
+def test_a_comparison_stands_for_the_runs_of_its_table(runs, tmp_path):
+    record = [{"adapter": None}, {"adapter": "runs/lora/adapter"}, {"adapter": "runs/full/model"}]
+    (tmp_path / "results.json").write_text(json.dumps({"runs": record}))
+    for name in ("lora", "full", "rlora"):  # the last, say, of a learning rate that was not chosen
         shutil.copytree(runs[name], tmp_path / "runs" / name)
-    (tmp_path / "runs" / "unfinished").mkdir()
-    assert [run.name for run in open_runs([tmp_path])] == ["lora", "rlora"]
+    assert [run.name for run in open_runs([tmp_path])] == ["lora", "full"]
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(UserError, match="no run of this comparison is finished"):
+        open_runs([tmp_path])
+
+
+def test_among_many_runs_a_dozen_are_compared(saved):
+    folders = [saved("lora", folder=f"run{i}", target_modules=["q_proj"])[1] for i in range(14)]
+    found = analyze(folders)
+    assert {name for pair in found["subspaces"] for name in pair["runs"]} == {*(f"run{i}" for i in range(11)), "run13"}
+    assert any("14 would make 91 pairs" in note for note in found["notes"])
+    assert len({row["run"] for row in found["spectra"]}) == 14
 
 
 def test_runs_of_one_name_are_told_apart(runs, tmp_path):

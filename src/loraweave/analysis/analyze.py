@@ -23,6 +23,7 @@ from .spectra import Decomposition
 from .subspaces import PairOverlap
 
 FORMAT = 1
+COMPARED = 12  # runs whose subspaces are compared, each with each
 DIGITS = 6  # significant, of every number
 
 Entry = dict[str, Any]
@@ -82,7 +83,7 @@ def analyze(
 
 
 def save(analysis: Entry, folder: Path) -> Path:
-    """Write analysis.json into a new folder.
+    """Write analysis.json, the figures and the report into a new folder.
 
     Args:
         analysis: from `analyze`.
@@ -94,6 +95,8 @@ def save(analysis: Entry, folder: Path) -> Path:
     Raises:
         UserError: the folder holds something already, or cannot be made.
     """
+    from .report import write
+
     check_free(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,6 +104,7 @@ def save(analysis: Entry, folder: Path) -> Path:
         raise UserError(f"{folder}: the folder cannot be made: {error.strerror}") from error
     path = folder / "analysis.json"
     write_text(path, json.dumps(analysis, ensure_ascii=False, allow_nan=False) + "\n")
+    write(analysis, folder)
     return path
 
 
@@ -157,6 +161,7 @@ def _updates(
     progress: Callable[[str], None],
 ) -> None:
     """Spectra and subspace overlaps: every layer's factors are read once, for all runs together."""
+    compared = _compared(runs)
     usages = {name: routing.usage_by_layer(found) for name, found in routed.items()}
     pairs: dict[tuple[str, str, str, str], PairOverlap] = {}
     found: list[Entry] = []
@@ -179,7 +184,8 @@ def _updates(
                     }
                 )
             zero[run.name] = zero.get(run.name, 0) + whole.is_zero
-            there.append((run, whole))
+            if run in compared:
+                there.append((run, whole))
         for (first, a), (second, b) in combinations(there, 2):
             for side in ("left", "right"):
                 if getattr(a, side).shape[0] != getattr(b, side).shape[0]:
@@ -196,6 +202,11 @@ def _updates(
         for run in runs
         if not isinstance(run.update, AdapterFile) and run.update.doubtful
     ]
+
+
+def _compared(runs: Sequence[AnalysedRun]) -> list[AnalysedRun]:
+    """The runs whose subspaces are compared; --full comes last and stays in."""
+    return list(runs) if len(runs) <= COMPARED else [*runs[: COMPARED - 1], runs[-1]]
 
 
 def _decomposed(
@@ -234,7 +245,12 @@ def _heads(
 def _differences(runs: Sequence[AnalysedRun]) -> list[str]:
     """What keeps runs from being compared layer by layer."""
     notes = []
-    for first, second in combinations(runs, 2):
+    if len(runs) > COMPARED:
+        notes.append(
+            f"Overlap is shown among {COMPARED} runs, the first {COMPARED - 1} and the last: {len(runs)} would make "
+            f"{len(runs) * (len(runs) - 1) // 2} pairs"
+        )
+    for first, second in combinations(_compared(runs), 2):
         same_base = (
             first.base_fingerprint == second.base_fingerprint
             if first.base_fingerprint and second.base_fingerprint

@@ -19,7 +19,7 @@ from .full import FullUpdate
 _NOT_THE_CHANGE = ("pissa", "olora", "corda", "lora_ga")  # starts by which PEFT changes the base
 
 
-@dataclass
+@dataclass(eq=False)
 class AnalysedRun:
     """One run, open for reading.
 
@@ -108,13 +108,14 @@ def open_runs(folders: Sequence[Path], full: Path | None = None) -> list[Analyse
 
 
 def _expanded(folder: Path) -> list[Path]:
-    """The finished runs in a comparison's folder, or the folder itself."""
-    if (folder / "results.json").is_file() and (folder / "runs").is_dir():
-        runs = sorted(summary.parent for summary in (folder / "runs").glob("*/summary.json"))
-        if not runs:
-            raise UserError(f"{folder}: no run of this comparison is finished")
-        return runs
-    return [folder]
+    """The runs in the table of a comparison's folder, or the folder itself."""
+    if not (folder / "results.json").is_file() or not (folder / "runs").is_dir():
+        return [folder]
+    record = read_json(folder / "results.json")
+    runs = [folder / Path(run["adapter"]).parent for run in record.get("runs", []) if run.get("adapter")]
+    if not runs:
+        raise UserError(f"{folder}: no run of this comparison is finished")
+    return runs
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -1,0 +1,80 @@
+"""`loraweave analyze`: what training changed, and a report of it."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loraweave.cli.output import console, errors
+
+
+def analyze(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of finished runs, of comparisons (all their runs), or of adapters.",
+            metavar="RUN [RUN …]",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="The folder to write, new or empty; by default the next free runs/analysis.")
+    ] = None,
+    full: Annotated[
+        Path | None,
+        typer.Option(help="Compare with a fully fine-tuned model too: a run, or a checkpoint of the same base."),
+    ] = None,
+    sample: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Show token routers N examples of each task, for typical tokens."),
+    ] = 0,
+) -> None:
+    """Analyse what training changed: spectra, overlap of runs, heads, routing, tasks against each other."""
+    from rich.table import Table
+
+    from loraweave import analysis
+    from loraweave.analysis.analyze import check_free
+
+    folder = output or _next_free()
+    check_free(folder)  # before the work, not after it
+    command = shlex.join(["loraweave", *sys.argv[1:]])
+    with errors.status("reading") as status:
+        found = analysis.analyze(runs, full=full, sample=sample, command=command, progress=status.update)
+        status.update("drawing")
+        path = analysis.save(found, folder)
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("run")
+    table.add_column("method")
+    for head in ("rank of ΔW", "effective rank", "top direction", "head similarity"):
+        table.add_column(head, justify="right")
+    spread = {row["run"]: row for row in found["spectrum_summary"] if row["module"] == "all"}
+    for run in found["runs"]:
+        row = spread[run["name"]]
+        most = max(len(e["singular_values"]) for e in found["spectra"] if e["run"] == run["name"])
+        alike = [e["mean_similarity"] for e in found["heads"] if e["run"] == run["name"] and e["matrix"] == "B"]
+        table.add_row(
+            run["name"],
+            run["method"],
+            "–" if run["kind"] == "full" else str(most),
+            f"{row['effective_rank']:.1f}",
+            f"{row['top1']:.0%}",
+            f"{sum(alike) / len(alike):.2f}" if alike else "–",
+        )
+    console.print(table)
+    for note in found["notes"]:
+        console.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)
+    console.print(f"numbers  {path}", soft_wrap=True)
+    console.print(f"report   {folder / 'report.html'}", soft_wrap=True)
+
+
+def _next_free() -> Path:
+    """runs/analysis, or runs/analysis-2 and so on where that is taken."""
+    first = Path("runs") / "analysis"
+    number, folder = 1, first
+    while folder.exists():
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
