@@ -126,6 +126,7 @@ def test_the_lead_says_what_the_numbers_say(report):
         assert re.search(rf"of {run} (spreads )?over {value:.1f} of 8", text)
     assert "The mean cosine between two heads is 0.25 in multilora and 0.25 in rlora." in text
     assert "100 % in rlora" in text
+    assert "against 0.90 of a task with itself" in text
     assert "most apart are sort and reverse (−0.20 in lora)" in text
 
 
@@ -145,6 +146,13 @@ def test_layers_without_a_depth(tmp_path):
     page, _ = page_of(tmp_path)
     assert "Similarity of heads" in page.texts["h3"]
     assert "Similarity of heads by layer" not in page.texts["h3"]
+
+
+def test_many_notes_open_on_a_click(tmp_path):
+    write(empty() | {"notes": [f"note {n}" for n in range(9)]}, tmp_path)
+    page, text = page_of(tmp_path)
+    assert any(summary.startswith("Notes") for summary in page.texts["summary"])
+    assert text.count("<li>note ") == 9
 
 
 def test_of_nothing_only_the_runs_and_the_reasons_are_shown(tmp_path):

@@ -132,7 +132,8 @@ def line_panel(
         if log:
             figures.log_axis(axes.yaxis)
         if from_zero:
-            axes.set_ylim(bottom=0, top=top)
+            values = [value for points in (*curves.values(), reference) for _, value in points if value == value]
+            axes.set_ylim(0, top or 1.06 * max(values, default=0.0) or 1.0)
         if x == STEP:
             axes.set_xlim(left=0)
         steps = [place for points in curves.values() for place, _ in points]

@@ -45,7 +45,8 @@ def _usage(summaries: Sequence[Entry]) -> Chart:
     return Chart(
         "head_use",
         "Which task uses which head",
-        "Mean weight over tokens and layers.",
+        "Mean weight over tokens and layers. Heads of different layers share nothing but their number, so the mean "
+        "hides layers that disagree.",
         shown,
         Table(["run", "task", "head", "mean weight"], rows),
         more,

@@ -26,7 +26,8 @@ def section(analysis: Entry) -> Section | None:
         "Do the runs use the same directions?",
         "The overlap of the first i directions of one update with the first j of another is 1 where the smaller set "
         "lies within the larger, 0 where they are at right angles (LoRA, arXiv 2106.09685, section 7.2). Directions "
-        "drawn at random overlap a little too, the more the smaller the layer: what counts is the distance to that."
+        "drawn at random overlap a little too, the more the smaller the layer: what counts is the distance to that. "
+        "Runs of one method and seed start from the same A: their inputs overlap whatever they learned."
         + _left_out(entries, pairs),
         charts,
     )

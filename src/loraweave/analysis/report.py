@@ -18,6 +18,7 @@ from .plots import Entry
 from .report_lead import lead
 
 PARTS = (plots_spectra, plots_subspaces, plots_heads, plots_routing, plots_tasks, plots_training)
+MOST_NOTES = 6  # in sight; more open on a click
 
 
 def write(analysis: Entry, folder: Path) -> None:
@@ -39,6 +40,7 @@ def write(analysis: Entry, folder: Path) -> None:
         "lead": lead(analysis),
         "runs": _runs(analysis),
         "notes": analysis["notes"],
+        "most_notes": MOST_NOTES,
         "sections": sections,
         "versions": analysis["versions"],
         "command": analysis["command"],

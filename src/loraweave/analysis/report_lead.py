@@ -95,7 +95,9 @@ def _gradients(analysis: Entry) -> str:
         key=lambda found: found[1],
     )
     words = "agree" if overall > CLEARLY else "pull apart" if overall < -CLEARLY else "neither agree nor pull apart"
-    text = f"At the end of training the tasks' gradients on the whole {words} (mean cosine {_cosine(overall)})"
+    text = f"At the end of training the tasks' gradients on the whole {words} (mean cosine {_cosine(overall)}"
+    within = mean(value for entry in last.values() for value in entry.get("within", ()))
+    text += ")" if math.isnan(within) else f", against {_cosine(within)} of a task with itself on other examples)"
     if worst < 0:
         text += f"; most apart are {tasks[0]} and {tasks[1]} ({_cosine(worst)} in {where})"
     return f"{text}."
