@@ -123,21 +123,24 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run everything, write the results, and put the table into docs/recipes.md."""
+    """Run everything and write the results."""
     warnings.simplefilter("ignore", FutureWarning)
     rows = []
     for case in CASES:
         rows.append(compare(case))
         print(json.dumps(rows[-1]), flush=True)
-    results = {"environment": environment(0), "cases": rows, "outside": outside.compare()}
+    write({"environment": environment(0), "cases": rows, "outside": outside.compare()})
+
+
+def write(results: dict[str, Any]) -> None:
+    """Keep the results, and put their table between the page's marks."""
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    if PAGE.is_file():
-        marks = "<!-- memory -->", "<!-- end of memory -->"
-        inner = f"{marks[0]}\n{table(results)}\n{marks[1]}"
-        page = PAGE.read_text(encoding="utf-8")
-        page = re.sub(f"{re.escape(marks[0])}.*?{re.escape(marks[1])}", lambda _: inner, page, flags=re.DOTALL)
-        PAGE.write_text(page, encoding="utf-8")
+    marks = "<!-- memory -->", "<!-- end of memory -->"
+    inner = f"{marks[0]}\n{table(results)}\n{marks[1]}"
+    page = PAGE.read_text(encoding="utf-8")
+    page = re.sub(f"{re.escape(marks[0])}.*?{re.escape(marks[1])}", lambda _: inner, page, flags=re.DOTALL)
+    PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -28,11 +28,12 @@ RECORDED: list[tuple[str, dict[str, Any], int]] = [
 
 
 class WithAllLogits(FakeModel):
-    """A step as PEFT's script takes it: the model's own loss, with a float32 copy of all logits."""
+    """A step as PEFT's script takes it: the model's own loss, its outputs (logits, keys, values) held on to."""
 
     def _loss(self, batch: Batch, autocast: torch.dtype | None) -> Tensor:
         ids = torch.zeros(batch.rows, batch.tokens, dtype=torch.long)
-        return self.model(input_ids=ids, labels=ids).loss
+        self.outputs = self.model(input_ids=ids, labels=ids)
+        return self.outputs.loss
 
 
 def compare() -> list[dict[str, Any]]:

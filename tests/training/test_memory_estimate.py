@@ -1,5 +1,6 @@
 """The memory estimate, against real training steps and against counts by hand."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,12 @@ def test_devices_share_weights_under_fsdp_and_repeat_them_otherwise() -> None:
     sharded = one.sharded(4)
     assert (sharded.base, sharded.adapter, sharded.optimizer, sharded.gradients) == (200, 20, 40, 10)
     assert sharded.training == 200 + 20 + 40 + 10 + 1000 + 100 + 50 + (2 * 200 + 100)
+
+
+def test_the_recorded_errors_are_those_that_the_page_states() -> None:
+    recorded = json.loads((BENCHMARKS / "results" / "memory" / "cpu.json").read_text())
+    ratios = [case["ratio"] for case in recorded["cases"]]
+    assert len(ratios) > 20
+    assert (min(ratios) >= 1, max(ratios) <= 1.03) == (True, True)
+    assert max(case["ratio_beyond_weights"] for case in recorded["cases"]) <= 1.044
+    assert all(0.98 <= run["ratio"] <= 1 for run in recorded["outside"])
