@@ -77,7 +77,6 @@ def test_tasks_whose_data_are_elsewhere_are_described_and_not_counted(project: P
     [
         ("model=Qwen/No-Such-Model", "is neither a folder nor found on the hub.*config.json"),
         ("model=nowhere/at/all", "no such folder"),
-        ("tasks=[boolqq]", "no task 'boolqq', did you mean 'boolq'"),
         ("tasks=[missing.jsonl]", "missing.jsonl"),
         ("tasks=[boolq, boolq]", "two tasks are called 'boolq'"),
         ("tasks=[mmlu_anatomy]", "has no training split: it can only be evaluated"),
