@@ -15,6 +15,7 @@ from .palette import COLOURS
 
 MOST_NUMBERS = 144  # cells above which numbers would be too small to read
 WIDEST_LABELS = 40  # characters side by side under a panel
+DARK = 0.6  # strength of a colour from which the number on it is written in the colour of the paper
 _FAINTEST, _FULLEST = 0.04, 0.94
 
 
@@ -87,7 +88,7 @@ def heat_map(
     if digits is not None and cells.size <= MOST_NUMBERS:
         for (i, j), value in np.ndenumerate(cells):
             if not np.isnan(value):
-                on = COLOURS["paper" if scale.strength(value) > 0.55 else "ink"].light
+                on = COLOURS["paper" if scale.strength(value) > DARK else "ink"].light
                 text = f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0: no −0.00
                 axes.text(j, i, text, ha="center", va="center_baseline", color=on, fontsize=10, in_layout=False)
     axes.set(xlim=(-0.5, count_columns - 0.5), ylim=(count_rows - 0.5, -0.5))
