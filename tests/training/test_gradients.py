@@ -9,13 +9,14 @@ import torch
 from peft import get_peft_model
 from rich.console import Console
 from torch.nn.functional import cosine_similarity
-from training.parts import NAMES
+from training.parts import NAMES, random_rows
 
 from loraweave import MtlLoraConfig
 from loraweave.training import gradients
 from loraweave.training.callbacks import Clock
 from loraweave.training.config import RunConfig
 from loraweave.training.gradients import GradientRecord, describe
+from loraweave.training.rows import Rows
 from loraweave.training.run import RunResult, train
 
 
@@ -79,6 +80,14 @@ def test_cosines_and_norms_are_those_of_the_losses_gradients(record, rows):
     torch.testing.assert_close(torch.tensor(found["cosine"]), torch.tensor(cosines), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(torch.tensor(found["norms"]), torch.stack(expected).norm(dim=1), atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(torch.tensor(found["within"]), torch.tensor(halves), atol=1e-5, rtol=1e-4)
+
+
+def test_examples_come_from_validation_unless_it_has_too_few(rows, tmp_path):
+    few = Rows(*(part[:3] for part in random_rows(seed=1)))  # two of the first task, one of the second
+    made = GradientRecord(tmp_path / "g.json", NAMES, [few, rows], 2400, Clock(), Console(file=io.StringIO()))
+    assert [source is few for source, _ in made.examples] == [True, False]
+    assert made.record["examples"] == [2, 2]
+    assert all((source.tasks[chosen] == task).all() for task, (source, chosen) in enumerate(made.examples))
 
 
 def test_recording_leaves_modes_gradients_and_random_numbers_alone(record):

@@ -38,7 +38,7 @@ class GradientRecord(TrainerCallback):
     Args:
         path: of the file.
         task_names: the tasks in the order of their ids.
-        sources: rows to take examples from; the first that has any of a task.
+        sources: rows to take examples from: the first that has enough of a task.
         examples_of_run: how many examples the run trains on.
         clock: stopped meanwhile.
         console: where it is said that nothing could be recorded.
@@ -143,12 +143,10 @@ def _numbers(values: Tensor) -> list[float | None]:
 
 
 def _spread(sources: Sequence[Rows], task: int, count: int) -> tuple[Rows, np.ndarray]:
-    """So many rows of a task, spread evenly over those that it has, from the first source that has any."""
-    for rows in sources:
-        there = (rows.tasks == task).nonzero()[0]
-        if len(there):
-            return rows, there[np.linspace(0, len(there) - 1, min(count, len(there))).astype(int)]
-    raise ValueError(f"task {task} has no rows")
+    """So many rows of a task, spread evenly over those that it has, from the first source with enough of them."""
+    of_task = [(rows, (rows.tasks == task).nonzero()[0]) for rows in sources]
+    rows, there = max(of_task, key=lambda one: min(len(one[1]), count))
+    return rows, there[np.linspace(0, len(there) - 1, min(count, len(there))).astype(int)]
 
 
 def _scored(rows: Rows, examples: np.ndarray) -> int:
