@@ -16,6 +16,7 @@ from loraweave.tasks import load_tasks
 from loraweave.training import dry_run as module
 from loraweave.training.config import RunConfig
 from loraweave.training.dry_run import SHAPES, dry_run
+from loraweave.training.run import train
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "examples" / "recipes"
@@ -163,3 +164,21 @@ def test_a_commonsense_answer_is_found_in_what_the_model_writes(tmp_path: Path) 
         filters.apply([asked])
         found = asked.filtered_resps["first_answer"]
         assert task.lm_eval.process_results(doc, [found]) == {"exact_match": score}
+
+
+def test_a_recipe_trains_on_stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HydraLoRA's, with the base that ships and a few rows in the columns of the data sets."""
+    dolly = [{"instruction": f"Say {n}.", "context": "", "response": f"{n}!", "category": "qa"} for n in range(520)]
+    mmlu = [{"question": f"{n} + 1?", "choices": ["0", str(n + 1), "-1", "?"], "answer": 1} for n in range(30)]
+    splits = {name: datasets.Dataset.from_list(mmlu) for name in ("auxiliary_train", "validation", "test", "dev")}
+
+    def load(path: str, name: str | None = None, split: str | None = None) -> datasets.Dataset | dict:
+        return datasets.Dataset.from_list(dolly) if split else splits
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    overrides = ["model=nano", "train.max_steps=1", "train.max_length=64", "train.report_to=none"]
+    config = RunConfig.load(RECIPES / "hydralora_llama2_7b.yaml", overrides)
+    said = dry_run(config, tmp_path / "out", Console(file=io.StringIO()))
+    done = train(config, tmp_path / "out", console=Console(file=io.StringIO()))
+    assert (done.steps, done.trainable_parameters) == (1, said.trainable)
+    assert [row["drawn"] for row in done.mixture] == [8, 0]

@@ -34,7 +34,8 @@ def train(
         from loraweave.cli.dry_run import show
         from loraweave.training.dry_run import dry_run as work_out
 
-        return show(work_out(config, output, errors))
+        found = work_out(config, output, errors)
+        return show(found) if found.args.process_index == 0 else None
     result = train_run(config, output, progress=ProgressBar(errors), console=console, resume=resume)
     losses = last_losses(result.folder / "metrics.jsonl")
     if losses:

@@ -26,7 +26,7 @@ class Outline:
     Attributes:
         name: in this run.
         data: the data set, or the file, that it learns from.
-        scored_by: output type and metrics, or "held-out loss".
+        scored_by: metrics, or "held-out loss".
         task: the task itself, where its data are at hand.
     """
 
@@ -86,9 +86,8 @@ def _is_missing_data(error: UserError) -> bool:
 def _loaded(task: Task) -> Outline:
     if task.lm_eval is None:
         return Outline(task.name, task.origin, "held-out loss", task)
-    scored_by = f"{', '.join(task.lm_eval.aggregation())} ({task.lm_eval.OUTPUT_TYPE})"
     data = _data_set(task.lm_eval.config.to_dict()) if isinstance(task, HarnessTask) else ""
-    return Outline(task.name, data or task.origin, scored_by, task)
+    return Outline(task.name, data or task.origin, ", ".join(task.lm_eval.aggregation()), task)
 
 
 def _described(spec: TaskSpec, base_dir: Path) -> list[Outline]:
@@ -140,6 +139,5 @@ def _data_set(config: dict[str, Any]) -> str:
 def _scored_by(config: dict[str, Any]) -> str:
     from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY
 
-    kind = config.get("output_type", "generate_until")
     metrics = [str(metric["metric"]) for metric in config.get("metric_list") or ()]
-    return f"{', '.join(metrics or DEFAULT_METRIC_REGISTRY.get(kind, ()))} ({kind})"
+    return ", ".join(metrics or DEFAULT_METRIC_REGISTRY.get(config.get("output_type", "generate_until"), ()))
