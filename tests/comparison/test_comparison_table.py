@@ -7,7 +7,6 @@ from comparison.recorded import results
 from rich.console import Console
 
 from loraweave.comparison import comparison_table
-from loraweave.comparison.words import count, duration, memory
 
 TEN = ["trec", "sst2", "ag_news", "emotion", "snips", "langid", "inflect_en", "scan", "wikisql", "mawps"]
 
@@ -48,15 +47,3 @@ def test_narrow_terminals_get_the_totals_together():
 def test_failed_runs_are_seen():
     assert "rlora 2/3" in printed(results(failed=("rlora", 1)), 100)
     assert "rlora failed" in printed(results(failed=("rlora", 0), seeds=[0]), 100)
-
-
-def test_numbers_in_words():
-    assert [count(None), count(98_304), count(1_234_567), count(7_000_000_000)] == ["–", "98,304", "1.23 M", "7.00 B"]
-    assert [duration(None), duration(4.21), duration(66), duration(185), duration(7620)] == [
-        "–",
-        "4.2 s",
-        "66 s",
-        "3 min 05 s",
-        "2 h 07 min",
-    ]
-    assert [memory(None), memory(812_000_000), memory(3_400_000_000)] == ["–", "812 MB", "3.4 GB"]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..comparison import words
+from .. import amounts
 from ..pages import render
 from ..pages.charts import Table
 from ..training.checkpoints import write_text
@@ -66,7 +66,7 @@ def _runs(analysis: Entry) -> Table:
             ", ".join(run["tasks"]) if len(run["tasks"]) <= 3 else f"{len(run['tasks'])} tasks",
             run["rank"],
             run["num_heads"],
-            words.count(run["trainable_parameters"]),
+            amounts.count(run["trainable_parameters"]),
             None if run["learning_rate"] is None else f"{run['learning_rate']:g}",
             run["seed"],
             run["folder"],

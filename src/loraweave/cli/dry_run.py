@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from loraweave import amounts
 from loraweave.cli.output import console
-from loraweave.comparison import words
 
 if TYPE_CHECKING:
     from loraweave.training.dry_run import DryRun
@@ -127,12 +127,12 @@ def _memory(run: "DryRun") -> Any:
         if part == "optimizer" and None in values:
             table.add_row(f"{label}: {_optim(run)} is not modelled", *["?"] * len(values))
         elif any(values):
-            table.add_row(label, *map(words.memory, values))
+            table.add_row(label, *map(amounts.memory, values))
     checkpointing = ", checkpointing" if run.args.gradient_checkpointing else ""
     table.add_row(
-        f"a training step{checkpointing}", *(words.memory(memory.training) for memory in columns), style="bold"
+        f"a training step{checkpointing}", *(amounts.memory(memory.training) for memory in columns), style="bold"
     )
     if any(memory.forward for memory in columns):
         label = f"a validation batch of {run.args.per_device_eval_batch_size} rows"
-        table.add_row(label, *(words.memory(memory.validation) for memory in columns), style="bold")
+        table.add_row(label, *(amounts.memory(memory.validation) for memory in columns), style="bold")
     return table

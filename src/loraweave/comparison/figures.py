@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from loraweave import amounts
 from loraweave.comparison import words
 from loraweave.comparison.differences import higher_is_better
 from loraweave.comparison.labels import Point, label_points
@@ -38,10 +39,10 @@ COSTS = (
         "Trainable parameters",
         "trainable parameters",
         lambda row: row["trainable_parameters"] or None,
-        lambda value: words.count(round(value)),
+        lambda value: amounts.count(round(value)),
     ),
-    Cost("Training time", "training time of a run", lambda row: row["seconds"], words.duration),
-    Cost("Peak memory", "peak memory", lambda row: row["peak_memory"], lambda value: words.memory(round(value))),
+    Cost("Training time", "training time of a run", lambda row: row["seconds"], amounts.duration),
+    Cost("Peak memory", "peak memory", lambda row: row["peak_memory"], lambda value: amounts.memory(round(value))),
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from markupsafe import Markup, escape
 
+from loraweave import amounts
 from loraweave.comparison import words
 from loraweave.comparison.curves import loss_curves, trained_methods
 from loraweave.comparison.differences import Difference
@@ -117,9 +118,9 @@ def _row(results: Results, row: MethodSummary, best: dict[str, set[str]]) -> dic
         "base": method == BASE,
         "failed": f"{row['failed']} of {count} failed" if row["failed"] else "",
         "cells": cells,
-        "parameters": words.count(row["trainable_parameters"] or None),
-        "seconds": words.duration(row["seconds"]),
-        "memory": words.memory(row["peak_memory"]),
+        "parameters": amounts.count(row["trainable_parameters"] or None),
+        "seconds": amounts.duration(row["seconds"]),
+        "memory": amounts.memory(row["peak_memory"]),
     }
 
 

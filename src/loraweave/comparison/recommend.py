@@ -7,6 +7,7 @@ simplest. docs/comparing.md has it in full.
 import math
 from typing import TypedDict
 
+from loraweave import amounts
 from loraweave.comparison import words
 from loraweave.comparison.differences import against, higher_is_better, pool_of_means
 from loraweave.comparison.results import BASE, MethodSummary, Results
@@ -143,8 +144,8 @@ def _costs(found: _Ranking) -> str:
         if method in found.rows:
             row = found.rows[method]
             said.append(
-                f"{method} {words.count(row['trainable_parameters'])} parameters, {words.duration(row['seconds'])}, "
-                f"peak {words.memory(row['peak_memory'])}"
+                f"{method} {amounts.count(row['trainable_parameters'])} parameters, "
+                f"{amounts.duration(row['seconds'])}, peak {amounts.memory(row['peak_memory'])}"
             )
     return f"Training: {'; '.join(said)}."
 

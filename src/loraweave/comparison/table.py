@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from loraweave import amounts
 from loraweave.comparison import words
 from loraweave.comparison.results import BASE, MethodSummary, Results, Spread, best_methods, notes
 
@@ -53,9 +54,9 @@ def _columns(results: Results) -> tuple[list[Column], list[Column]]:
     means = [(row["mean"], row["method"] in best[""]) for row in summary]
     totals = [Column(Text("mean"), _cells(means, words.mean_unit(tasks)))]
     for title, texts in (
-        ("trainable\nparams", [words.count(row["trainable_parameters"] or None) for row in summary]),
-        ("training\ntime", [words.duration(row["seconds"]) for row in summary]),
-        ("peak\nmemory", [words.memory(row["peak_memory"]) for row in summary]),
+        ("trainable\nparams", [amounts.count(row["trainable_parameters"] or None) for row in summary]),
+        ("training\ntime", [amounts.duration(row["seconds"]) for row in summary]),
+        ("peak\nmemory", [amounts.memory(row["peak_memory"]) for row in summary]),
     ):
         totals.append(Column(Text(title), [Text(text) for text in texts]))
     return columns, totals

@@ -67,32 +67,3 @@ def mean_unit(tasks: Mapping[str, TaskInfo]) -> str:
     """The unit of a mean over `tasks`: percentages where there are any, otherwise the unit that all share."""
     units = {info["unit"] for info in tasks.values()}
     return "%" if "%" in units else next(iter(units), "")
-
-
-def count(number: int | None) -> str:
-    """`"98,304"`, `"1.23 M"`, `"7.00 B"`; a dash for none."""
-    if number is None:
-        return "–"
-    for size, name in ((1e9, "B"), (1e6, "M")):
-        if number >= size:
-            return f"{number / size:.2f} {name}"
-    return f"{number:,}"
-
-
-def duration(seconds: float | None) -> str:
-    """`"4.2 s"`, `"66 s"`, `"3 min 05 s"`, `"2 h 07 min"`; a dash for none."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def memory(size: int | None) -> str:
-    """`"812 MB"`, `"3.4 GB"` (powers of ten); a dash for none."""
-    if size is None:
-        return "–"
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
