@@ -192,6 +192,12 @@ def decimals(unit: str) -> int:
     return 1 if unit == "%" else 3
 
 
+def seeds_in_words(counts: Sequence[int]) -> str:
+    """`"3 seeds"`, or `"2 to 3 seeds"` where methods have different numbers of them."""
+    few, many = min(counts), max(counts)
+    return f"{many} seeds" if few == many else f"{few} to {many} seeds"
+
+
 def notes(results: Results) -> list[str]:
     """The sentences below the table: what its numbers are, and how far they can be trusted."""
     said = []
@@ -204,9 +210,10 @@ def notes(results: Results) -> list[str]:
         )
     elif losses:
         said.append("Every score is a held-out loss in nats per token: lower is better.")
-    seeds = max((row["finished"] for row in results["summary"] if row["method"] != BASE), default=0)
+    counts = [row["finished"] for row in results["summary"] if row["method"] != BASE and row["finished"]]
+    seeds = max(counts, default=0)
     if seeds > 1:
-        said.append(f"± is the 95 % interval of the mean over {seeds} seeds (Student's t).")
+        said.append(f"± is the 95 % interval of the mean over {seeds_in_words(counts)} (Student's t).")
     elif seeds == 1:
         errors = [
             score["stderr"]

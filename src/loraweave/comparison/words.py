@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from loraweave.comparison.results import BASE, Results, TaskInfo, decimals
+from loraweave.comparison.results import BASE, Results, TaskInfo, decimals, seeds_in_words
 from loraweave.comparison.statistics import Spread
 
 SHORT_METRICS = {"exact_match": "exact", "acc": "acc", "acc_norm": "acc norm"}
@@ -37,9 +37,10 @@ def points(unit: str) -> str:
 def about_differences(results: Results) -> list[str]:
     """What the differences to the reference are, and when one counts."""
     other = results["reference"]
-    seeds = max((len(each["seeds"]) for each in results["differences"] if each["method"] != BASE), default=1)
+    counts = [len(each["seeds"]) for each in results["differences"] if each["method"] != BASE and each["seeds"]] or [1]
     pairs = math.comb(sum(row["finished"] > 0 and row["method"] != BASE for row in results["summary"]), 2)
-    where = f"over {seeds} seeds" if seeds > 1 else "that comes from the test examples alone, for there is one seed"
+    one = "that comes from the test examples alone, for there is one seed"
+    where = f"over {seeds_in_words(counts)}" if max(counts) > 1 else one
     held = f"after Holm's correction for {pairs} pairs of methods" if pairs > 1 else "by the interval of the mean"
     return [
         f"Score minus that of {other} with the same seed and data; ± is the 95 % interval {where}.",
