@@ -1,14 +1,17 @@
 """Comparisons of real runs: what is recorded, resumed, refused, and survived."""
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 from peft import PeftModel
 from tiny_project import write_base
 
 from loraweave.bases import fingerprint, load_base
 from loraweave.comparison import compare
 from loraweave.comparison import folder as folder_module
+from loraweave.comparison.runs import give_memory_back
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate
 from loraweave.tasks import load_tasks
@@ -185,3 +188,16 @@ def test_a_page_that_cannot_be_made_ends_no_runs(config, tmp_path, monkeypatch):
         compare(config, ["lora"], [0], output=tmp_path / "out")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [run["status"] for run in results["runs"]] == ["finished", "finished"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
+def test_memory_of_earlier_runs_is_given_back():
+    def resident() -> int:
+        return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) // 1024  # MB
+
+    small = [torch.ones(15_000) for _ in range(3000)]  # 60 kB each: from the heap, which ends with the last one
+    keep, before = small[-1], resident()
+    del small
+    give_memory_back()
+    assert resident() < before - 120
+    assert keep.sum() == 15_000
