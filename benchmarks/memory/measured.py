@@ -38,7 +38,7 @@ def peak_of_training(
     with tempfile.TemporaryDirectory() as folder, adapted(base, method, task_names, 0, keep_base=False) as model:
         args = build_arguments({**train, "max_steps": 2, "report_to": "none"}, 0, Path(folder))
         length = args.max_length
-        count = 2 * args.per_device_train_batch_size * args.gradient_accumulation_steps
+        count = 2 * args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         ids = torch.randint(10, config.vocab_size, (count, length)).tolist()
         rows = Rows([{"input_ids": row, "labels": row} for row in ids], [i % len(task_names) for i in range(count)])
         plan = Plan(rows, lambda _: range(count), max_length=length, packing=False, seed=0)
