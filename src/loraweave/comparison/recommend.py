@@ -156,7 +156,8 @@ def _worse(found: _Ranking) -> list[str]:
         return []
     off = {method: found.to_best[method]["mean"] for method in worse}
     said = [f"{method} {' '.join(words.signed(mean, found.unit))}" for method, mean in off.items() if mean is not None]
-    return [f"Worse than {found.best} beyond chance, in {words.points(found.unit) or 'score'}: {words.listed(said)}."]
+    chance = "chance" if found.seeds > 1 else "the chance of the test examples"
+    return [f"Worse than {found.best} beyond {chance}, in {words.points(found.unit) or 'score'}: {words.listed(said)}."]
 
 
 def _more_seeds(found: _Ranking) -> list[str]:
