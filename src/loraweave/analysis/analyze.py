@@ -13,7 +13,7 @@ import torch
 from ..errors import UserError
 from ..quiet import quiet_libraries
 from ..training.checkpoints import write_text
-from ..training.folder import environment
+from ..training.folder import environment, make_folder
 from . import curves, heads, routing, spectra
 from .adapters import AdapterFile, natural
 from .routing import Routing
@@ -98,10 +98,7 @@ def save(analysis: Entry, folder: Path) -> Path:
     from .report import write
 
     check_free(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: the folder cannot be made: {error.strerror}") from error
+    make_folder(folder)
     path = folder / "analysis.json"
     write_text(path, json.dumps(analysis, ensure_ascii=False, allow_nan=False) + "\n")
     write(analysis, folder)

@@ -1,10 +1,9 @@
 """What a run wrote down while it trained: losses, validation, speed, mixture, and how the tasks' gradients agree."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from ..training.checkpoints import read_json
+from ..training.checkpoints import read_json, read_json_lines
 from .runs import AnalysedRun
 
 Points = list[tuple[int, float]]
@@ -21,16 +20,14 @@ def training(run: AnalysedRun) -> dict[str, Any] | None:
         "learning_rate": [],
         "tokens_per_second": [],
     }
-    if run.files.metrics.is_file():
-        for text in run.files.metrics.read_text(encoding="utf-8").splitlines():
-            line = json.loads(text)
-            for key, value in line.items():
-                kind, _, task = key.partition("/")
-                point = (line["step"], value)
-                if kind in ("loss", "eval_loss") and task:
-                    entry["loss" if kind == "loss" else "validation"].setdefault(task, []).append(point)
-                elif key in ("learning_rate", "tokens_per_second"):
-                    entry[key].append(point)
+    for line in read_json_lines(run.files.metrics):
+        for key, value in line.items():
+            kind, _, task = key.partition("/")
+            point = (line["step"], value)
+            if kind in ("loss", "eval_loss") and task:
+                entry["loss" if kind == "loss" else "validation"].setdefault(task, []).append(point)
+            elif key in ("learning_rate", "tokens_per_second"):
+                entry[key].append(point)
     entry["mixture"] = run.summary["mixture"]
     return entry
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..tasks import encode_all
 from ..training.collate import Collator
+from ..training.data import longest_example
 from ..training.loading import Run, load_run
 from ..training.rows import Rows
 from ..tuner.context import attach
@@ -106,8 +107,7 @@ def _layer(key: str) -> str:
 
 def _rows(loaded: Run, count: int) -> Rows:
     """The examples, as token rows."""
-    text_config = loaded.model.config.get_text_config()
-    length = min(loaded.config.train["max_length"], getattr(text_config, "max_position_embeddings", None) or 2**30)
+    length = longest_example(loaded.config.train["max_length"], loaded.model)
     found: list[Any] = []
     tasks: list[int] = []
     for number, task in enumerate(loaded.tasks):

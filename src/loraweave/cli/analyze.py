@@ -1,13 +1,11 @@
 """`loraweave analyze`: what training changed, and a report of it."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from loraweave.cli.output import console, errors
+from loraweave.cli.output import console, errors, next_free, typed
 
 
 def analyze(
@@ -37,11 +35,10 @@ def analyze(
     from loraweave import analysis
     from loraweave.analysis.analyze import check_free
 
-    folder = output or _next_free()
+    folder = output or next_free("analysis")
     check_free(folder)  # before the work, not after it
-    command = shlex.join(["loraweave", *sys.argv[1:]])
     with errors.status("reading") as status:
-        found = analysis.analyze(runs, full=full, sample=sample, command=command, progress=status.update)
+        found = analysis.analyze(runs, full=full, sample=sample, command=typed(), progress=status.update)
         status.update("drawing")
         path = analysis.save(found, folder)
 
@@ -68,13 +65,3 @@ def analyze(
         console.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)
     console.print(f"numbers  {path}", soft_wrap=True)
     console.print(f"report   {folder / 'report.html'}", soft_wrap=True)
-
-
-def _next_free() -> Path:
-    """runs/analysis, or runs/analysis-2 and so on where that is taken."""
-    first = Path("runs") / "analysis"
-    number, folder = 1, first
-    while folder.exists():
-        number += 1
-        folder = first.with_name(f"{first.name}-{number}")
-    return folder

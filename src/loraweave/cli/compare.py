@@ -1,14 +1,12 @@
 """`loraweave compare` and `loraweave quickstart`: methods side by side."""
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loraweave.cli.output import console, errors
+from loraweave.cli.output import console, errors, next_free, typed
 from loraweave.cli.train import Output, Overrides, Resume, RunFile
 from loraweave.errors import UserError
 
@@ -56,7 +54,7 @@ def quickstart(output: Output = None, resume: Resume = False) -> None:
     from loraweave.training.config import RunConfig
 
     config = RunConfig.load(Path(__file__).parent.parent / "quickstart" / "run.yaml")
-    folder = output or (_latest() if resume else _next_free())
+    folder = output or (_latest() if resume else next_free("quickstart"))
     _compare(config, QUICKSTART_METHODS, [config.seed], [], False, None, folder, resume)
 
 
@@ -74,7 +72,6 @@ def _compare(
     from loraweave.comparison.compare import output_folder
 
     folder = output_folder(config, output)
-    command = shlex.join(["loraweave", *sys.argv[1:]])
     results = comparison.compare(
         config,
         methods,
@@ -85,7 +82,7 @@ def _compare(
         output=folder,
         resume=resume,
         console=errors,
-        command=command,
+        command=typed(),
     )
     console.print()
     console.print(comparison.comparison_table(results, console.width))
@@ -113,16 +110,6 @@ def _numbers(listed: str) -> list[int]:
         return [int(seed) for seed in _names(listed)]
     except ValueError:
         raise UserError(f"--seeds {listed!r}: write whole numbers separated by commas, such as 0,1,2") from None
-
-
-def _next_free() -> Path:
-    """runs/quickstart, or runs/quickstart-2 and so on where that is taken."""
-    first = Path("runs") / "quickstart"
-    number, folder = 1, first
-    while folder.exists():
-        number += 1
-        folder = first.with_name(f"{first.name}-{number}")
-    return folder
 
 
 def _latest() -> Path:

@@ -1,8 +1,11 @@
-"""Where the commands print, and the silence of the libraries underneath."""
+"""Where the commands print and write, what was typed, and the silence of the libraries underneath."""
 
 import logging
 import os
+import shlex
+import sys
 import warnings
+from pathlib import Path
 
 from rich.console import Console
 
@@ -30,3 +33,18 @@ def quieten() -> None:
     warnings.simplefilter("ignore")
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def typed() -> str:
+    """The command as it was typed, to keep with its results."""
+    return shlex.join(["loraweave", *sys.argv[1:]])
+
+
+def next_free(name: str) -> Path:
+    """runs/NAME, or runs/NAME-2 and so on where that is taken."""
+    first = Path("runs") / name
+    number, folder = 1, first
+    while folder.exists():
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder

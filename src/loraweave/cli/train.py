@@ -57,11 +57,10 @@ def train(
 
 def last_losses(metrics: Path) -> dict[str, tuple[float | None, float | None]]:
     """Per task, the last logged training and validation loss, in nats per completion token."""
-    import json
+    from loraweave.training.checkpoints import read_json_lines
 
     last: dict[str, float] = {}
-    if metrics.is_file():
-        for line in metrics.read_text(encoding="utf-8").splitlines():
-            last.update(json.loads(line))
+    for line in read_json_lines(metrics):
+        last.update(line)
     tasks = [key.removeprefix("loss/") for key in last if key.startswith("loss/")]
     return {task: (last.get(f"loss/{task}"), last.get(f"eval_loss/{task}")) for task in tasks}

@@ -22,7 +22,7 @@ from loraweave.errors import UserError
 from loraweave.evaluation.record import describe
 from loraweave.training.config import MAX_SEED, RunConfig
 from loraweave.training.counting import count_trainable, match_rank
-from loraweave.training.folder import environment
+from loraweave.training.folder import environment, make_folder
 from loraweave.training.methods import MethodSpec, build_peft_config, resolve_method
 from loraweave.training.run import load_run_tasks
 from loraweave.training.settings import DEFAULTS
@@ -90,7 +90,7 @@ def compare(
         check_searchable(config)
     model, tokenizer = load_base(config.model)
     base = (model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
-    folder.make()
+    make_folder(folder.path)
 
     console = console or Console(stderr=True)
     runner = Runner(config, folder, base, console)

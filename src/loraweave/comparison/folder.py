@@ -90,13 +90,6 @@ class ComparisonFolder:
             raise UserError(f"{self.path} is not empty and holds no comparison: choose another --output")
         return None
 
-    def make(self) -> None:
-        """Make the folder if it is not there; raises `UserError` when that cannot be done."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.path}: the folder cannot be made: {error.strerror}") from error
-
     def write(self, results: Results, last: bool = True) -> None:
         """Bring everything that follows from the runs up to date, and write results.json and index.html.
 

@@ -15,18 +15,18 @@ from rich.console import Console
 from loraweave.comparison.folder import ComparisonFolder
 from loraweave.comparison.progress import OneRun
 from loraweave.comparison.results import BASE, Curves, RunRecord, Trial
-from loraweave.comparison.search import rate_name, read_metrics, validation_losses
+from loraweave.comparison.search import rate_name, validation_losses
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate, macro_average
 from loraweave.evaluation.record import evaluation_settings, record
 from loraweave.evaluation.scores import TaskScore
 from loraweave.tasks import Task
+from loraweave.training.checkpoints import read_json_lines
 from loraweave.training.config import RunConfig
 from loraweave.training.folder import RunFolder, differences
 from loraweave.training.loading import load_run
 from loraweave.training.methods import MethodSpec
-from loraweave.training.run import Base, load_run_tasks, own_learning_rate, read_summary, train
-from loraweave.training.settings import DEFAULTS
+from loraweave.training.run import Base, load_run_tasks, own_learning_rate, read_summary, resolved, train
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,10 @@ class Runner:
         return summary, validation_losses(folder, config, summary["steps"], summary["best_step"])
 
     def _config_of(self, run: Planned) -> RunConfig:
-        rate = self.own_rate(run.spec) if run.learning_rate is None else run.learning_rate
-        train = {**DEFAULTS, **self.config.train, "learning_rate": rate}
-        return self.config.model_copy(update={"method": run.spec, "seed": run.seed, "train": train})
+        searched = {} if run.learning_rate is None else {"learning_rate": run.learning_rate}
+        train = {**self.config.train, **searched}
+        config = self.config.model_copy(update={"method": run.spec, "seed": run.seed, "train": train})
+        return resolved(config, self.base[0])
 
     def _tasks_of(self, seed: int) -> list[Task]:
         if self._tasks is None or self._tasks[0] != seed:
@@ -243,7 +244,7 @@ def _said(scores: Mapping[str, TaskScore]) -> str:
 def _curves(metrics: Path, tasks: Sequence[str]) -> Curves:
     """The losses per task in a run's metrics.jsonl."""
     curves = Curves(training={}, validation={})
-    lines = read_metrics(metrics)
+    lines = read_json_lines(metrics)
     for task in tasks:
         for prefix, into in (("loss", curves["training"]), ("eval_loss", curves["validation"])):
             key = f"{prefix}/{task}"

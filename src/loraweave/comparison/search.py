@@ -3,15 +3,13 @@
 Only validation examples judge a rate: test examples are for the runs at the rate that was chosen.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from loraweave.comparison.results import Search, Trial
 from loraweave.errors import UserError
+from loraweave.training.checkpoints import read_json_lines
 from loraweave.training.config import RunConfig
 from loraweave.training.folder import RunFolder
 from loraweave.training.settings import DEFAULTS
@@ -82,18 +80,11 @@ def validation_losses(folder: RunFolder, config: RunConfig, steps: int, best_ste
     """
     saved_at = best_step if config.train.get("load_best_model_at_end") and best_step is not None else steps
     found: dict[str, float] = {}
-    for logged in read_metrics(folder.metrics):
+    for logged in read_json_lines(folder.metrics):
         if logged["step"] == saved_at and "eval_loss_macro" in logged:
             prefix = "eval_loss/"
             found = {key.removeprefix(prefix): loss for key, loss in logged.items() if key.startswith(prefix)}
     return found
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; none where nothing was logged."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def choose(search: Search) -> None:

@@ -47,15 +47,20 @@ def load_tasks(
         tasks += _load(spec, base, folder, chat, seed)
     if not tasks:
         raise UserError("tasks: there is none; name at least one")
-    seen: dict[str, Task] = {}
-    for task in tasks:
-        if task.name in seen:
+    check_names((task.name, task.origin) for task in tasks)
+    return tasks
+
+
+def check_names(tasks: Iterable[tuple[str, str]]) -> None:
+    """Raise UserError if two tasks have one name; `tasks`: the name of each, and where it comes from."""
+    seen: dict[str, str] = {}
+    for name, origin in tasks:
+        if name in seen:
             raise UserError(
-                f"two tasks are called {task.name!r} ({seen[task.name].origin} and {task.origin}): "
+                f"two tasks are called {name!r} ({seen[name]} and {origin}): "
                 f"write one as {{task: ..., name: another_name}}"
             )
-        seen[task.name] = task
-    return tasks
+        seen[name] = origin
 
 
 def _load(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, seed: int) -> list[Task]:

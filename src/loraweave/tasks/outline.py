@@ -14,7 +14,7 @@ from loraweave.errors import UserError
 from loraweave.tasks import harness
 from loraweave.tasks.files import SUFFIXES
 from loraweave.tasks.harness_task import HarnessTask
-from loraweave.tasks.load import YAML_SUFFIXES, load_tasks
+from loraweave.tasks.load import YAML_SUFFIXES, check_names, load_tasks
 from loraweave.tasks.spec import TaskSpec, parse_spec
 from loraweave.tasks.task import Task
 
@@ -63,10 +63,7 @@ def outlines(
             if not _is_missing_data(error):
                 raise
             found += _described(parse_spec(entry, f"tasks, entry {number}"), base_dir)
-    names = [outline.name for outline in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"two tasks are called {name!r}: write one as {{task: ..., name: another_name}}")
+    check_names((outline.name, outline.data) for outline in found)
     return found
 
 

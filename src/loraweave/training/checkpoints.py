@@ -108,6 +108,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file that has one on each line, such as metrics.jsonl; none where there is no such file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def disk_is_full(error: BaseException | None) -> bool:
     """Whether an error means that there is no room; torch and safetensors say so in words of their own."""
     while error is not None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError
 from ..tasks import Encoded, Mixture, MixtureConfig, Task, encode_all
@@ -59,6 +59,12 @@ class RunData:
             )
             for i, name in enumerate(names)
         ]
+
+
+def longest_example(max_length: int, model: PreTrainedModel) -> int:
+    """Tokens that an example may have: at most `max_length`, and no more than the model has positions for."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(max_length, positions or max_length)
 
 
 def load_data(

@@ -1,6 +1,5 @@
 """What a run file comes to, without weights and without training: settings, tasks, counts and memory."""
 
-import math
 import os
 from collections import Counter
 from dataclasses import dataclass, fields
@@ -22,12 +21,13 @@ from ..tasks.outline import Outline, nothing_downloaded, outlines
 from .adapting import adapted
 from .auxiliary import Auxiliary
 from .config import RunConfig
+from .data import longest_example
 from .fake_step import Batch
 from .folder import RunFolder
 from .memory_estimate import Device, Memory, StepPlan, estimate
 from .methods import Method, build_losses, build_peft_config, resolve_method
-from .run import prepare_data, resolved, rows_used
-from .settings import build_arguments
+from .run import prepare_data, resolved, rows_used, steps_of
+from .settings import build_arguments, uses_fsdp
 
 SHAPES = Path(__file__).parents[1] / "bases" / "shapes"
 """Configurations of some public models, as far as sizes go, for where the hub is out of reach."""
@@ -117,7 +117,7 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
         tasks=tasks,
         shares=shares or _shares(config, tasks),
         realised=realised,
-        steps=args.max_steps if args.max_steps > 0 else _steps(args, rows),
+        steps=args.max_steps if args.max_steps > 0 else None if rows is None else steps_of(args, rows),
         args=args,
         memory=memory,
         memory_unknown=unknown,
@@ -216,18 +216,11 @@ def _shares(config: RunConfig, tasks: list[Outline]) -> list[float | None]:
     return [None] * len(tasks)
 
 
-def _steps(args: SFTConfig, rows: int | None) -> int | None:
-    if rows is None:
-        return None
-    per_step = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-    return math.ceil(args.num_train_epochs * math.ceil(rows / per_step))
-
-
 def _memory(
     config: RunConfig, args: SFTConfig, base: PreTrainedModel, parameters: int, names: list[str]
 ) -> dict[str, Memory]:
     """The memory of each kind of device that this run may meet."""
-    length = min(args.max_length or 0, getattr(base.config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
+    length = longest_example(config.train["max_length"], base)
     packed = bool(config.train["packing"])
 
     def on(device: Device) -> Memory:
@@ -244,7 +237,7 @@ def _memory(
 
     gpu = on("gpu")
     devices = int(os.environ.get("WORLD_SIZE", 1))
-    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+    if uses_fsdp(args):
         return {f"{n} GPUs, FSDP": gpu.sharded(n) for n in ([devices] if devices > 1 else [2, 4, 8])}
     if devices > 1:
         return {f"each of {devices} GPUs": gpu.data_parallel()}

@@ -121,12 +121,12 @@ class FakeModel:
         with quiet_libraries(), torch.device("meta"):
             self.base = AutoModelForCausalLM.from_config(config, dtype=torch.float32 if everything else dtype)
             self.model: nn.Module = self.base
-            self.base_bytes = _bytes(self.base)
+            self.base_bytes = bytes_of(self.base)
             if peft_config is not None:
                 self.model = get_peft_model(self.base, peft_config)
             elif everything:
                 self.base.requires_grad_(True)
-        self.adapter_bytes = _bytes(self.model) - self.base_bytes
+        self.adapter_bytes = bytes_of(self.model) - self.base_bytes
         add_fused_lm_head(self.base)
         self.fake = FakeTensorMode()
         with self.fake:
@@ -231,7 +231,7 @@ def _to_cpu(model: nn.Module) -> None:
                 tensors[name] = None if old is None else made[id(old)]
 
 
-def _bytes(model: nn.Module) -> int:
+def bytes_of(model: nn.Module) -> int:
     """Of all parameters and buffers, each once."""
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
     return sum(t.numel() * t.element_size() for t in tensors.values())

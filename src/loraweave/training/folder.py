@@ -80,10 +80,7 @@ class RunFolder:
             return last_good_checkpoint(self.checkpoints)
         if self.path.is_dir() and not self.is_new:
             raise UserError(f"{self.path}: this folder holds something else than a run; choose another output")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.path}: the run's folder cannot be made: {error.strerror}") from error
+        make_folder(self.path, "the run's folder")
         config.save(self.config)
         return None
 
@@ -99,6 +96,18 @@ class RunFolder:
         """
         if not self.metrics.exists() and last_good_checkpoint(self.checkpoints) is None and not self.summary.exists():
             shutil.rmtree(self.path, ignore_errors=True)
+
+
+def make_folder(path: Path, what: str = "the folder") -> None:
+    """Make a folder if it is not there.
+
+    Raises:
+        UserError: it cannot be made; calls it `what`.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: {what} cannot be made: {error.strerror}") from error
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], under: str = "") -> list[str]:

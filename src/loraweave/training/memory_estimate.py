@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from .fake_step import Batch, FakeModel
+from .fake_step import Batch, FakeModel, bytes_of
 from .methods import MethodSpec
 
 Device = Literal["gpu", "cpu"]
@@ -159,7 +159,7 @@ def estimate(
     trained = sum(p.numel() for p in model.trained)
     state = OPTIMIZER_BYTES.get(plan.optim)
     blocks = [m for m in model.base.modules() if type(m).__name__ in (model.base._no_split_modules or ())]
-    sizes = [_bytes(block) for block in blocks]
+    sizes = [bytes_of(block) for block in blocks]
     return Memory(
         base=model.base_bytes - saved,
         adapter=model.adapter_bytes,
@@ -192,7 +192,3 @@ def _quantised(config: PretrainedConfig, dtype: torch.dtype) -> tuple[int, int]:
     head = model.get_output_embeddings()
     sizes = [m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
     return int(sum(sizes) * (dtype.itemsize - bits / 8 - 4 / 64)), max(sizes, default=0) * dtype.itemsize
-
-
-def _bytes(module: nn.Module) -> int:
-    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +25,14 @@ from .adapting import adapted
 from .callbacks import Clock, MetricsFile, Reporter
 from .checkpoints import disk_is_full, read_json, write_json, written_whole
 from .config import RunConfig
-from .data import RunData, load_data
+from .data import RunData, load_data, longest_example
 from .folder import RunFolder, environment
 from .gradients import GradientRecord
 from .memory import PeakMemory
 from .methods import build_losses, default_learning_rate, resolve_method
 from .packing import Plan, keeps_examples_apart, validation_plan
 from .progress import RunProgress
-from .settings import DEFAULTS, build_arguments
+from .settings import DEFAULTS, build_arguments, uses_fsdp
 from .trainer import MultiTaskTrainer
 
 Base = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -111,7 +110,7 @@ def train(
         model, tokenizer = base or load_base(config.model)
         config = resolved(config, model)
         args = build_arguments(config.train, config.seed, folder.path)
-        if base is not None and (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"):
+        if base is not None and uses_fsdp(args):
             raise UserError(
                 "FSDP keeps the base that it has sharded: start each method by itself, with loraweave train"
             )
@@ -238,7 +237,7 @@ def prepare_data(
 ) -> tuple[RunData, Plan, Plan | None]:
     """The rows of the whole run in their order, and those to validate on."""
     length = config.train["max_length"]
-    longest = min(length, getattr(base.config.get_text_config(), "max_position_embeddings", None) or length)
+    longest = longest_example(length, base)
     data = load_data(tasks, tokenizer, longest, config.mixture, config.seed)
     for name, count in data.dropped.items():
         if count:
@@ -326,12 +325,17 @@ def _rows_per_step(args: SFTConfig) -> int:
     return args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
 
 
+def steps_of(args: SFTConfig, rows_per_epoch: int) -> int:
+    """Optimizer steps of a run."""
+    if args.max_steps > 0:
+        return args.max_steps
+    return math.ceil(args.num_train_epochs * math.ceil(rows_per_epoch / _rows_per_step(args)))
+
+
 def rows_used(args: SFTConfig, rows_per_epoch: int) -> int:
     """Rows that the run will have trained on at its end; the last step of an epoch may hold fewer than the others."""
     per_step = _rows_per_step(args)
-    steps_per_epoch = math.ceil(rows_per_epoch / per_step)
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
-    epochs, rest = divmod(steps, steps_per_epoch)
+    epochs, rest = divmod(steps_of(args, rows_per_epoch), math.ceil(rows_per_epoch / per_step))
     return epochs * rows_per_epoch + min(rows_per_epoch, rest * per_step)
 
 

@@ -3,6 +3,7 @@
 Every field of TRL's SFTConfig (a TrainingArguments) may be set, except those that this package settles itself.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from enum import Enum
@@ -182,6 +183,11 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
         )
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"train: {' '.join(str(error).split())}") from error
+
+
+def uses_fsdp(args: SFTConfig) -> bool:
+    """Whether the run file or the launcher asks for FSDP."""
+    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 def has_fast_bfloat16() -> bool:
