@@ -1,13 +1,14 @@
 """The search for learning rates: what is tried, what judges, what is chosen, and what is left of it."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from comparison.recorded import recorded_search
 
 from loraweave.comparison import compare
-from loraweave.comparison.search import parse_rates, rates_of, validation_losses
+from loraweave.comparison.search import MOST_BEYOND, beyond, parse_rates, rates_of, validation_losses
 from loraweave.errors import UserError
 from loraweave.training.folder import RunFolder
 
@@ -147,3 +148,56 @@ def test_the_loss_is_that_of_the_weights_that_were_saved(config, tmp_path):
     assert validation_losses(folder, config, 4, 2) == {"a": 3.0}
     best = config.model_copy(update={"train": {**config.train, "load_best_model_at_end": True}})
     assert validation_losses(folder, best, 4, 2) == {"a": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("losses", "rate"),
+    [
+        ({1e-3: 0.1, 2e-3: 0.4, 8e-3: 0.5}, 5e-4),  # half of the lowest, which is half of the next
+        ({1e-3: 0.5, 2e-3: 0.4, 8e-3: 0.1}, 3.2e-2),
+        ({1e-3: 0.5, 2e-3: 0.4, 8e-3: 0.5}, None),
+        ({1e-3: 0.5, 2e-3: 0.4, 8e-3: None}, None),  # failing is worse
+        ({1e-3: 0.5}, None),
+        ({1e-3: None, 2e-3: None}, None),
+    ],
+)
+def test_the_next_rate_lies_beyond_the_end_that_is_best(losses, rate):
+    assert beyond(recorded_search("lora", losses), sorted(losses)) == rate
+
+
+def test_a_search_does_not_widen_for_ever():
+    losses = {2.0**-n: 1 - n / 10 for n in range(2)}
+    given = sorted(losses)
+    while (rate := beyond(recorded_search("lora", losses), given)) is not None:
+        losses[rate] = min(losses.values()) / 2
+    assert len(losses) == 2 + MOST_BEYOND
+
+
+def test_widened_until_the_best_rate_has_worse_ones_on_either_side(config, tmp_path):
+    rates, folder = ["1e-5", "1e-4"], tmp_path / "out"
+    results = compare(config, ["lora"], [0], learning_rates=rates, widen=True, output=folder)
+    (search,) = results["searches"]
+    tried = [trial["learning_rate"] for trial in search["trials"]]
+    assert search["chosen"] > 1e-4  # six steps at 1e-4 teach next to nothing
+    assert search["edge"] is None or len(tried) == 2 + MOST_BEYOND
+    assert all(high / low == pytest.approx(10) for low, high in pairwise(tried))
+    assert results["runs"][1]["learning_rate"] == search["chosen"]
+    made = files(folder)
+    again = compare(config, ["lora"], [0], learning_rates=rates, widen=True, output=folder, resume=True)
+    assert again["searches"] == json.loads(json.dumps(results["searches"]))
+    assert files(folder) == made
+
+
+def test_resumed_a_search_that_ended_at_an_edge_is_widened(config, tmp_path):
+    folder = tmp_path / "out"
+    compare(config, ["lora"], [0], learning_rates=["1e-5", "1e-4"], output=folder)
+    results = compare(config, ["lora"], [0], widen=True, output=folder, resume=True)
+    (search,) = results["searches"]
+    assert len(search["trials"]) > 2
+    assert [run["learning_rate"] for run in results["runs"]] == [None, search["chosen"]]
+
+
+def test_one_rate_alone_cannot_be_widened(config, tmp_path):
+    with pytest.raises(UserError, match="from two learning rates on"):
+        compare(config, ["lora"], [0], learning_rates=["1x"], widen=True, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

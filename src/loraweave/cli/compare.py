@@ -27,6 +27,9 @@ def compare(
             help="Rates to choose from by validation loss; 0.5x is half of each method's own.", metavar="0.5x,1x,2x"
         ),
     ] = "",
+    widen: Annotated[
+        bool, typer.Option("--widen", help="Try rates beyond those given where the best is the lowest or the highest.")
+    ] = False,
     match_params: Annotated[
         bool, typer.Option("--match-params", help="Ranks such that all train as many parameters as the first.")
     ] = False,
@@ -46,7 +49,17 @@ def compare(
     from loraweave.training.config import RunConfig
 
     config = RunConfig.load(run_file, set_ or ())
-    _compare(config, _names(methods), _numbers(seeds), _names(learning_rates), match_params, against, output, resume)
+    _compare(
+        config,
+        _names(methods),
+        _numbers(seeds),
+        output,
+        resume,
+        learning_rates=_names(learning_rates),
+        widen=widen,
+        match_params=match_params,
+        against=against,
+    )
 
 
 def quickstart(output: Output = None, resume: Resume = False) -> None:
@@ -55,18 +68,20 @@ def quickstart(output: Output = None, resume: Resume = False) -> None:
 
     config = RunConfig.load(Path(__file__).parent.parent / "quickstart" / "run.yaml")
     folder = output or (_latest() if resume else next_free("quickstart"))
-    _compare(config, QUICKSTART_METHODS, [config.seed], [], False, None, folder, resume)
+    _compare(config, QUICKSTART_METHODS, [config.seed], folder, resume)
 
 
 def _compare(
     config: "RunConfig",
     methods: Sequence[str],
     seeds: Sequence[int],
-    learning_rates: Sequence[str],
-    match_params: bool,
-    against: str | None,
     output: Path | None,
     resume: bool,
+    *,
+    learning_rates: Sequence[str] = (),
+    widen: bool = False,
+    match_params: bool = False,
+    against: str | None = None,
 ) -> None:
     from loraweave import comparison
     from loraweave.comparison.compare import output_folder
@@ -77,6 +92,7 @@ def _compare(
         methods,
         seeds,
         learning_rates=learning_rates,
+        widen=widen,
         match_params=match_params,
         against=against,
         output=folder,

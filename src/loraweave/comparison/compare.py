@@ -17,7 +17,7 @@ from loraweave.comparison.progress import ComparisonProgress, OneRun
 from loraweave.comparison.recommend import Recommendation
 from loraweave.comparison.results import BASE, FORMAT, Results, RunRecord
 from loraweave.comparison.runs import Planned, Runner, failed_record
-from loraweave.comparison.search import add_trial, check_searchable, parse_rates, rate_name
+from loraweave.comparison.search import add_trial, beyond, check_searchable, parse_rates, rate_name, rates_of
 from loraweave.errors import UserError
 from loraweave.evaluation.record import describe
 from loraweave.training.config import MAX_SEED, RunConfig
@@ -36,6 +36,7 @@ def compare(
     seeds: Sequence[int],
     *,
     learning_rates: Sequence[str] = (),
+    widen: bool = False,
     match_params: bool = False,
     against: str | None = None,
     output: str | Path | None = None,
@@ -55,6 +56,7 @@ def compare(
         methods: names, or mappings with a name and fields.
         seeds: whole numbers; a run per method and seed.
         learning_rates: to choose from, such as "1e-3", or "0.5x" for half of each method's own. No search if empty.
+        widen: where the best of the rates is the lowest or highest, try the ones beyond it, as far apart as these are.
         match_params: choose each adapter's rank so that it trains as many parameters as the first one, within 3 %.
         against: the method that the others are held against; by default LoRA, else the first adapter.
         output: folder for results.json, index.html and the runs; by default the run file's, else runs/comparison.
@@ -86,6 +88,8 @@ def compare(
     )
     reference(results, results["settings"]["against"])
     rates = parse_rates(results["settings"]["learning_rates"])
+    if widen and len(rates) < 2:
+        raise UserError("a search can be widened from two learning rates on: name them in --learning-rates")
     if rates:
         check_searchable(config)
     model, tokenizer = load_base(config.model)
@@ -96,8 +100,10 @@ def compare(
     runner = Runner(config, folder, base, console)
     own_rates = {name: runner.own_rate(spec) for name, spec in specs.items() if name != BASE} if rates else {}
     trials = trials_left(results, specs, rates, own_rates)
-    runs = runs_left(results, specs, seeds, searched={trial.method for trial in trials})
-    searches = {search["method"]: search for search in results["searches"]}
+    searches = {search["method"]: search for search in results["searches"] if search["method"] in own_rates}
+    searched = {trial.method for trial in trials}
+    searched |= {method for method, search in searches.items() if widen and search["edge"] is not None}
+    runs = runs_left(results, specs, seeds, searched)
     names = [] if base_is_scored(results) else [BASE]
     names += [trial.name for trial in trials] + [run.name for run in runs]
     with ComparisonProgress(names, console) as display:
@@ -107,6 +113,13 @@ def compare(
         for trial in trials:
             add_trial(searches[trial.method], runner.trial(trial, display.run(trial.name)))
             folder.write(results, last=False)
+        for method, search in searches.items() if widen else ():
+            given = rates_of(rates, own_rates[method])
+            while (rate := beyond(search, given)) is not None:
+                trial = Planned(specs[method], method, search["seed"], rate)
+                display.add(trial.name)
+                add_trial(search, runner.trial(trial, display.run(trial.name)))
+                folder.write(results, last=False)
         for run in runs:
             _add(results, _made(results, run, runner, display.run(run.name)))
             folder.write(results, last=False)

@@ -42,9 +42,11 @@ class ComparisonProgress:
             disable=not self.live,
             expand=True,
         )
-        self.waiting = list(names)
-        self.lines = {name: self.bars.add_task(name, total=1, note="[dim]waiting") for name in names}
+        self.waiting: list[str] = []
+        self.lines: dict[str, TaskID] = {}
         self.all: TaskID | None = None
+        for name in names:
+            self.add(name)
         if self.live and len(names) > MOST_IN_SIGHT:
             self.all = self.bars.add_task("[bold]all runs", total=len(names), note="")
         self._show_next()
@@ -57,6 +59,13 @@ class ComparisonProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bars.stop()
+
+    def add(self, name: str) -> None:
+        """One more run, whose turn comes last unless it is taken out of it."""
+        self.waiting.append(name)
+        self.lines[name] = self.bars.add_task(name, total=1, note="[dim]waiting")
+        if self.all is not None:
+            self.bars.update(self.all, total=len(self.lines))
 
     def run(self, name: str) -> "OneRun":
         self.waiting.remove(name)

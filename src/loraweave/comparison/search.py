@@ -14,6 +14,8 @@ from loraweave.training.config import RunConfig
 from loraweave.training.folder import RunFolder
 from loraweave.training.settings import DEFAULTS
 
+MOST_BEYOND = 4  # rates on one side: a loss that falls and falls must not keep a search going for ever
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -95,6 +97,25 @@ def choose(search: Search) -> None:
     search["chosen"], search["edge"] = chosen, None
     if chosen is not None and len(tried) > 1:
         search["edge"] = {min(tried): "lowest", max(tried): "highest"}.get(chosen)  # type: ignore[typeddict-item]
+
+
+def beyond(search: Search, given: Sequence[float]) -> float | None:
+    """The next rate to try where the best so far is at an end: as far beyond it as its neighbour is on the other side.
+
+    Args:
+        given: the rates that the search began with.
+
+    Returns:
+        None where the best is at no end, or `MOST_BEYOND` rates were tried beyond those given.
+    """
+    tried = [trial["learning_rate"] for trial in search["trials"]]
+    if search["edge"] == "lowest":
+        (end, neighbour), outside = tried[:2], [rate for rate in tried if rate < min(given)]
+    elif search["edge"] == "highest":
+        (neighbour, end), outside = tried[-2:], [rate for rate in tried if rate > max(given)]
+    else:
+        return None
+    return float(f"{end * end / neighbour:.6g}") if len(outside) < MOST_BEYOND else None
 
 
 def add_trial(search: Search, trial: Trial) -> None:
