@@ -1,11 +1,9 @@
 """What is drawn: values as the analysis has them, gaps where there are none, and never more panels than fit."""
 
-import math
-
 import pytest
 from analysis.made_up import analysis
 
-from loraweave.analysis import plots, plots_heads, plots_spectra, plots_subspaces, plots_tasks, plots_training
+from loraweave.analysis import plots, plots_heads, plots_spectra, plots_subspaces, plots_tasks
 from loraweave.pages.charts import Panel
 
 
@@ -14,8 +12,6 @@ def table_of(section, name):
 
 
 def test_means_leave_out_what_is_no_number():
-    assert plots.mean([1.0, None, math.nan, 3.0]) == 2.0
-    assert math.isnan(plots.mean([None]))
     assert plots.mean_matrix([[[1.0, None]], [[3.0, 4.0]]]) == [[2.0, 4.0]]
 
 
@@ -30,31 +26,11 @@ def test_depth_goes_from_the_first_block_to_the_last():
     assert plots.by_depth(entries, lambda entry: entry["value"]) == [(2, 5.0), (10, 2.0)]
 
 
-@pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 30])
-def test_every_panel_is_somewhere_and_no_click_shows_a_single_one(count):
-    panels = [Panel(str(n), lambda axes: None) for n in range(count)]
-    shown, more = plots.split(panels)
-    assert [*shown, *more] == panels
-    assert len(shown) <= plots.IN_SIGHT + 1
-    assert len(more) != 1
-
-
 def test_deep_models_are_shown_in_groups_of_layers():
     rows = {"q_proj": [(depth, float(depth)) for depth in range(110)]}
     scale = plots.Scale("", 0.0, 110.0)
     axes = drawn(plots.depth_map("", rows, scale))
     assert len(axes.collections[0].get_paths()) <= plots.MOST_COLUMNS
-
-
-def test_long_curves_are_means_of_neighbours():
-    points = [[step, float(step)] for step in range(1, 1001)]
-    thin = plots_training.thinned(points)
-    assert len(thin) <= plots_training.MOST_POINTS
-    assert thin[-1][0] == 1000
-    group = math.ceil(1000 / plots_training.MOST_POINTS)
-    assert thin[0] == (group, (1 + group) / 2)
-    assert plots_training.thinned([[5, None], [6, 2.0]])[1] == (6, 2.0)
-    assert plots_training.thinned([]) == []
 
 
 def test_singular_values_are_shown_over_the_largest():

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as Tree
 import pytest
 
 from loraweave.pages import figures
-from loraweave.pages.charts import MOST_ROWS, Chart, Panel, Table, short, written
+from loraweave.pages.charts import IN_SIGHT, MOST_ROWS, Chart, Panel, Table, short, split, written
 from loraweave.pages.heat import Scale, heat_map
 from loraweave.pages.palette import COLOURS
 
@@ -34,6 +34,15 @@ def test_a_table_shows_its_first_rows_and_keeps_all():
     head, *rows = csv.reader(io.StringIO(table.csv))
     assert head == ["name", "value"]
     assert [(name, float(value)) for name, value in rows] == [tuple(row) for row in table.rows]
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 30])
+def test_every_panel_is_somewhere_and_no_click_shows_a_single_one(count):
+    panels = [Panel(str(n), lambda axes: None) for n in range(count)]
+    shown, more = split(panels)
+    assert [*shown, *more] == panels
+    assert len(shown) <= IN_SIGHT + 1
+    assert len(more) != 1
 
 
 def test_files_of_a_chart(tmp_path):

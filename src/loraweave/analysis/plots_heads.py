@@ -6,23 +6,11 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from ..pages import figures
-from ..pages.charts import Cell, Chart, Panel, Table
+from ..pages.charts import Cell, Chart, Panel, Table, split
 from ..pages.heat import Scale
+from ..pages.lines import line_panel, number
 from ..pages.palette import series as look_of
-from .plots import (
-    Entry,
-    Section,
-    by_depth,
-    depth_map,
-    grouped,
-    heat_panel,
-    in_order,
-    line_panel,
-    mean_matrix,
-    number,
-    round_up,
-    split,
-)
+from .plots import Entry, Section, by_depth, depth_map, grouped, heat_panel, in_order, mean_matrix, round_up
 
 MOST_POINTS = 400  # of one map
 MOST_MAPS = 24

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from ..pages.charts import Cell, Chart, Panel, Table
+from ..pages.charts import Cell, Chart, Panel, Table, split
 from ..pages.heat import Scale
-from .plots import Entry, Listing, Section, by_depth, depth_map, grouped, heat_panel, number, round_up, split
+from ..pages.lines import number
+from .plots import Entry, Listing, Section, by_depth, depth_map, grouped, heat_panel, round_up
 
 
 def section(analysis: Entry) -> Section | None:

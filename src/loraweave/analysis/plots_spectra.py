@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 
 from ..pages import figures
-from ..pages.charts import Cell, Chart, Panel, Table, short
-from .plots import Entry, Points, Section, by_depth, grouped, in_order, line_panel, number, round_up, run_names, split
+from ..pages.charts import Cell, Chart, Panel, Table, short, split
+from ..pages.lines import Points, line_panel, number
+from .plots import Entry, Section, by_depth, grouped, in_order, round_up, run_names
 
 FLOOR = 1e-3  # of the largest singular value; what lies below tells nothing any more
 MEASURES = {

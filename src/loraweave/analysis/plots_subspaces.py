@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from ..pages.charts import Cell, Chart, Panel, Table, short
+from ..pages.charts import Cell, Chart, Panel, Table, short, split
 from ..pages.heat import Scale
-from .plots import Entry, Section, by_depth, grouped, heat_panel, line_panel, mean, number, round_up, run_names, split
+from ..pages.lines import line_panel, mean, number
+from .plots import Entry, Section, by_depth, grouped, heat_panel, round_up, run_names
 
 Pair = tuple[str, str]
 SIDES = {"left": "outputs", "right": "inputs"}

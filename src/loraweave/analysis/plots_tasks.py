@@ -3,9 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from ..pages.charts import Cell, Chart, Panel, Table
+from ..pages.charts import Cell, Chart, Panel, Table, split
 from ..pages.heat import Scale
-from .plots import STEP, Entry, Section, grouped, heat_panel, line_panel, mean, number, round_up, run_names, split
+from ..pages.lines import STEP, line_panel, mean, number
+from .plots import Entry, Section, grouped, heat_panel, round_up, run_names
 
 TIMES = {0: "start", 0.5: "middle", 1: "end"}
 

@@ -5,26 +5,19 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from ..pages import figures
-from ..pages.charts import Cell, Chart, Panel, Table, short
-from .plots import STEP, Entry, Points, Section, line_panel, mean, number, run_names, split
+from ..pages.charts import Cell, Chart, Panel, Table, short, split
+from ..pages.lines import STEP, Logged, line_panel, loss_chart, number, thinned
+from .plots import Entry, Section, run_names
 
 SHARES = {"share_of_examples": "of the examples", "share_of_tokens": "of the tokens"}
-MOST_POINTS = 150  # of one line; longer ones are drawn as means over neighbouring steps
 
 
 def section(analysis: Entry) -> Section | None:
     """The section; None where nothing was logged."""
     runs, entries = run_names(analysis), analysis["training"]
     charts = [
-        _losses(entries, runs, "loss", "training_loss", "Training loss by task", "On the batches of training."),
-        _losses(
-            entries,
-            runs,
-            "validation",
-            "validation_loss",
-            "Validation loss by task",
-            "On examples held out of training.",
-        ),
+        loss_chart("training", "On the batches of training.", "run", _curves(entries, "loss"), runs),
+        loss_chart("validation", "On examples held out of training.", "run", _curves(entries, "validation"), runs),
         _rates(entries, runs),
         _mixture(entries, runs),
     ]
@@ -32,33 +25,10 @@ def section(analysis: Entry) -> Section | None:
     return Section("training", "Training", "What the runs wrote down while they trained.", there) if there else None
 
 
-def thinned(points: Sequence[Sequence[float | None]]) -> Points:
-    """(step, value) points, where they are many as means over groups of neighbours."""
-    pairs = [(number(step), number(value)) for step, value in points]
-    group = -(-len(pairs) // MOST_POINTS)
-    parts = [pairs[start : start + group] for start in range(0, len(pairs), group or 1)]
-    return [(part[-1][0], mean(value for _, value in part)) for part in parts]
-
-
-def _losses(entries: Sequence[Entry], runs: Sequence[str], key: str, name: str, title: str, note: str) -> Chart | None:
-    """A panel per task, a line per run."""
-    panels: list[Panel] = []
-    rows: list[list[Cell]] = []
-    seen: set[int] = set()
-    for task in dict.fromkeys(task for entry in entries for task in entry[key]):
-        curves = {}
-        for entry in entries:
-            if points := thinned(entry[key].get(task, [])):
-                curves[runs.index(entry["run"])] = points
-                rows += [[task, entry["run"], int(step), value] for step, value in points]
-        if curves:
-            seen |= curves.keys()
-            panels.append(line_panel(short(task, 40), curves, STEP, "loss, nats per token", from_zero=True))
-    if not panels:
-        return None
-    shown, more = split(panels)
-    table = Table(["task", "run", "step", "loss, nats per token"], rows)
-    return Chart(name, title, note, shown, table, more, {index: runs[index] for index in sorted(seen)})
+def _curves(entries: Sequence[Entry], key: str) -> dict[str, dict[str, Logged]]:
+    """task -> run -> its losses."""
+    tasks = dict.fromkeys(task for entry in entries for task in entry[key])
+    return {task: {entry["run"]: entry[key].get(task, []) for entry in entries} for task in tasks}
 
 
 def _rates(entries: Sequence[Entry], runs: Sequence[str]) -> Chart | None:

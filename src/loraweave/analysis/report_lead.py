@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from .plots import Entry, grouped, mean, number
+from ..pages.lines import mean, number
+from .plots import Entry, grouped
 from .plots_spectra import ALL
 from .plots_tasks import off_diagonal
 

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from loraweave import amounts
 from loraweave.comparison import words
-from loraweave.comparison.curves import loss_curves, trained_methods
+from loraweave.comparison.curves import loss_charts
 from loraweave.comparison.differences import Difference
 from loraweave.comparison.figures import cost_chart, search_chart
 from loraweave.comparison.recommend import Recommendation
@@ -20,10 +20,6 @@ from loraweave.pages import render
 from loraweave.training.checkpoints import write_text
 
 LONGEST_HEAD = 12
-CURVES = (
-    ("training", "Training loss by task", "On the batches of training, before each step; mean over seeds."),
-    ("validation", "Validation loss by task", "On examples held out of training; mean over seeds."),
-)
 
 
 def write_page(results: Results, path: Path) -> None:
@@ -50,12 +46,7 @@ def _content(results: Results) -> dict[str, Any]:
         "notes": notes(results),
         "costs": cost_chart(results),
         "search": search_chart(results),
-        "methods": trained_methods(runs),
-        "curves": [
-            {"title": title, "note": note, "charts": {task: Markup(svg) for task, svg in charts.items()}}
-            for kind, title, note in CURVES
-            if (charts := loss_curves(runs, kind))
-        ],
+        "losses": loss_charts(results),
         "runs": [_run(results, run) for run in runs],
         "mixture": _mixture(runs),
         "configuration": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),

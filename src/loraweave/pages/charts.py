@@ -25,6 +25,7 @@ from .heat import Scale, colour_bar
 from .sheet import Sheet
 
 MOST_ROWS = 120
+IN_SIGHT = 9  # panels of one chart; the others open on a click
 PER_LINE = 3  # panels of a file; a page's wrap as they fit
 GAP, TITLE, CAPTION = 20, 34, 24  # px of a file
 
@@ -162,6 +163,11 @@ class Chart:
             figure = figures.new(300, 52)
             colour_bar(figure.subplots(), self.scale)
         return figure
+
+
+def split(panels: Sequence[Panel], sight: int = IN_SIGHT) -> tuple[Sequence[Panel], Sequence[Panel]]:
+    """Panels in sight, and those on a click: none where a click would show a single one."""
+    return (panels, ()) if len(panels) <= sight + 1 else (panels[:sight], panels[sight:])
 
 
 def _figure(panel: Panel) -> Figure:

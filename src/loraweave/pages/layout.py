@@ -4,7 +4,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
 
-from .palette import SERIES, variables
+from .palette import variables
 
 
 def render(package: str, template: str, content: dict[str, Any]) -> str:
@@ -20,5 +20,5 @@ def render(package: str, template: str, content: dict[str, Any]) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(colours=variables(), series=SERIES)
+    environment.globals.update(colours=variables())
     return environment.get_template(template).render(content)
