@@ -17,7 +17,8 @@ def methods() -> None:
         config = build_peft_config(method.name, ["task"])
         needs, folds = "–", "–"
         if config is not None:
-            needs, folds = "no", "no, but merges" if getattr(config, "use_dora", False) else "is one"
+            needs = "in training" if "alignment" in method.losses else "no"
+            folds = "no, but merges" if getattr(config, "use_dora", False) else "is one"
         if isinstance(config, WeaveConfig):
             needs = "yes" if config.needs_tasks else "no"
             folds = "no: depends on x" if config.depends_on_input else "for each task" if config.needs_tasks else "yes"
