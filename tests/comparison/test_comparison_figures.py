@@ -102,6 +102,38 @@ def test_a_search_has_all_its_rates_the_chosen_one_and_those_that_failed():
     assert all("0.002" in chart.inline(panel) for panel in chart.panels)
 
 
+def test_a_loss_far_above_the_best_is_off_the_panels_and_said_to_be():
+    found = results(methods=["base", "lora", "rlora"])
+    found["searches"] = [
+        recorded_search("lora", {1e-3: 0.5, 2e-3: 0.4, 4e-3: 9.0}),
+        recorded_search("rlora", {1e-3: 2.0, 2e-3: 2.1}),
+    ]
+    chart = search_chart(found)
+    assert "Losses above 2.4 are off" in chart.note
+    with figures.style():
+        axes = figures.new(200, 150).subplots()
+        chart.panels[1].draw(axes)
+    low, high = axes.get_ylim()
+    assert low < 0.4
+    assert 2.0 < high < 9.0  # what was chosen is always in sight
+    assert 9.0 in [row[2] for row in chart.table.rows]
+    found["searches"][0] = recorded_search("lora", {1e-3: 0.5, 2e-3: 0.4})
+    assert "off the panels" not in search_chart(found).note
+
+
+def test_ticks_are_where_their_rounded_names_say():
+    found = results(methods=["lora", "rlora"])
+    for run in found["runs"]:
+        run["peak_memory"] = {"lora": 2.02e9, "rlora": 2.63e9}[run["method"]]
+        run["seconds"] = {"lora": 61.0, "rlora": 124.0}[run["method"]]
+    with figures.style():
+        for panel, names in ((1, {"60 s", "90 s", "2 min 00 s"}), (2, {"2.0 GB", "2.2 GB", "2.4 GB", "2.6 GB"})):
+            axes = figures.new(380, 320).subplots()
+            cost_chart(concluded(found)).panels[panel].draw(axes)
+            axes.figure.draw_without_rendering()
+            assert names <= {label.get_text() for label in axes.get_xticklabels()}
+
+
 def test_without_a_search_there_is_none():
     assert search_chart(results()) is None
     found = results()

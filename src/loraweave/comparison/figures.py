@@ -25,13 +25,19 @@ NARROW_RANGE = 1.25
 """Below this ratio an axis shows more than its points."""
 
 
+FAR_ABOVE = 3.0
+"""Losses of a search above this multiple of the best are off its panels: the rate is too high, however much."""
+DECIMAL, MINUTES = (1, 2, 5, 10), (1, 1.5, 3, 6, 10)
+
+
 class Cost(NamedTuple):
-    """One way in which a method costs something: its name, how to read it off a row, and how to write it."""
+    """One way in which a method costs something: its name, how to read it off a row, how to write it, round steps."""
 
     title: str
     axis: str
     value: Callable[[MethodSummary], float | None]
     written: Callable[[float], str]
+    steps: tuple[float, ...] = DECIMAL
 
 
 COSTS = (
@@ -41,7 +47,7 @@ COSTS = (
         lambda row: row["trainable_parameters"] or None,
         lambda value: amounts.count(round(value)),
     ),
-    Cost("Training time", "training time of a run", lambda row: row["seconds"], amounts.duration),
+    Cost("Training time", "training time of a run", lambda row: row["seconds"], amounts.duration, MINUTES),
     Cost("Peak memory", "peak memory", lambda row: row["peak_memory"], lambda value: amounts.memory(round(value))),
 )
 
@@ -88,7 +94,9 @@ def search_chart(results: Results) -> Chart | None:
     ]
     if not losses:
         return None
-    low, high = min(losses), max(losses)
+    low = min(losses)
+    chosen = [loss for search in searches if (loss := _loss_at(search, search["chosen"])) is not None]
+    high = min(max(losses), max(FAR_ABOVE * low, *(1.2 * loss for loss in chosen)))
     panels = [
         Panel(search["method"], _tried(search, figures.line(series.index(search["method"]), True), low, high), *SMALL)
         for search in searches
@@ -111,7 +119,14 @@ def search_chart(results: Results) -> Chart | None:
         f"Mean over tasks of the loss on validation examples at the end of training with seed {searches[0]['seed']}, "
         "in nats per token. A ring marks the rate that was chosen, a cross one that failed."
     )
+    if max(losses) > high:
+        note += f" Losses above {high:.2g} are off the panels; the data below has them."
     return Chart("search", "Validation loss by learning rate", note, panels, table)
+
+
+def _loss_at(search: Search, rate: float | None) -> float | None:
+    """The validation loss of the trial at `rate`."""
+    return next((trial["validation_loss"] for trial in search["trials"] if trial["learning_rate"] == rate), None)
 
 
 def _tried(search: Search, look: dict[str, Any], low: float, high: float) -> Callable[[Axes], None]:
@@ -120,26 +135,24 @@ def _tried(search: Search, look: dict[str, Any], low: float, high: float) -> Cal
     losses = [(rate, loss) for rate, loss in tried if loss is not None]
     failed = [rate for rate, loss in tried if loss is None]
     rates = [rate for rate, _ in tried]
-    ticks = sorted({rates[0], search["chosen"] or rates[0], rates[-1]})
+    best = search["chosen"] or rates[0]
+    near = (rates[-1] / rates[0]) ** 0.35  # an end that is nearer to the best than that has no room for its name
+    ticks = [best, *(end for end in (rates[0], rates[-1]) if max(end / best, best / end) > near)]
 
     def draw(axes: Axes) -> None:
         axes.set_xscale("log")
-        if high > WIDE_RANGE * low:
-            axes.set_yscale("log")
         axes.plot(*zip(*losses, strict=True), **look)
         chosen = [point for point in losses if point[0] == search["chosen"]]
         paper = COLOURS["paper"].light
         axes.plot(*zip(*chosen, strict=True), "o", ms=12, mfc=paper, mec=look["color"], mew=1.2, zorder=1.5)
         top: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "color": COLOURS["bad"].light}
         axes.plot(failed, [0.95] * len(failed), "X", ms=7, mew=0, **top)
-        room = (high / low) ** 0.12 if high > low else 1.1
-        axes.set(xlim=(rates[0] / 1.5, rates[-1] * 1.5), ylim=(low / room, high * room))
+        room = 0.12 * (high - low) or 0.1 * low
+        axes.set(xlim=(rates[0] / 1.5, rates[-1] * 1.5), ylim=(low - room, high + room))
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: rate_name(rate)))
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:.3g}"))
 
     return draw
 
@@ -163,7 +176,7 @@ def _scatter(
             axes.set_xlim(low / NARROW_RANGE, high * NARROW_RANGE)
         axes.set(xlabel=cost.axis, ylabel=f"mean score, {unit}" if unit else "mean score")
         axes.grid(True, axis="both")
-        _round_ticks(axes, cost.written)
+        _round_ticks(axes, cost)
         points = [
             Point(value, means[method]["mean"], method, means[method]["interval"] or 0.0)
             for method, value in costs.items()
@@ -173,12 +186,12 @@ def _scatter(
     return draw
 
 
-def _round_ticks(axes: Axes, written: Callable[[float], str]) -> None:
+def _round_ticks(axes: Axes, cost: Cost) -> None:
     """Few ticks along x, at round numbers, as people write them."""
     if axes.get_xscale() == "log":
         low, high = axes.get_xlim()
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 30 * low else (1.0, 2.0, 5.0), numticks=6))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 60 * low else (1.0, 2.0, 5.0), numticks=6))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value)))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=cost.steps))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: cost.written(value)))
