@@ -133,7 +133,7 @@ def _add_layer(found, where, method, tasks, draw) -> None:
     if method not in WITHOUT_HEADS:
         similarity = [[1.0 if i == j else 0.25 for j in range(HEADS)] for i in range(HEADS)]
         heads = {"similarity": similarity, "mean_similarity": 0.25, "norms": [draw.uniform(1, 2) for _ in range(HEADS)]}
-        since = heads if method == "rlora" else None
+        since = heads | {"mean_similarity": 0.75} if method == "rlora" else None
         found["heads"].append({**where, "matrix": "B", **heads, "since_start": since})
         if method == "multilora":
             found["heads"].append({**where, "matrix": "A", **heads, "since_start": None})

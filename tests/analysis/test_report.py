@@ -124,7 +124,8 @@ def test_the_lead_says_what_the_numbers_say(report):
     spread = {e["run"]: e["effective_rank"] for e in found["spectrum_summary"] if e["module"] == "all"}
     for run, value in spread.items():
         assert re.search(rf"of {run} (spreads )?over {value:.1f} of 8", text)
-    assert "The mean cosine between two heads is 0.25 in multilora and 0.25 in rlora." in text
+    assert "The mean cosine between two heads is 0.25 in multilora and 0.25 in rlora; " in text
+    assert "; between their changes since the random start it is 0.75 in rlora." in text
     assert "100 % in rlora" in text
     assert "against 0.90 of a task with itself" in text
     assert "most apart are sort and reverse (−0.20 in lora)" in text

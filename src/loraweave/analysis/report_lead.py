@@ -56,16 +56,25 @@ def _overlap(analysis: Entry) -> str:
 
 
 def _heads(analysis: Entry) -> str:
-    """How alike the heads of each run are."""
-    alike = {
-        run: mean(entry["mean_similarity"] for entry in entries)
-        for run, entries in grouped(
-            (entry for entry in analysis["heads"] if entry["matrix"] == "B"), lambda entry: entry["run"]
-        ).items()
-    }
+    """How alike the heads of each run are, and what they learned, which a random start hides."""
+    heads = [entry for entry in analysis["heads"] if entry["matrix"] == "B"]
+    said = _similarities(heads)
+    if not said:
+        return ""
+    learned = _similarities(
+        [{"run": entry["run"], **entry["since_start"]} for entry in heads if entry.get("since_start")]
+    )
+    text = f"The mean cosine between two heads is {said}"
+    return f"{text}; between their changes since the random start it is {learned}." if learned else f"{text}."
+
+
+def _similarities(heads: Iterable[Entry]) -> str:
+    """'0.61 in rlora and 0.02 in multilora'."""
+    by_run = grouped(heads, lambda entry: entry["run"])
+    alike = {run: mean(entry["mean_similarity"] for entry in entries) for run, entries in by_run.items()}
     ranked = sorted((run for run in alike if not math.isnan(alike[run])), key=lambda run: -alike[run])
     said = [f"{_cosine(alike[run])} in {run}" for run in _ends(ranked)]
-    return f"The mean cosine between two heads is {_listed(said)}{_others(ranked)}." if said else ""
+    return f"{_listed(said)}{_others(ranked)}" if said else ""
 
 
 def _routing(analysis: Entry) -> str:

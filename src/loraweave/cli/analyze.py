@@ -45,20 +45,22 @@ def analyze(
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("run")
     table.add_column("method")
-    for head in ("rank of ΔW", "effective rank", "top direction", "head similarity"):
+    for head in ("rank of ΔW", "effective rank", "top direction", "head similarity", "since the start"):
         table.add_column(head, justify="right")
     spread = {row["run"]: row for row in found["spectrum_summary"] if row["module"] == "all"}
     for run in found["runs"]:
         row = spread[run["name"]]
         most = max(len(e["singular_values"]) for e in found["spectra"] if e["run"] == run["name"])
-        alike = [e["mean_similarity"] for e in found["heads"] if e["run"] == run["name"] and e["matrix"] == "B"]
+        heads = [entry for entry in found["heads"] if entry["run"] == run["name"] and entry["matrix"] == "B"]
+        alike = [entry["mean_similarity"] for entry in heads]
+        learned = [entry["since_start"]["mean_similarity"] for entry in heads if entry["since_start"]]
         table.add_row(
             run["name"],
             run["method"],
             "–" if run["kind"] == "full" else str(most),
             f"{row['effective_rank']:.1f}",
             f"{row['top1']:.0%}",
-            f"{sum(alike) / len(alike):.2f}" if alike else "–",
+            *(f"{round(sum(values) / len(values), 2) + 0.0:.2f}" if values else "–" for values in (alike, learned)),
         )
     console.print(table)
     for note in found["notes"]:
