@@ -2,7 +2,8 @@
 
 import math
 
-from loraweave.pages.lines import MOST_POINTS, loss_chart, mean, thinned
+from loraweave.pages import figures
+from loraweave.pages.lines import FEW_POINTS, MOST_POINTS, loss_chart, mean, thinned
 
 
 def test_means_leave_out_what_is_no_number():
@@ -44,3 +45,26 @@ def test_a_panel_for_each_task_and_a_line_for_each_run():
 def test_without_a_point_there_is_no_chart():
     assert loss_chart("validation", "", "run", {"a": {"lora": []}}, ["lora"]) is None
     assert loss_chart("validation", "", "run", {}, ["lora"]) is None
+
+
+def test_high_losses_of_the_first_steps_do_not_press_the_rest_flat():
+    def shown(points):
+        chart = loss_chart("training", "Losses.", "run", {"a": {"lora": points}}, ["lora"])
+        with figures.style():
+            axes = figures.new(340, 220).subplots()
+            chart.panels[0].draw(axes)
+        return axes.get_ylim()[1], chart
+
+    falling = [(step, 7.0 if step <= 5 else 0.5) for step in range(1, 101)]
+    top, chart = shown(falling)
+    assert 0.5 < top < 1
+    assert "off the panels" in chart.note
+    assert 7.0 in [row[3] for row in chart.table.rows]  # they are kept
+    for all_in_sight in (
+        falling[:FEW_POINTS],
+        [(step, 2.0) for step in range(1, 101)],
+        [(step, 0.0) for step in range(20)],
+    ):
+        top, chart = shown(all_in_sight)
+        assert top > max(loss for _, loss in all_in_sight)
+        assert chart.note == "Losses."

@@ -1,7 +1,7 @@
 """Lines over an axis, and the losses of several runs as a chart of them: a panel for each task, a line for each run."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 
@@ -13,6 +13,7 @@ Logged = Sequence[Sequence[float | None]]  # the same as it was written down, No
 
 STEP = "training step"
 FEW_POINTS = 12  # up to which every point of a line gets its marker
+BEGINNING = 0.1  # of the steps: losses fall so far in it that it would press the rest of the curves flat
 MOST_POINTS = 150  # of one line; longer ones are drawn as means over neighbouring steps
 
 
@@ -83,6 +84,8 @@ def loss_chart(
 ) -> Chart | None:
     """Losses by step, `<kind>_loss` for short; None where there is no point.
 
+    What lies above all that follows the first tenth of the steps is off the panels of long curves.
+
     Args:
         kind: "training" or "validation".
         note: where the losses come from.
@@ -93,15 +96,32 @@ def loss_chart(
     panels: list[Panel] = []
     rows: list[list[Cell]] = []
     seen: set[int] = set()
+    cut = False
     for task, by_name in curves.items():
         drawn = {series.index(name): thin for name, points in by_name.items() if (thin := thinned(points))}
         rows += [[task, series[index], int(step), loss] for index, points in drawn.items() for step, loss in points]
         if drawn:
             seen |= drawn.keys()
-            panels.append(line_panel(short(task, 40), drawn, STEP, "loss, nats per token", from_zero=True))
+            top = _top(drawn.values())
+            cut |= top is not None
+            panels.append(line_panel(short(task, 40), drawn, STEP, "loss, nats per token", from_zero=True, top=top))
     if not panels:
         return None
+    if cut:
+        note += " Higher losses of the first steps are off the panels; the data below has them."
     shown, more = split(panels)
     table = Table(["task", of, "step", "loss, nats per token"], rows)
     names = {index: series[index] for index in sorted(seen)}
     return Chart(f"{kind}_loss", f"{kind.capitalize()} loss by task", note, shown, table, more, names)
+
+
+def _top(curves: Collection[Points]) -> float | None:
+    """Where the y axis of long curves ends, a little above what follows their beginning; None if that cuts nothing."""
+    if max(map(len, curves)) <= FEW_POINTS:
+        return None
+    last = max(step for points in curves for step, _ in points)
+    losses = [(step, loss) for points in curves for step, loss in points if not math.isnan(loss)]
+    later = [loss for step, loss in losses if step > BEGINNING * last]
+    if not later or max(loss for _, loss in losses) <= 1.1 * max(later):
+        return None
+    return 1.1 * max(later) or None
