@@ -1,4 +1,4 @@
-"""Amounts as people read them: numbers of parameters, seconds, bytes."""
+"""Amounts as people read them: numbers of parameters, seconds, bytes, decimals."""
 
 
 def count(number: int | None) -> str:
@@ -28,3 +28,8 @@ def memory(size: int | None) -> str:
     if size is None:
         return "–"
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def fixed(value: float, digits: int) -> str:
+    """`"0.25"`, `"−0.09"`; no sign on what reads as zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")

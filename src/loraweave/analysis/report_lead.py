@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from ..amounts import fixed
 from ..pages.lines import mean, number
 from .plots import Entry, grouped
 from .plots_spectra import ALL
@@ -73,7 +74,7 @@ def _similarities(heads: Iterable[Entry]) -> str:
     by_run = grouped(heads, lambda entry: entry["run"])
     alike = {run: mean(entry["mean_similarity"] for entry in entries) for run, entries in by_run.items()}
     ranked = sorted((run for run in alike if not math.isnan(alike[run])), key=lambda run: -alike[run])
-    said = [f"{_cosine(alike[run])} in {run}" for run in _ends(ranked)]
+    said = [f"{fixed(alike[run], 2)} in {run}" for run in _ends(ranked)]
     return f"{_listed(said)}{_others(ranked)}" if said else ""
 
 
@@ -105,17 +106,12 @@ def _gradients(analysis: Entry) -> str:
         key=lambda found: found[1],
     )
     words = "agree" if overall > CLEARLY else "pull apart" if overall < -CLEARLY else "neither agree nor pull apart"
-    text = f"At the end of training the tasks' gradients on the whole {words} (mean cosine {_cosine(overall)}"
+    text = f"At the end of training the tasks' gradients on the whole {words} (mean cosine {fixed(overall, 2)}"
     within = mean(value for entry in last.values() for value in entry.get("within", ()))
-    text += ")" if math.isnan(within) else f", against {_cosine(within)} of a task with itself on other examples)"
+    text += ")" if math.isnan(within) else f", against {fixed(within, 2)} of a task with itself on other examples)"
     if worst < 0:
-        text += f"; most apart are {tasks[0]} and {tasks[1]} ({_cosine(worst)} in {where})"
+        text += f"; most apart are {tasks[0]} and {tasks[1]} ({fixed(worst, 2)} in {where})"
     return f"{text}."
-
-
-def _cosine(value: float) -> str:
-    """Two digits, without a sign on zero."""
-    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
 
 
 def _ends(ranked: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from loraweave.amounts import fixed
 from loraweave.cli.output import console, errors, next_free, typed
 
 
@@ -60,7 +61,7 @@ def analyze(
             "–" if run["kind"] == "full" else str(most),
             f"{row['effective_rank']:.1f}",
             f"{row['top1']:.0%}",
-            *(f"{round(sum(values) / len(values), 2) + 0.0:.2f}" if values else "–" for values in (alike, learned)),
+            *(fixed(sum(values) / len(values), 2) if values else "–" for values in (alike, learned)),
         )
     console.print(table)
     for note in found["notes"]:

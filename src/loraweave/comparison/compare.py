@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from rich.console import Console
 from loraweave.bases import empty_base, load_base
 from loraweave.comparison.differences import reference
 from loraweave.comparison.folder import ComparisonFolder, check_same_methods
-from loraweave.comparison.plan import base_is_scored, find_search, finished, runs_left, trials_left
+from loraweave.comparison.plan import base_is_scored, find_search, finished, runs_left, trials_beyond, trials_left
 from loraweave.comparison.progress import ComparisonProgress, OneRun
 from loraweave.comparison.recommend import Recommendation
 from loraweave.comparison.results import BASE, FORMAT, Results, RunRecord
 from loraweave.comparison.runs import Planned, Runner, failed_record
-from loraweave.comparison.search import add_trial, beyond, check_searchable, parse_rates, rate_name, rates_of
+from loraweave.comparison.search import add_trial, check_searchable, parse_rates, rate_name
 from loraweave.errors import UserError
 from loraweave.evaluation.record import describe
 from loraweave.training.config import MAX_SEED, RunConfig
@@ -110,16 +111,9 @@ def compare(
         if not base_is_scored(results):
             _add(results, runner.untouched(display.run(BASE)))
             folder.write(results, last=False)
-        for trial in trials:
+        for trial in chain(trials, trials_beyond(searches, specs, rates, own_rates) if widen else ()):
             add_trial(searches[trial.method], runner.trial(trial, display.run(trial.name)))
             folder.write(results, last=False)
-        for method, search in searches.items() if widen else ():
-            given = rates_of(rates, own_rates[method])
-            while (rate := beyond(search, given)) is not None:
-                trial = Planned(specs[method], method, search["seed"], rate)
-                display.add(trial.name)
-                add_trial(search, runner.trial(trial, display.run(trial.name)))
-                folder.write(results, last=False)
         for run in runs:
             _add(results, _made(results, run, runner, display.run(run.name)))
             folder.write(results, last=False)

@@ -23,11 +23,10 @@ WIDE_RANGE = 4.0
 """From this ratio of the largest to the smallest on, an axis is logarithmic."""
 NARROW_RANGE = 1.25
 """Below this ratio an axis shows more than its points."""
-
-
 FAR_ABOVE = 3.0
 """Losses of a search above this multiple of the best are off its panels: the rate is too high, however much."""
 DECIMAL, MINUTES = (1, 2, 5, 10), (1, 1.5, 3, 6, 10)
+"""Steps between ticks, times a power of ten: round for numbers, and for seconds that are written as minutes."""
 
 
 class Cost(NamedTuple):
@@ -89,14 +88,13 @@ def search_chart(results: Results) -> Chart | None:
     """Validation loss by learning rate, a panel for each method; None without a search."""
     series = series_of(results)
     searches = [search for search in results["searches"] if search["method"] in series and search["chosen"] is not None]
-    losses = [
-        loss for search in searches for trial in search["trials"] if (loss := trial["validation_loss"]) is not None
-    ]
-    if not losses:
+    if not searches:
         return None
-    low = min(losses)
-    chosen = [loss for search in searches if (loss := _loss_at(search, search["chosen"])) is not None]
-    high = min(max(losses), max(FAR_ABOVE * low, *(1.2 * loss for loss in chosen)))
+    by_search = [
+        [loss for trial in search["trials"] if (loss := trial["validation_loss"]) is not None] for search in searches
+    ]
+    best, highest = [min(losses) for losses in by_search], max(map(max, by_search))
+    low, high = min(best), min(highest, max(FAR_ABOVE * min(best), 1.2 * max(best)))  # what was chosen is in sight
     panels = [
         Panel(search["method"], _tried(search, figures.line(series.index(search["method"]), True), low, high), *SMALL)
         for search in searches
@@ -119,14 +117,9 @@ def search_chart(results: Results) -> Chart | None:
         f"Mean over tasks of the loss on validation examples at the end of training with seed {searches[0]['seed']}, "
         "in nats per token. A ring marks the rate that was chosen, a cross one that failed."
     )
-    if max(losses) > high:
+    if highest > high:
         note += f" Losses above {high:.2g} are off the panels; the data below has them."
     return Chart("search", "Validation loss by learning rate", note, panels, table)
-
-
-def _loss_at(search: Search, rate: float | None) -> float | None:
-    """The validation loss of the trial at `rate`."""
-    return next((trial["validation_loss"] for trial in search["trials"] if trial["learning_rate"] == rate), None)
 
 
 def _tried(search: Search, look: dict[str, Any], low: float, high: float) -> Callable[[Axes], None]:

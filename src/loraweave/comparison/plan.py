@@ -1,10 +1,10 @@
 """What a comparison has still to do, given what its results already hold."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from loraweave.comparison.results import BASE, Results, RunRecord, Search
 from loraweave.comparison.runs import Planned
-from loraweave.comparison.search import Rate, rates_of
+from loraweave.comparison.search import Rate, beyond, rates_of
 from loraweave.training.methods import MethodSpec
 
 
@@ -43,6 +43,19 @@ def trials_left(
             if rate not in settled
         ]
     return left
+
+
+def trials_beyond(
+    searches: Mapping[str, Search],
+    specs: Mapping[str, MethodSpec],
+    rates: Sequence[Rate],
+    own_rates: Mapping[str, float],
+) -> Iterator[Planned]:
+    """The trials that widen `searches`, by method; each must be in its search before the next is asked for."""
+    for method, search in searches.items():
+        given = rates_of(rates, own_rates[method])
+        while (rate := beyond(search, given)) is not None:
+            yield Planned(specs[method], method, search["seed"], rate)
 
 
 def runs_left(

@@ -46,7 +46,7 @@ class ComparisonProgress:
         self.lines: dict[str, TaskID] = {}
         self.all: TaskID | None = None
         for name in names:
-            self.add(name)
+            self._add(name)
         if self.live and len(names) > MOST_IN_SIGHT:
             self.all = self.bars.add_task("[bold]all runs", total=len(names), note="")
         self._show_next()
@@ -60,14 +60,9 @@ class ComparisonProgress:
     ) -> None:
         self.bars.stop()
 
-    def add(self, name: str) -> None:
-        """One more run, whose turn comes last unless it is taken out of it."""
-        self.waiting.append(name)
-        self.lines[name] = self.bars.add_task(name, total=1, note="[dim]waiting")
-        if self.all is not None:
-            self.bars.update(self.all, total=len(self.lines))
-
     def run(self, name: str) -> "OneRun":
+        if name not in self.lines:  # a run that nobody could know of when the display was made
+            self._add(name)
         self.waiting.remove(name)
         self.bars.update(self.lines[name], visible=True)
         self._show_next()
@@ -82,6 +77,12 @@ class ComparisonProgress:
     def say(self, name: str, what: str) -> None:
         """A line of a run's own."""
         self.console.print(f"{name}: {what}", markup=False, highlight=False, soft_wrap=True)
+
+    def _add(self, name: str) -> None:
+        self.waiting.append(name)
+        self.lines[name] = self.bars.add_task(name, total=1, note="[dim]waiting")
+        if self.all is not None:
+            self.bars.update(self.all, total=len(self.lines))
 
     def _show_next(self) -> None:
         if self.all is not None:

@@ -11,6 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgba
 
+from .. import amounts
 from .palette import COLOURS
 
 MOST_NUMBERS = 144  # cells above which numbers would be too small to read
@@ -89,8 +90,16 @@ def heat_map(
         for (i, j), value in np.ndenumerate(cells):
             if not np.isnan(value):
                 on = COLOURS["paper" if scale.strength(value) > DARK else "ink"].light
-                text = f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0: no −0.00
-                axes.text(j, i, text, ha="center", va="center_baseline", color=on, fontsize=10, in_layout=False)
+                axes.text(
+                    j,
+                    i,
+                    amounts.fixed(value, digits),
+                    ha="center",
+                    va="center_baseline",
+                    color=on,
+                    fontsize=10,
+                    in_layout=False,
+                )
     axes.set(xlim=(-0.5, count_columns - 0.5), ylim=(count_rows - 0.5, -0.5))
     axes.grid(False)
     _label(axes.xaxis, columns, 14)
