@@ -12,10 +12,10 @@ import torch
 from transformers import AutoConfig, GPT2Config, LlamaConfig, PretrainedConfig, Qwen2Config
 
 from loraweave.bases.load import EMBEDDED
-from loraweave.training.fake_step import Batch
-from loraweave.training.folder import environment
-from loraweave.training.memory_estimate import StepPlan, estimate
-from loraweave.training.settings import build_arguments
+from loraweave.estimate.fake_step import Batch
+from loraweave.estimate.memory import StepPlan, estimate
+from loraweave.runs.folder import environment
+from loraweave.runs.settings import build_arguments
 
 from . import outside
 from .measured import peak_of_training

@@ -10,11 +10,11 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from loraweave.bases.load import EMBEDDED
-from loraweave.training.adapting import adapted
-from loraweave.training.methods import build_losses
-from loraweave.training.packing import Plan
-from loraweave.training.rows import Rows
-from loraweave.training.settings import build_arguments
+from loraweave.data.packing import Plan
+from loraweave.data.rows import Rows
+from loraweave.runs.adapting import adapted
+from loraweave.runs.methods import build_losses
+from loraweave.runs.settings import build_arguments
 from loraweave.training.trainer import MultiTaskTrainer
 
 

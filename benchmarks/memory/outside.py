@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig
 
-from loraweave.training.fake_step import Batch, FakeModel
+from loraweave.estimate.fake_step import Batch, FakeModel
 
 LLAMA_3B = LlamaConfig(
     vocab_size=128256, hidden_size=3072, intermediate_size=8192, num_hidden_layers=28, num_attention_heads=24,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from loraweave.training.folder import environment
+from loraweave.runs.folder import environment
 
 from . import layers, models, training
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from loraweave.bases import load_base
 from loraweave.config import PRESETS
-from loraweave.training.methods import build_peft_config
+from loraweave.runs.methods import build_peft_config
 
 from .memory import peak_bytes
 from .timing import in_turn, ratios

@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console
 
 from loraweave.bases.load import EMBEDDED
-from loraweave.training.config import RunConfig
-from loraweave.training.data import load_data
+from loraweave.data.prepare import load_data
+from loraweave.runs.config import RunConfig
+from loraweave.runs.settings import has_fast_bfloat16
 from loraweave.training.run import load_run_tasks, train
-from loraweave.training.settings import has_fast_bfloat16
 
 from .timing import ratios
 

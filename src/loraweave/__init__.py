@@ -4,8 +4,8 @@ import loraweave                                    # registers the method with 
 model = peft.get_peft_model(model, loraweave.RLoraConfig())
 """
 
-from . import lowrank
-from .config import (
+from loraweave import lowrank
+from loraweave.config import (
     HydraLoraConfig,
     MLoraConfig,
     MoeLoraConfig,
@@ -14,9 +14,9 @@ from .config import (
     RLoraConfig,
     WeaveConfig,
 )
-from .errors import UserError
-from .trainers import with_tasks
-from .tuner import WeaveModel, checkpoint_context, task
+from loraweave.errors import UserError
+from loraweave.integrations.trl import with_tasks
+from loraweave.tuner import WeaveModel, checkpoint_context, task
 
 __version__ = "0.1.0"
 

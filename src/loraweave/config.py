@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 
 from peft.config import PeftConfig
 
-from .card import add_loading_section
-from .errors import UserError, nearest
-from .peft_type import LORAWEAVE
+from loraweave.card import add_loading_section
+from loraweave.errors import UserError, nearest
+from loraweave.peft_type import LORAWEAVE
 
 Down = Literal["shared", "per_head"]
 Gate = Literal["uniform", "channel", "token", "task", "task_embedding"]
@@ -44,7 +44,7 @@ class WeaveConfig(PeftConfig):
             "token": softmax of a router on x. "task": softmax(w_t / temperature). "task_embedding": softmax(G e_t).
         head_dropout: one mask per head on A x, instead of one on x.
         task_transform: an r × r matrix per task, between A and B, that starts at the identity.
-        start: "zero_up", "zero_gate" or "random_anchored"; see `loraweave.starts`.
+        start: "zero_up", "zero_gate" or "random_anchored"; see `loraweave.lowrank.starts`.
         task_names: the tasks in the order of their ids; needed by task gates and transforms.
         temperature: τ of the task gate.
         task_embedding_dim: size of e_t for gate "task_embedding".

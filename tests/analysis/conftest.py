@@ -12,7 +12,7 @@ from rich.console import Console
 from tiny_project import write_project, write_run_file
 from torch import nn
 
-from loraweave.training.config import RunConfig
+from loraweave.runs.config import RunConfig
 from loraweave.training.run import train
 
 PLAIN = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}

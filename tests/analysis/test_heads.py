@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from loraweave import UserError
 from loraweave.analysis.heads import describe, head_map, layer_heads, random_starts, similarity
-from loraweave.analysis.runs import open_runs
-from loraweave.training.config import RunConfig
+from loraweave.analysis.subjects import open_runs
+from loraweave.runs.config import RunConfig
 from loraweave.training.run import train
 
 

@@ -7,10 +7,10 @@ import torch
 from tiny_adapters import NAMES
 
 from loraweave.analysis import routing
-from loraweave.analysis.runs import open_runs
 from loraweave.analysis.sample import SEEN, sample_router
-from loraweave.tasks import encode_all
-from loraweave.training.loading import load_run
+from loraweave.analysis.subjects import open_runs
+from loraweave.data.encode import encode_all
+from loraweave.runs.loading import load_run
 
 
 @pytest.mark.parametrize("name", ["mtllora", "moelora"])

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from loraweave import __version__
-from loraweave.training.methods import METHODS
+from loraweave.runs.methods import METHODS
 
 
 def test_train_prints_mixture_losses_and_paths(command, project, tmp_path):

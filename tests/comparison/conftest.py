@@ -6,7 +6,7 @@ import pytest
 from tiny_project import write_project, write_run_file
 
 from loraweave.comparison import compare
-from loraweave.training.config import RunConfig
+from loraweave.runs.config import RunConfig
 
 
 @pytest.fixture(scope="session")

@@ -5,16 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from loraweave.comparison.differences import against, reference
 from loraweave.comparison.recommend import Recommendation, recommend
-from loraweave.comparison.results import (
-    FORMAT,
-    Curves,
-    Results,
-    RunRecord,
-    Search,
-    Trial,
-    describe_tasks,
-    summarise,
-)
+from loraweave.comparison.records import FORMAT, Curves, Results, RunRecord, Search, Trial, describe_tasks, summarise
 from loraweave.comparison.search import add_trial
 from loraweave.evaluation import TaskScore, macro_average
 

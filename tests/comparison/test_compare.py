@@ -10,12 +10,12 @@ from tiny_project import write_base
 
 from loraweave.bases import fingerprint, load_base
 from loraweave.comparison import compare
-from loraweave.comparison import folder as folder_module
-from loraweave.comparison.runs import give_memory_back
+from loraweave.comparison import store as folder_module
+from loraweave.comparison.runner import give_memory_back
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate
+from loraweave.runs.loading import load_run
 from loraweave.tasks import load_tasks
-from loraweave.training.loading import load_run
 
 
 def test_records_every_run(compared):

@@ -6,7 +6,7 @@ import pytest
 from comparison.recorded import concluded, recorded_search, results
 from matplotlib.axes import Axes
 
-from loraweave.comparison.figures import cost_chart, search_chart
+from loraweave.comparison.cost_charts import cost_chart, search_chart
 from loraweave.comparison.labels import Point, label_points
 from loraweave.pages import figures
 

@@ -3,7 +3,7 @@
 import pytest
 from comparison.recorded import results
 
-from loraweave.comparison.results import best_methods, notes
+from loraweave.comparison.records import best_methods, notes
 from loraweave.comparison.statistics import spread
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from peft import PeftModel
 
-from loraweave.comparison import compare, runs
+from loraweave.comparison import compare
+from loraweave.comparison import runner as runs
 from loraweave.errors import UserError
-from loraweave.training.config import RunConfig
+from loraweave.runs.config import RunConfig
 
 RATES = ["1e-3", "1e-2"]
 COMMAND = "from loraweave.cli import main; main()"

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from loraweave.comparison.progress import ComparisonProgress
+from loraweave.comparison.display import ComparisonProgress
 
 
 def shown(count: int, terminal: bool) -> tuple[list[int], str]:

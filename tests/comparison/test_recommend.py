@@ -5,9 +5,9 @@ import random
 import pytest
 from comparison.recorded import concluded, results, with_scores
 
-from loraweave.comparison.results import Search
+from loraweave.comparison.records import Search
 from loraweave.comparison.simplicity import simplicity
-from loraweave.training.methods import METHODS
+from loraweave.runs.methods import METHODS
 
 ALL = [name for name in METHODS if name != "base"]
 

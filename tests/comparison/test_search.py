@@ -10,7 +10,7 @@ from comparison.recorded import recorded_search
 from loraweave.comparison import compare
 from loraweave.comparison.search import MOST_BEYOND, beyond, parse_rates, rates_of, validation_losses
 from loraweave.errors import UserError
-from loraweave.training.folder import RunFolder
+from loraweave.runs.folder import RunFolder
 
 RATES = ["1e-4", "3e-2"]
 
@@ -84,7 +84,7 @@ def test_resumed_with_another_rate_only_that_one_is_trained(searched):
 
 
 def _config_of(folder: Path):
-    from loraweave.training.config import RunConfig
+    from loraweave.runs.config import RunConfig
 
     config = RunConfig.load(next(folder.glob("runs/*")) / "run.yaml")
     return config.model_copy(update={"train": {k: v for k, v in config.train.items() if k != "learning_rate"}})

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from loraweave.config import PRESETS
-from loraweave.training.config import RunConfig
-from loraweave.training.methods import METHODS, build_losses, build_peft_config
+from loraweave.runs.config import RunConfig
+from loraweave.runs.methods import METHODS, build_losses, build_peft_config
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
 OF_A_PAPER = [*PRESETS, "alignlora"]

@@ -10,10 +10,10 @@ from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, get_peft_model
 
 import loraweave
+from loraweave.data.encode import encode
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate, macro_average
 from loraweave.evaluation.evaluate import default_batch_size
-from loraweave.tasks.encode import encode
 
 
 def test_scores_are_lm_evals_own(base, tasks):

@@ -12,10 +12,10 @@ import yaml
 from lm_eval.api.instance import Instance
 from rich.console import Console
 
+from loraweave.estimate import dry_run as module
+from loraweave.estimate.dry_run import SHAPES, dry_run
+from loraweave.runs.config import RunConfig
 from loraweave.tasks import load_tasks
-from loraweave.training import dry_run as module
-from loraweave.training.config import RunConfig
-from loraweave.training.dry_run import SHAPES, dry_run
 from loraweave.training.run import train
 
 ROOT = Path(__file__).resolve().parents[2]

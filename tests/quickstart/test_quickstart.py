@@ -8,8 +8,8 @@ import pytest
 import loraweave
 from loraweave.bases import load_base
 from loraweave.cli.app import run
+from loraweave.runs.config import RunConfig
 from loraweave.tasks import load_tasks
-from loraweave.training.config import RunConfig
 
 FOLDER = Path(loraweave.__file__).parent / "quickstart"
 

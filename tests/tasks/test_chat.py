@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from loraweave.data.encode import IGNORED, encode
 from loraweave.errors import UserError
-from loraweave.tasks import IGNORED, Example
+from loraweave.tasks import Example
 from loraweave.tasks.chat import render
-from loraweave.tasks.encode import encode
 
 USER = {"role": "user", "content": "What is the capital of France?"}
 ANSWER = {"role": "assistant", "content": "Paris"}

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from loraweave.tasks import encode_all, load_tasks
+from loraweave.data.encode import encode_all
+from loraweave.tasks import load_tasks
 from loraweave.tasks.chat import Rendered, render
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "tasks"

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from loraweave.config import PRESETS
-from loraweave.training.config import RunConfig
+from loraweave.runs.config import RunConfig
 from loraweave.training.run import train
 
 

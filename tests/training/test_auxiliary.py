@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from training.parts import NAMES, random_rows
+from tiny_rows import NAMES, random_rows
 
 from loraweave.config import PRESETS, WeaveConfig
+from loraweave.data.rows import Rows
 from loraweave.errors import UserError
-from loraweave.training.adapting import adapted
+from loraweave.runs.adapting import adapted
+from loraweave.runs.methods import build_losses
 from loraweave.training.auxiliary import Auxiliary, LossConfig
-from loraweave.training.methods import build_losses
-from loraweave.training.rows import Rows
 from loraweave.tuner.probe import Probe
 
 TARGETS = {"q_proj", "down_proj"}

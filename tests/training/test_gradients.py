@@ -8,15 +8,15 @@ import pytest
 import torch
 from peft import get_peft_model
 from rich.console import Console
+from tiny_rows import NAMES, random_rows
 from torch.nn.functional import cosine_similarity
-from training.parts import NAMES, random_rows
 
 from loraweave import MtlLoraConfig
+from loraweave.data.rows import Rows
+from loraweave.runs.config import RunConfig
 from loraweave.training import gradients
 from loraweave.training.callbacks import Clock
-from loraweave.training.config import RunConfig
 from loraweave.training.gradients import GradientRecord, describe
-from loraweave.training.rows import Rows
 from loraweave.training.run import RunResult, train
 
 

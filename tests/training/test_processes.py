@@ -17,7 +17,7 @@ import loraweave
 from loraweave import UserError
 from loraweave.bases import load_base
 from loraweave.config import PRESETS
-from loraweave.training.config import RunConfig
+from loraweave.runs.config import RunConfig
 from loraweave.training.run import train
 
 SETTINGS = [  # no dropout: each process draws masks of its own

@@ -16,9 +16,9 @@ from tiny_project import write_base
 
 from loraweave.bases import load_base
 from loraweave.errors import UserError
-from loraweave.training.checkpoints import last_good_checkpoint
-from loraweave.training.config import RunConfig
-from loraweave.training.loading import load_run
+from loraweave.files import last_good_checkpoint
+from loraweave.runs.config import RunConfig
+from loraweave.runs.loading import load_run
 from loraweave.training.progress import ProgressBar
 from loraweave.training.run import RunResult, load_run_tasks, train
 

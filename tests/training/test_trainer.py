@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiny_rows import NAMES, random_rows
 from torch.nn.functional import cross_entropy
-from training.parts import NAMES, random_rows
 
 from loraweave.bases import fingerprint
 from loraweave.config import MtlLoraConfig, RLoraConfig
+from loraweave.data.rows import Rows
 from loraweave.errors import UserError
-from loraweave.training.adapting import adapted
-from loraweave.training.rows import Rows
+from loraweave.runs.adapting import adapted
 
 
 def losses_by_hand(model: Any, rows: Rows) -> dict[str, list[float]]:

@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError
-from ..quiet import quiet_libraries
-from ..training.checkpoints import write_text
-from ..training.folder import environment, make_folder
-from . import curves, heads, routing, spectra
-from .adapters import AdapterFile, natural
-from .routing import Routing
-from .runs import AnalysedRun, open_runs
-from .sample import sample_router
-from .spectra import Decomposition
-from .subspaces import PairOverlap
+from loraweave.adapters.file import AdapterFile, natural
+from loraweave.analysis import heads, routing, spectra
+from loraweave.analysis import logged as curves
+from loraweave.analysis.routing import Routing
+from loraweave.analysis.sample import sample_router
+from loraweave.analysis.spectra import Decomposition
+from loraweave.analysis.subjects import AnalysedRun, open_runs
+from loraweave.analysis.subspaces import PairOverlap
+from loraweave.errors import UserError
+from loraweave.files import write_text
+from loraweave.quiet import quiet_libraries
+from loraweave.runs.folder import environment, make_folder
 
 FORMAT = 1
 COMPARED = 12  # runs whose subspaces are compared, each with each
@@ -95,7 +96,7 @@ def save(analysis: Entry, folder: Path) -> Path:
     Raises:
         UserError: the folder holds something already, or cannot be made.
     """
-    from .report import write
+    from loraweave.analysis.report import write
 
     check_free(folder)
     make_folder(folder)
@@ -211,7 +212,8 @@ def _decomposed(
 ) -> tuple[Decomposition, list[tuple[str | None, Decomposition]]]:
     """The update of one layer as a whole, and for every task that it tells apart."""
     if isinstance(run.update, AdapterFile):
-        return run.update.mean(layer, usage), run.update.by_task(layer)
+        whole = spectra.decompose(*run.update.mean(layer, usage))
+        return whole, [(task, spectra.decompose(*factors)) for task, factors in run.update.by_task(layer)]
     return run.update.decomposed(layer), []
 
 

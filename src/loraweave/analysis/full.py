@@ -8,11 +8,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..bases import empty_base, resolve_base
-from ..errors import UserError
-from .adapters import Size, natural
-from .spectra import Decomposition, decompose_dense
-from .subspaces import MOST
+from loraweave.adapters.file import Size, natural
+from loraweave.analysis.spectra import Decomposition, decompose_dense
+from loraweave.analysis.subspaces import MOST
+from loraweave.bases import empty_base, resolve_base
+from loraweave.errors import UserError
 
 _DOUBTFUL = 0.5
 

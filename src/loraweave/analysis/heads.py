@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..bases import empty_base
-from ..errors import UserError
-from ..tuner.parameters import first_values
-from .runs import AnalysedRun
+from loraweave.analysis.subjects import AnalysedRun
+from loraweave.bases import empty_base
+from loraweave.errors import UserError
+from loraweave.tuner.parameters import first_values
 
 
 def similarity(heads: Tensor) -> Tensor:

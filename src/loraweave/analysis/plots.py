@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from matplotlib.axes import Axes
 
-from ..pages.charts import Chart, Panel, Table, short
-from ..pages.heat import Scale, heat_map
-from ..pages.lines import mean
+from loraweave.pages.charts import Chart, Panel, Table, short
+from loraweave.pages.heat import Scale, heat_map
+from loraweave.pages.lines import mean
 
 Entry = Mapping[str, Any]
 Key = TypeVar("Key", bound=Hashable)

@@ -5,12 +5,22 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from ..pages import figures
-from ..pages.charts import Cell, Chart, Panel, Table, split
-from ..pages.heat import Scale
-from ..pages.lines import line_panel, number
-from ..pages.palette import series as look_of
-from .plots import Entry, Section, by_depth, depth_map, grouped, heat_panel, in_order, mean_matrix, round_up
+from loraweave.analysis.plots import (
+    Entry,
+    Section,
+    by_depth,
+    depth_map,
+    grouped,
+    heat_panel,
+    in_order,
+    mean_matrix,
+    round_up,
+)
+from loraweave.pages import figures
+from loraweave.pages.charts import Cell, Chart, Panel, Table, split
+from loraweave.pages.heat import Scale
+from loraweave.pages.lines import line_panel, number
+from loraweave.pages.palette import series as look_of
 
 MOST_POINTS = 400  # of one map
 MOST_MAPS = 24

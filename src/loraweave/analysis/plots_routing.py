@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from ..pages.charts import Cell, Chart, Panel, Table, split
-from ..pages.heat import Scale
-from ..pages.lines import number
-from .plots import Entry, Listing, Section, by_depth, depth_map, grouped, heat_panel, round_up
+from loraweave.analysis.plots import Entry, Listing, Section, by_depth, depth_map, grouped, heat_panel, round_up
+from loraweave.pages.charts import Cell, Chart, Panel, Table, split
+from loraweave.pages.heat import Scale
+from loraweave.pages.lines import number
 
 
 def section(analysis: Entry) -> Section | None:

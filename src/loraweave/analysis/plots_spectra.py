@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from ..pages import figures
-from ..pages.charts import Cell, Chart, Panel, Table, short, split
-from ..pages.lines import Points, line_panel, number
-from .plots import Entry, Section, by_depth, grouped, in_order, round_up, run_names
+from loraweave.analysis.plots import Entry, Section, by_depth, grouped, in_order, round_up, run_names
+from loraweave.pages import figures
+from loraweave.pages.charts import Cell, Chart, Panel, Table, short, split
+from loraweave.pages.lines import Points, line_panel, number
 
 FLOOR = 1e-3  # of the largest singular value; what lies below tells nothing any more
 MEASURES = {

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from ..pages.charts import Cell, Chart, Panel, Table, short, split
-from ..pages.heat import Scale
-from ..pages.lines import line_panel, mean, number
-from .plots import Entry, Section, by_depth, grouped, heat_panel, round_up, run_names
+from loraweave.analysis.plots import Entry, Section, by_depth, grouped, heat_panel, round_up, run_names
+from loraweave.pages.charts import Cell, Chart, Panel, Table, short, split
+from loraweave.pages.heat import Scale
+from loraweave.pages.lines import line_panel, mean, number
 
 Pair = tuple[str, str]
 SIDES = {"left": "outputs", "right": "inputs"}

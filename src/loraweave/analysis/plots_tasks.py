@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from ..pages.charts import Cell, Chart, Panel, Table, split
-from ..pages.heat import Scale
-from ..pages.lines import STEP, line_panel, mean, number
-from .plots import Entry, Section, grouped, heat_panel, round_up, run_names
+from loraweave.analysis.plots import Entry, Section, grouped, heat_panel, round_up, run_names
+from loraweave.pages.charts import Cell, Chart, Panel, Table, split
+from loraweave.pages.heat import Scale
+from loraweave.pages.lines import STEP, line_panel, mean, number
 
 TIMES = {0: "start", 0.5: "middle", 1: "end"}
 

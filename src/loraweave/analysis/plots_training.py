@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from ..pages import figures
-from ..pages.charts import Cell, Chart, Panel, Table, short, split
-from ..pages.lines import STEP, Logged, line_panel, loss_chart, number, thinned
-from .plots import Entry, Section, run_names
+from loraweave.analysis.plots import Entry, Section, run_names
+from loraweave.pages import figures
+from loraweave.pages.charts import Cell, Chart, Panel, Table, short, split
+from loraweave.pages.lines import STEP, Logged, line_panel, loss_chart, number, thinned
 
 SHARES = {"share_of_examples": "of the examples", "share_of_tokens": "of the tokens"}
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import amounts
-from ..pages import render
-from ..pages.charts import Table
-from ..training.checkpoints import write_text
-from . import plots_heads, plots_routing, plots_spectra, plots_subspaces, plots_tasks, plots_training
-from .plots import Entry
-from .report_lead import lead
+from loraweave import amounts
+from loraweave.analysis import plots_heads, plots_routing, plots_spectra, plots_subspaces, plots_tasks, plots_training
+from loraweave.analysis.plots import Entry
+from loraweave.analysis.report_lead import lead
+from loraweave.files import write_text
+from loraweave.pages import render
+from loraweave.pages.charts import Table
 
 PARTS = (plots_spectra, plots_subspaces, plots_heads, plots_routing, plots_tasks, plots_training)
 MOST_NOTES = 6  # in sight; more open on a click

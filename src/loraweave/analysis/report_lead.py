@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from ..amounts import fixed
-from ..pages.lines import mean, number
-from .plots import Entry, grouped
-from .plots_spectra import ALL
-from .plots_tasks import off_diagonal
+from loraweave.amounts import fixed
+from loraweave.analysis.plots import Entry, grouped
+from loraweave.analysis.plots_spectra import ALL
+from loraweave.analysis.plots_tasks import off_diagonal
+from loraweave.pages.lines import mean, number
 
 MOST_RUNS = 4  # named in one sentence
 CLEARLY = 0.02  # gradients' mean cosines nearer to 0 than this are neither friend nor foe

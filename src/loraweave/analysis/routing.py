@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..training.checkpoints import read_json
-from .runs import AnalysedRun
+from loraweave.analysis.subjects import AnalysedRun
+from loraweave.files import read_json
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..tasks import encode_all
-from ..training.collate import Collator
-from ..training.data import longest_example
-from ..training.loading import Run, load_run
-from ..training.rows import Rows
-from ..tuner.context import attach
-from ..tuner.probe import Probe
-from .routing import LayerRouting, Routing
-from .runs import AnalysedRun
+from loraweave.analysis.routing import LayerRouting, Routing
+from loraweave.analysis.subjects import AnalysedRun
+from loraweave.data.collate import Collator
+from loraweave.data.encode import encode_all
+from loraweave.data.prepare import longest_example
+from loraweave.data.rows import Rows
+from loraweave.runs.loading import Run, load_run
+from loraweave.tuner.context import attach
+from loraweave.tuner.probe import Probe
 
 ROWS = 8  # per forward pass
 SEEN = 3  # times a token must occur before its mean weight means anything

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .spectra import Decomposition
+from loraweave.analysis.spectra import Decomposition
 
 MOST = 64  # directions compared at most
 

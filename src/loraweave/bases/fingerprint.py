@@ -5,7 +5,7 @@ import hashlib
 import torch
 from torch import nn
 
-from ..errors import UserError
+from loraweave.errors import UserError
 
 _SAMPLES = 64  # values read from each tensor: enough to tell two fine-tunes apart, and next to no time
 

@@ -10,8 +10,8 @@ import torch
 from huggingface_hub import constants as hub_settings
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import UserError
-from ..quiet import quiet_libraries
+from loraweave.errors import UserError
+from loraweave.quiet import quiet_libraries
 
 EMBEDDED = Path(__file__).parent / "nano"
 

@@ -11,7 +11,7 @@ from loraweave.cli.train import Output, Overrides, Resume, RunFile
 from loraweave.errors import UserError
 
 if TYPE_CHECKING:
-    from loraweave.training.config import RunConfig
+    from loraweave.runs.config import RunConfig
 
 QUICKSTART_METHODS = ("lora", "multilora", "rlora")
 SOME_RUNS_FAILED = 1
@@ -46,7 +46,7 @@ def compare(
     The untouched base is always shown. Fields of the run file's own method hold for that method alone. With
     --learning-rates each method is first trained at every rate with the first seed, and takes the best one.
     """
-    from loraweave.training.config import RunConfig
+    from loraweave.runs.config import RunConfig
 
     config = RunConfig.load(run_file, set_ or ())
     _compare(
@@ -64,7 +64,7 @@ def compare(
 
 def quickstart(output: Output = None, resume: Resume = False) -> None:
     """Compare LoRA, MultiLoRA and R-LoRA on seven small tasks, with a base that ships in the package."""
-    from loraweave.training.config import RunConfig
+    from loraweave.runs.config import RunConfig
 
     config = RunConfig.load(Path(__file__).parent.parent / "quickstart" / "run.yaml")
     folder = output or (_latest() if resume else next_free("quickstart"))

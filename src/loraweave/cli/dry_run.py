@@ -9,7 +9,7 @@ from loraweave import amounts
 from loraweave.cli.output import console
 
 if TYPE_CHECKING:
-    from loraweave.training.dry_run import DryRun
+    from loraweave.estimate.dry_run import DryRun
 
 _PARTS = {
     "base": "weights of the base",

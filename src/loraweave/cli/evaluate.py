@@ -21,9 +21,9 @@ def evaluate(
 
     from loraweave import evaluation
     from loraweave.comparison import words
-    from loraweave.comparison.results import Spread
+    from loraweave.comparison.records import Spread
     from loraweave.evaluation.record import evaluation_settings, record
-    from loraweave.training.loading import load_run
+    from loraweave.runs.loading import load_run
 
     if (run / "results.json").is_file() and (run / "runs").is_dir():
         inside = next((run / "runs").iterdir(), run / "runs")

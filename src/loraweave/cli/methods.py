@@ -8,7 +8,7 @@ from loraweave.cli.output import console
 def methods() -> None:
     """List the methods: paper, what they need and what they can be turned into."""
     from loraweave.config import WeaveConfig
-    from loraweave.training.methods import METHODS, build_peft_config
+    from loraweave.runs.methods import METHODS, build_peft_config
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for head in ("name", "arXiv", "needs tasks", "folds into a LoRA", "learning rate", "what it is"):

@@ -12,8 +12,8 @@ from loraweave.cli.output import console, errors
 from loraweave.errors import UserError
 
 if TYPE_CHECKING:
+    from loraweave.data.preview import Preview
     from loraweave.tasks import Task
-    from loraweave.tasks.preview import Preview
 
 app = typer.Typer(no_args_is_help=True, help="Look at tasks: what there is, and what the model will read and write.")
 
@@ -27,7 +27,7 @@ def list_all(
     folder: Annotated[list[str] | None, typer.Option(help="List the YAML files of this folder instead.")] = None,
 ) -> None:
     """List the tasks that a run file can name: all that lm-eval ships, some thousands."""
-    from loraweave.tasks import list_tasks
+    from loraweave.data.preview import list_tasks
 
     with errors.status("reading lm-eval's index"):
         found = list_tasks(pattern, folders=folder or (), builtin=not folder)
@@ -39,7 +39,7 @@ def list_all(
 @app.command()
 def show(name: NameOrFile, data_dir: DataDir = None) -> None:
     """Show where a task comes from, how it is scored, how large it is, and its prompt."""
-    from loraweave.tasks import summarise
+    from loraweave.data.preview import summarise
 
     for task in _load(name, data_dir, chat_template=False):
         summary = summarise(task)
@@ -71,7 +71,7 @@ def preview(
     from transformers import AutoTokenizer
 
     from loraweave.bases import resolve_base
-    from loraweave.tasks import preview as previews
+    from loraweave.data.preview import preview as previews
 
     base = resolve_base(model)
     try:

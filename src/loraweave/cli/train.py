@@ -25,14 +25,14 @@ def train(
     """Train one adapter on all tasks of a run file."""
     from rich.table import Table
 
-    from loraweave.training.config import RunConfig
+    from loraweave.runs.config import RunConfig
     from loraweave.training.progress import ProgressBar
     from loraweave.training.run import train as train_run
 
     config = RunConfig.load(run_file, set_ or ())
     if dry_run:
         from loraweave.cli.dry_run import show
-        from loraweave.training.dry_run import dry_run as work_out
+        from loraweave.estimate.dry_run import dry_run as work_out
 
         found = work_out(config, output, errors)
         return show(found) if found.args.process_index == 0 else None
@@ -57,7 +57,7 @@ def train(
 
 def last_losses(metrics: Path) -> dict[str, tuple[float | None, float | None]]:
     """Per task, the last logged training and validation loss, in nats per completion token."""
-    from loraweave.training.checkpoints import read_json_lines
+    from loraweave.files import read_json_lines
 
     last: dict[str, float] = {}
     for line in read_json_lines(metrics):

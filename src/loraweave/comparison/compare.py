@@ -12,21 +12,21 @@ from rich.console import Console
 
 from loraweave.bases import empty_base, load_base
 from loraweave.comparison.differences import reference
-from loraweave.comparison.folder import ComparisonFolder, check_same_methods
-from loraweave.comparison.plan import base_is_scored, find_search, finished, runs_left, trials_beyond, trials_left
-from loraweave.comparison.progress import ComparisonProgress, OneRun
+from loraweave.comparison.display import ComparisonProgress, OneRun
+from loraweave.comparison.jobs import base_is_scored, find_search, finished, runs_left, trials_beyond, trials_left
 from loraweave.comparison.recommend import Recommendation
-from loraweave.comparison.results import BASE, FORMAT, Results, RunRecord
-from loraweave.comparison.runs import Planned, Runner, failed_record
+from loraweave.comparison.records import BASE, FORMAT, Results, RunRecord
+from loraweave.comparison.runner import Planned, Runner, failed_record
 from loraweave.comparison.search import add_trial, check_searchable, parse_rates, rate_name
+from loraweave.comparison.store import ComparisonFolder, check_same_methods
 from loraweave.errors import UserError
+from loraweave.estimate.counting import count_trainable, match_rank
 from loraweave.evaluation.record import describe
-from loraweave.training.config import MAX_SEED, RunConfig
-from loraweave.training.counting import count_trainable, match_rank
-from loraweave.training.folder import environment, make_folder
-from loraweave.training.methods import MethodSpec, build_peft_config, resolve_method
+from loraweave.runs.config import MAX_SEED, RunConfig
+from loraweave.runs.folder import environment, make_folder
+from loraweave.runs.methods import MethodSpec, build_peft_config, resolve_method
+from loraweave.runs.settings import DEFAULTS
 from loraweave.training.run import load_run_tasks
-from loraweave.training.settings import DEFAULTS
 
 DEFAULT_OUTPUT = Path("runs") / "comparison"
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Literal, TypedDict
 
-from loraweave.comparison.results import BASE, Results, RunRecord
+from loraweave.comparison.records import BASE, Results, RunRecord
 from loraweave.comparison.statistics import Pool, Spread, holm, p_value, pool, rounding_variance, students_t, variance
 from loraweave.errors import UserError, nearest
 from loraweave.evaluation.scores import PERCENT, TaskScore
-from loraweave.training.methods import resolve_method
+from loraweave.runs.methods import resolve_method
 
 LEVEL = 0.05
 

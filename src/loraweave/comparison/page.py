@@ -10,14 +10,14 @@ from markupsafe import Markup, escape
 
 from loraweave import amounts
 from loraweave.comparison import words
-from loraweave.comparison.curves import loss_charts
+from loraweave.comparison.cost_charts import cost_chart, search_chart
 from loraweave.comparison.differences import Difference
-from loraweave.comparison.figures import cost_chart, search_chart
+from loraweave.comparison.loss_charts import loss_charts
 from loraweave.comparison.recommend import Recommendation
-from loraweave.comparison.results import BASE, MethodSummary, Results, RunRecord, best_methods, notes
+from loraweave.comparison.records import BASE, MethodSummary, Results, RunRecord, best_methods, notes
 from loraweave.comparison.statistics import Spread
+from loraweave.files import write_text
 from loraweave.pages import render
-from loraweave.training.checkpoints import write_text
 
 LONGEST_HEAD = 12
 

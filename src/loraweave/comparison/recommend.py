@@ -10,7 +10,7 @@ from typing import TypedDict
 from loraweave import amounts
 from loraweave.comparison import words
 from loraweave.comparison.differences import against, higher_is_better, pool_of_means
-from loraweave.comparison.results import BASE, MethodSummary, Results
+from loraweave.comparison.records import BASE, MethodSummary, Results
 from loraweave.comparison.simplicity import WHOLE_MODEL, simplicity
 from loraweave.comparison.statistics import seeds_needed
 

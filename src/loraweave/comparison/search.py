@@ -7,12 +7,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loraweave.comparison.results import Search, Trial
+from loraweave.comparison.records import Search, Trial
 from loraweave.errors import UserError
-from loraweave.training.checkpoints import read_json_lines
-from loraweave.training.config import RunConfig
-from loraweave.training.folder import RunFolder
-from loraweave.training.settings import DEFAULTS
+from loraweave.files import read_json_lines
+from loraweave.runs.config import RunConfig
+from loraweave.runs.folder import RunFolder
+from loraweave.runs.settings import DEFAULTS
 
 MOST_BEYOND = 4  # rates on one side: a loss that falls and falls must not keep a search going for ever
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from loraweave.config import WeaveConfig
-from loraweave.training.methods import METHODS, MethodSpec, build_losses, build_peft_config, resolve_method
+from loraweave.runs.methods import METHODS, MethodSpec, build_losses, build_peft_config, resolve_method
 
 WHOLE_MODEL = 5
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loraweave.comparison import words
-from loraweave.comparison.results import BASE, Results
+from loraweave.comparison.records import BASE, Results
 
 MARKS: dict[str, str] = {"win": "green", "tie": "", "loss": "red"}
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from loraweave.comparison.results import BASE, Results, TaskInfo, decimals, seeds_in_words
+from loraweave.comparison.records import BASE, Results, TaskInfo, decimals, seeds_in_words
 from loraweave.comparison.statistics import Spread
 
 SHORT_METRICS = {"exact_match": "exact", "acc": "acc", "acc_norm": "acc norm"}

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 
 import loraweave
+from loraweave.data.encode import encode_all
 from loraweave.errors import UserError
 from loraweave.evaluation.harness import score_with_harness
 from loraweave.evaluation.held_out_loss import score_with_loss
 from loraweave.evaluation.lm import LoadedModel
 from loraweave.evaluation.scores import TaskScore
 from loraweave.quiet import quiet_libraries, without_bars
-from loraweave.tasks.encode import encode_all
 
 if TYPE_CHECKING:
     from peft import PeftModel

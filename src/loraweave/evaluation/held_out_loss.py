@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from loraweave.data.encode import IGNORED, Encoded, Row
 from loraweave.evaluation.scores import TaskScore
-from loraweave.tasks.encode import IGNORED, Encoded, Row
 
 
 def score_with_loss(

@@ -8,10 +8,10 @@ from typing import Any
 
 from loraweave.errors import UserError
 from loraweave.evaluation.scores import TaskScore
+from loraweave.files import write_json
+from loraweave.runs.config import EvalConfig
+from loraweave.runs.folder import environment
 from loraweave.tasks import Task
-from loraweave.training.checkpoints import write_json
-from loraweave.training.config import EvalConfig
-from loraweave.training.folder import environment
 
 FORMAT = 1
 

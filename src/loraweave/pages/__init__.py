@@ -1,5 +1,5 @@
 """What the HTML pages of the project share: layout, style sheet, colours and figures."""
 
-from .layout import render
+from loraweave.pages.layout import render
 
 __all__ = ["render"]

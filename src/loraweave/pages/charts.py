@@ -20,9 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from . import figures
-from .heat import Scale, colour_bar
-from .sheet import Sheet
+from loraweave.pages import figures
+from loraweave.pages.heat import Scale, colour_bar
+from loraweave.pages.sheet import Sheet
 
 MOST_ROWS = 120
 IN_SIGHT = 9  # panels of one chart; the others open on a click

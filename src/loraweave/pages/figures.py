@@ -26,8 +26,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from .palette import COLOURS, SERIES, series
-from .svg import for_page
+from loraweave.pages.palette import COLOURS, SERIES, series
+from loraweave.pages.svg import for_page
 
 PIXELS_PER_INCH = 72  # of a figure: its points are the page's pixels
 LINE_WIDTH = 1.8

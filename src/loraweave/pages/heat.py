@@ -11,8 +11,8 @@ from matplotlib.axis import Axis
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgba
 
-from .. import amounts
-from .palette import COLOURS
+from loraweave import amounts
+from loraweave.pages.palette import COLOURS
 
 MOST_NUMBERS = 144  # cells above which numbers would be too small to read
 WIDEST_LABELS = 40  # characters side by side under a panel

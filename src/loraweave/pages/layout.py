@@ -4,7 +4,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
 
-from .palette import variables
+from loraweave.pages.palette import variables
 
 
 def render(package: str, template: str, content: dict[str, Any]) -> str:

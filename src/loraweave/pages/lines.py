@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from . import figures
-from .charts import Cell, Chart, Panel, Table, short, split
+from loraweave.pages import figures
+from loraweave.pages.charts import Cell, Chart, Panel, Table, short, split
 
 Points = Sequence[tuple[float, float]]
 Logged = Sequence[Sequence[float | None]]  # the same as it was written down, None for what is no number

@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from . import figures
-from .palette import COLOURS, variables
+from loraweave.pages import figures
+from loraweave.pages.palette import COLOURS, variables
 
 _FONTS = "system-ui, 'Segoe UI', Roboto, Helvetica, 'DejaVu Sans', sans-serif"
 _DENSITY = 2  # dots of the PNG to a px

@@ -7,7 +7,7 @@ from collections import Counter
 
 from markupsafe import Markup, escape
 
-from .palette import variables
+from loraweave.pages.palette import variables
 
 MOST_GROWTH = 1.2  # a wide column shows a figure so much larger than it was drawn
 _VARIABLES = {colour.light: f"var(--{name})" for name, colour in variables().items()}

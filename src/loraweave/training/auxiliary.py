@@ -16,11 +16,11 @@ from peft.tuners.lora import LoraLayer
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from .. import divergences
-from ..config import WeaveConfig
-from ..errors import UserError
-from ..tuner.context import TaskContext, attach, detach
-from ..tuner.probe import Probe
+from loraweave.config import WeaveConfig
+from loraweave.errors import UserError
+from loraweave.lowrank import divergences
+from loraweave.tuner.context import TaskContext, attach, detach
+from loraweave.tuner.probe import Probe
 
 SAMPLES = 64  # of A x, per task and step, where a distance needs tokens and not only moments
 

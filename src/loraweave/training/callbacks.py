@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from .progress import RunProgress
+from loraweave.training.progress import RunProgress
 
 if TYPE_CHECKING:
-    from .trainer import MultiTaskTrainer
+    from loraweave.training.trainer import MultiTaskTrainer
 
 
 class Clock(TrainerCallback):

@@ -16,12 +16,12 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from .callbacks import Clock
-from .checkpoints import read_json, write_json
-from .rows import Rows
+from loraweave.data.rows import Rows
+from loraweave.files import read_json, write_json
+from loraweave.training.callbacks import Clock
 
 if TYPE_CHECKING:
-    from .trainer import MultiTaskTrainer
+    from loraweave.training.trainer import MultiTaskTrainer
 
 SHARE = 0.005  # of the run's examples that all passes together may read: some 1 % of its time, 2 % of a tiny model's
 FEWEST, MOST = 2, 16  # examples per task, whatever the share

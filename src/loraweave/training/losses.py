@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..errors import UserError
+from loraweave.errors import UserError
 
 
 class TaskLosses:

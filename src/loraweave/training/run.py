@@ -15,25 +15,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.integrations import TensorBoardCallback
 from trl import SFTConfig
 
-from ..bases import fingerprint, load_base
-from ..errors import UserError
-from ..quiet import quiet_libraries
-from ..tasks import Task, load_tasks
-from ..tasks.mixture import Realised, realised_table
-from ..tuner.wrappers import without_checkpoint_wrappers
-from .adapting import adapted
-from .callbacks import Clock, MetricsFile, Reporter
-from .checkpoints import disk_is_full, read_json, write_json, written_whole
-from .config import RunConfig
-from .data import RunData, load_data, longest_example
-from .folder import RunFolder, environment
-from .gradients import GradientRecord
-from .memory import PeakMemory
-from .methods import build_losses, default_learning_rate, resolve_method
-from .packing import Plan, keeps_examples_apart, validation_plan
-from .progress import RunProgress
-from .settings import DEFAULTS, build_arguments, uses_fsdp
-from .trainer import MultiTaskTrainer
+from loraweave.bases import fingerprint, load_base
+from loraweave.data.mixture import Realised, realised_table
+from loraweave.data.packing import Plan, keeps_examples_apart, validation_plan
+from loraweave.data.prepare import RunData, load_data, longest_example
+from loraweave.errors import UserError
+from loraweave.files import disk_is_full, read_json, write_json, written_whole
+from loraweave.quiet import quiet_libraries
+from loraweave.runs.adapting import adapted
+from loraweave.runs.config import RunConfig
+from loraweave.runs.folder import RunFolder, environment
+from loraweave.runs.methods import build_losses, default_learning_rate, resolve_method
+from loraweave.runs.settings import DEFAULTS, build_arguments, uses_fsdp
+from loraweave.tasks import Task, load_tasks
+from loraweave.training.callbacks import Clock, MetricsFile, Reporter
+from loraweave.training.gradients import GradientRecord
+from loraweave.training.memory import PeakMemory
+from loraweave.training.progress import RunProgress
+from loraweave.training.trainer import MultiTaskTrainer
+from loraweave.tuner.wrappers import without_checkpoint_wrappers
 
 Base = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 

@@ -13,13 +13,13 @@ from transformers.trainer_utils import IntervalStrategy
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from ..config import WeaveConfig
-from ..tuner.wrappers import without_checkpoint_wrappers
-from .auxiliary import Auxiliary, LossConfig
-from .checkpoints import saved_or_removed
-from .collate import Collator
-from .losses import TaskLosses
-from .packing import EpochSampler, Plan
+from loraweave.config import WeaveConfig
+from loraweave.data.collate import Collator
+from loraweave.data.packing import EpochSampler, Plan
+from loraweave.files import saved_or_removed
+from loraweave.training.auxiliary import Auxiliary, LossConfig
+from loraweave.training.losses import TaskLosses
+from loraweave.tuner.wrappers import without_checkpoint_wrappers
 
 
 class MultiTaskTrainer(SFTTrainer):

@@ -3,12 +3,12 @@
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import register_peft_method
 
-from ..config import WeaveConfig
-from ..peft_type import LORAWEAVE
-from . import hotswap, hub, lora_conversion
-from .context import TaskContext, checkpoint_context, task
-from .layer import WeaveLinear
-from .model import WeaveModel
+from loraweave.config import WeaveConfig
+from loraweave.peft_type import LORAWEAVE
+from loraweave.tuner import hotswap, hub, lora_conversion
+from loraweave.tuner.context import TaskContext, checkpoint_context, task
+from loraweave.tuner.layer import WeaveLinear
+from loraweave.tuner.model import WeaveModel
 
 if LORAWEAVE not in PEFT_TYPE_TO_TUNER_MAPPING:
     register_peft_method(name="loraweave", prefix="weave_", config_cls=WeaveConfig, model_cls=WeaveModel)

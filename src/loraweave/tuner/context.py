@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import UserError, nearest
-from .probe import Probe
-from .wrappers import WRAPPED
+from loraweave.errors import UserError, nearest
+from loraweave.tuner.probe import Probe
+from loraweave.tuner.wrappers import WRAPPED
 
 Tasks: TypeAlias = str | Sequence[str] | int | Sequence[int] | Tensor
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import UserError
-from .context import Tasks, attach
+from loraweave.errors import UserError
+from loraweave.tuner.context import Tasks, attach
 
 
 class GenerateWithTasks:

@@ -15,10 +15,10 @@ from peft.config import PeftConfig
 from peft.utils import hotswap
 from torch import Tensor, nn
 
-from ..config import WeaveConfig
-from ..errors import UserError
-from ..peft_type import LORAWEAVE
-from .merging import MergeableLayer
+from loraweave.config import WeaveConfig
+from loraweave.errors import UserError
+from loraweave.peft_type import LORAWEAVE
+from loraweave.tuner.merging import MergeableLayer
 
 COPY_TENSORS = "hotswap_adapter_from_state_dict"
 # May differ between two adapters of the same shapes: the names of layers show in the tensors, the rest has no effect.

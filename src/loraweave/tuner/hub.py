@@ -10,7 +10,7 @@ from typing import Any
 
 from peft import PeftModel
 
-from ..config import WeaveConfig
+from loraweave.config import WeaveConfig
 
 UPLOAD = "_upload_modified_files"
 

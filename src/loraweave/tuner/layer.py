@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
-from .. import dropping, gates, lowrank
-from ..config import WeaveConfig
-from ..errors import UserError
-from .context import TaskContext, per_token
-from .merging import MergeableLayer, quantization_of
-from .parameters import FROZEN, PARAMETERS, TRAINED, AdapterTensors, Knobs, first_values
+from loraweave import lowrank
+from loraweave.config import WeaveConfig
+from loraweave.errors import UserError
+from loraweave.lowrank import dropping, gates
+from loraweave.tuner.context import TaskContext, per_token
+from loraweave.tuner.merging import MergeableLayer, quantization_of
+from loraweave.tuner.parameters import FROZEN, PARAMETERS, TRAINED, AdapterTensors, Knobs, first_values
 
 REFERENCE = os.environ.get("LORAWEAVE_REFERENCE", "0") not in ("", "0")  # the plain path, to compare with
 
@@ -59,7 +60,7 @@ class WeaveLinear(MergeableLayer):
     def update_layer(
         self, adapter_name: str, config: WeaveConfig, r: int, lora_alpha: float, inference_mode: bool
     ) -> None:
-        """Add an adapter's parameters with their first values (`loraweave.starts`)."""
+        """Add an adapter's parameters with their first values (`loraweave.lowrank.starts`)."""
         limit = max(self.in_features, self.out_features)
         if r > limit:
             raise UserError(

@@ -12,7 +12,7 @@ import torch
 from peft.tuners.lora import conversion
 from torch import Tensor
 
-from .merging import MergeableLayer
+from loraweave.tuner.merging import MergeableLayer
 
 CONVERT_ONE_LAYER = "_convert_module_to_lora"
 

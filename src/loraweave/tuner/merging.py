@@ -9,10 +9,11 @@ from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from .. import gates, lowrank
-from ..errors import UserError
-from .context import TaskContext
-from .parameters import Knobs
+from loraweave import lowrank
+from loraweave.errors import UserError
+from loraweave.lowrank import gates
+from loraweave.tuner.context import TaskContext
+from loraweave.tuner.parameters import Knobs
 
 MERGEABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

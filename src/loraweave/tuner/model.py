@@ -12,13 +12,13 @@ from peft.utils import TaskType
 from peft.utils.other import get_pattern_key
 from torch import nn
 
-from ..config import WeaveConfig
-from ..errors import UserError
-from .context import attach, detach
-from .generation import unwrap_generate, wrap_generate
-from .layer import WeaveLinear
-from .weighted import check_sum, weighted_layers
-from .wrappers import without_checkpoint_wrappers
+from loraweave.config import WeaveConfig
+from loraweave.errors import UserError
+from loraweave.tuner.context import attach, detach
+from loraweave.tuner.generation import unwrap_generate, wrap_generate
+from loraweave.tuner.layer import WeaveLinear
+from loraweave.tuner.weighted import check_sum, weighted_layers
+from loraweave.tuner.wrappers import without_checkpoint_wrappers
 
 
 class WeaveModel(BaseTuner):

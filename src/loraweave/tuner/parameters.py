@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import starts
-from ..config import WeaveConfig
+from loraweave.config import WeaveConfig
+from loraweave.lowrank import starts
 
 TRAINED = (
     "weave_A",
@@ -51,7 +51,7 @@ class Knobs:
 
 
 def first_values(config: WeaveConfig, r: int, d_in: int, d_out: int) -> dict[str, Tensor]:
-    """The tensors of one layer's new adapter by name, where training starts (`loraweave.starts`).
+    """The tensors of one layer's new adapter by name, where training starts (`loraweave.lowrank.starts`).
 
     Args:
         config: the adapter's.

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ..config import WeaveConfig
-from ..errors import UserError, nearest
-from .layer import WeaveLinear
-from .lora_conversion import truncate
-from .parameters import PARAMETERS
+from loraweave.config import WeaveConfig
+from loraweave.errors import UserError, nearest
+from loraweave.tuner.layer import WeaveLinear
+from loraweave.tuner.lora_conversion import truncate
+from loraweave.tuner.parameters import PARAMETERS
 
 
 def check_sum(configs: dict[str, Any], adapters: list[str], weights: list[float], new: str, kind: str) -> None:

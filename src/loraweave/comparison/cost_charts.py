@@ -1,0 +1,190 @@
+"""The page's figures: the mean score against what a method costs, and the search for learning rates."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from loraweave import amounts
+from loraweave.comparison import words
+from loraweave.comparison.differences import higher_is_better
+from loraweave.comparison.labels import Point, label_points
+from loraweave.comparison.records import BASE, MethodSummary, Results, Search
+from loraweave.comparison.search import rate_name
+from loraweave.comparison.statistics import Spread
+from loraweave.pages import figures
+from loraweave.pages.charts import Chart, Panel, Table
+from loraweave.pages.palette import COLOURS
+
+WIDTH, HEIGHT = 380, 320
+SMALL = 200, 150
+WIDE_RANGE = 4.0
+"""From this ratio of the largest to the smallest on, an axis is logarithmic."""
+NARROW_RANGE = 1.25
+"""Below this ratio an axis shows more than its points."""
+FAR_ABOVE = 3.0
+"""Losses of a search above this multiple of the best are off its panels: the rate is too high, however much."""
+DECIMAL, MINUTES = (1, 2, 5, 10), (1, 1.5, 3, 6, 10)
+"""Steps between ticks, times a power of ten: round for numbers, and for seconds that are written as minutes."""
+
+
+class Cost(NamedTuple):
+    """One way in which a method costs something: its name, how to read it off a row, how to write it, round steps."""
+
+    title: str
+    axis: str
+    value: Callable[[MethodSummary], float | None]
+    written: Callable[[float], str]
+    steps: tuple[float, ...] = DECIMAL
+
+
+COSTS = (
+    Cost(
+        "Trainable parameters",
+        "trainable parameters",
+        lambda row: row["trainable_parameters"] or None,
+        lambda value: amounts.count(round(value)),
+    ),
+    Cost("Training time", "training time of a run", lambda row: row["seconds"], amounts.duration, MINUTES),
+    Cost("Peak memory", "peak memory", lambda row: row["peak_memory"], lambda value: amounts.memory(round(value))),
+)
+
+
+def series_of(results: Results) -> list[str]:
+    """The trained methods in the order of the page's colours."""
+    return [row["method"] for row in results["summary"] if row["method"] != BASE]
+
+
+def cost_chart(results: Results) -> Chart | None:
+    """Mean score against parameters, time and memory; None while fewer than two methods have a mean."""
+    rows = {row["method"]: row for row in results["summary"] if row["method"] != BASE}
+    means = {method: row["mean"] for method, row in rows.items() if row["mean"] is not None}
+    if len(means) < 2:
+        return None
+    unit = words.mean_unit(results["tasks"])
+    panels = []
+    for cost in COSTS:
+        costs = {method: cost.value(rows[method]) for method in means}
+        known = {method: value for method, value in costs.items() if value}
+        if known:
+            panels.append(Panel(cost.title, _scatter(results, cost, known, means, unit), WIDTH, HEIGHT))
+    heads = ["method", f"mean, {unit}", "± 95 % interval", "trainable parameters", "training, s", "peak memory, bytes"]
+    table = Table(
+        heads,
+        [
+            [method, mean["mean"], mean["interval"], row["trainable_parameters"], row["seconds"], row["peak_memory"]]
+            for method, mean in means.items()
+            for row in [rows[method]]
+        ],
+    )
+    note = f"{'Up' if higher_is_better(results) else 'Down'} and to the left is better."
+    if any(mean["interval"] is not None for mean in means.values()):
+        note += " Bars are 95 % intervals over seeds."
+    return Chart("costs", "Mean score against cost", note, panels, table)
+
+
+def search_chart(results: Results) -> Chart | None:
+    """Validation loss by learning rate, a panel for each method; None without a search."""
+    series = series_of(results)
+    searches = [search for search in results["searches"] if search["method"] in series and search["chosen"] is not None]
+    if not searches:
+        return None
+    by_search = [
+        [loss for trial in search["trials"] if (loss := trial["validation_loss"]) is not None] for search in searches
+    ]
+    best, highest = [min(losses) for losses in by_search], max(map(max, by_search))
+    low, high = min(best), min(highest, max(FAR_ABOVE * min(best), 1.2 * max(best)))  # what was chosen is in sight
+    panels = [
+        Panel(search["method"], _tried(search, figures.line(series.index(search["method"]), True), low, high), *SMALL)
+        for search in searches
+    ]
+    table = Table(
+        ["method", "learning rate", "validation loss", "chosen", "error"],
+        [
+            [
+                search["method"],
+                trial["learning_rate"],
+                trial["validation_loss"],
+                "yes" if trial["learning_rate"] == search["chosen"] else "no",
+                trial["error"] or "",
+            ]
+            for search in searches
+            for trial in search["trials"]
+        ],
+    )
+    note = (
+        f"Mean over tasks of the loss on validation examples at the end of training with seed {searches[0]['seed']}, "
+        "in nats per token. A ring marks the rate that was chosen, a cross one that failed."
+    )
+    if highest > high:
+        note += f" Losses above {high:.2g} are off the panels; the data below has them."
+    return Chart("search", "Validation loss by learning rate", note, panels, table)
+
+
+def _tried(search: Search, look: dict[str, Any], low: float, high: float) -> Callable[[Axes], None]:
+    """One method's search; all panels have the same losses along y, from `low` to `high`."""
+    tried = [(trial["learning_rate"], trial["validation_loss"]) for trial in search["trials"]]
+    losses = [(rate, loss) for rate, loss in tried if loss is not None]
+    failed = [rate for rate, loss in tried if loss is None]
+    rates = [rate for rate, _ in tried]
+    best = search["chosen"] or rates[0]
+    near = (rates[-1] / rates[0]) ** 0.35  # an end that is nearer to the best than that has no room for its name
+    ticks = [best, *(end for end in (rates[0], rates[-1]) if max(end / best, best / end) > near)]
+
+    def draw(axes: Axes) -> None:
+        axes.set_xscale("log")
+        axes.plot(*zip(*losses, strict=True), **look)
+        chosen = [point for point in losses if point[0] == search["chosen"]]
+        paper = COLOURS["paper"].light
+        axes.plot(*zip(*chosen, strict=True), "o", ms=12, mfc=paper, mec=look["color"], mew=1.2, zorder=1.5)
+        top: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "color": COLOURS["bad"].light}
+        axes.plot(failed, [0.95] * len(failed), "X", ms=7, mew=0, **top)
+        room = 0.12 * (high - low) or 0.1 * low
+        axes.set(xlim=(rates[0] / 1.5, rates[-1] * 1.5), ylim=(low - room, high + room))
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: rate_name(rate)))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+
+    return draw
+
+
+def _scatter(
+    results: Results, cost: Cost, costs: dict[str, float], means: dict[str, Spread], unit: str
+) -> Callable[[Axes], None]:
+    series = series_of(results)
+
+    def draw(axes: Axes) -> None:
+        for method, value in costs.items():
+            look = figures.line(series.index(method), markers=True) | {"linestyle": "none"}
+            axes.errorbar(
+                [value], [means[method]["mean"]], yerr=means[method]["interval"] or 0.0, elinewidth=1.2, ms=6, **look
+            )
+        low, high = min(costs.values()), max(costs.values())
+        axes.margins(x=0.18, y=0.08)
+        if high > WIDE_RANGE * low:
+            axes.set_xscale("log")
+        elif high < NARROW_RANGE * low:  # methods that cost about the same are seen to
+            axes.set_xlim(low / NARROW_RANGE, high * NARROW_RANGE)
+        axes.set(xlabel=cost.axis, ylabel=f"mean score, {unit}" if unit else "mean score")
+        axes.grid(True, axis="both")
+        _round_ticks(axes, cost)
+        points = [
+            Point(value, means[method]["mean"], method, means[method]["interval"] or 0.0)
+            for method, value in costs.items()
+        ]
+        label_points(axes, points)
+
+    return draw
+
+
+def _round_ticks(axes: Axes, cost: Cost) -> None:
+    """Few ticks along x, at round numbers, as people write them."""
+    if axes.get_xscale() == "log":
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 60 * low else (1.0, 2.0, 5.0), numticks=6))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=cost.steps))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: cost.written(value)))

@@ -1,0 +1,254 @@
+"""One run of a comparison: train, load what was saved, evaluate that, and put it all in a record."""
+
+import contextlib
+import ctypes
+import gc
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from loraweave.comparison.display import OneRun
+from loraweave.comparison.records import BASE, Curves, RunRecord, Trial
+from loraweave.comparison.search import rate_name, validation_losses
+from loraweave.comparison.store import ComparisonFolder
+from loraweave.errors import UserError
+from loraweave.evaluation import evaluate, macro_average
+from loraweave.evaluation.record import evaluation_settings, record
+from loraweave.evaluation.scores import TaskScore
+from loraweave.files import read_json_lines
+from loraweave.runs.config import RunConfig
+from loraweave.runs.folder import RunFolder, differences
+from loraweave.runs.loading import load_run
+from loraweave.runs.methods import MethodSpec
+from loraweave.tasks import Task
+from loraweave.training.run import Base, load_run_tasks, own_learning_rate, read_summary, resolved, train
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to be made; `learning_rate` is None where the method has its own and none was searched for."""
+
+    spec: MethodSpec
+    method: str
+    seed: int
+    learning_rate: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called where progress is shown."""
+        if self.learning_rate is None:
+            return f"{self.method}, seed {self.seed}"
+        return f"{self.method}, learning rate {rate_name(self.learning_rate)}"
+
+
+class Runner:
+    """Makes the runs of a comparison, one after the other, on one base, which every run gives back untouched.
+
+    Args:
+        config: the run file; a run's own method, seed and learning rate go over it.
+        folder: of the comparison.
+        base: model and tokenizer.
+        console: where the mixture is printed, once for each seed: all methods of a seed draw the same.
+    """
+
+    def __init__(self, config: RunConfig, folder: ComparisonFolder, base: Base, console: Console) -> None:
+        self.config = config
+        self.folder = folder
+        self.base = base
+        self.console = console
+        self._shown: set[int] = set()
+        self._tasks: tuple[int, list[Task]] | None = None
+
+    def untouched(self, report: OneRun) -> RunRecord:
+        """The base's scores. An error here is one of the tasks or the settings, so it ends the comparison."""
+        scores, seconds = self._evaluated(self.config, self.base[0], self._tasks_of(self.config.seed), report)
+        report.finish(_said(scores))
+        return _record(BASE, None, scores, seconds)
+
+    def own_rate(self, spec: MethodSpec) -> float:
+        """The learning rate of a method where none is searched for."""
+        return own_learning_rate(self.config.model_copy(update={"method": spec}), self.base[0])
+
+    def trial(self, run: Planned, report: OneRun) -> Trial:
+        """Train at one rate of a search and read the validation loss. What goes wrong is recorded, not raised."""
+        assert run.learning_rate is not None
+        folder = RunFolder(self.folder.run(run.method, run.seed, run.learning_rate))
+        where = str(folder.path.relative_to(self.folder.path))
+        try:
+            summary, losses = self._trained(run, folder, report)
+            if not losses:
+                raise UserError("there is no validation loss of the end of the training to judge the rate by")
+        except Exception as error:
+            reason = _reason(error)
+            report.fail(reason)
+            return Trial(
+                learning_rate=run.learning_rate,
+                status="failed",
+                error=reason,
+                validation_loss=None,
+                by_task={},
+                seconds=None,
+                run=where,
+            )
+        loss = sum(losses.values()) / len(losses)
+        report.finish(f"validation loss {loss:.3f}")
+        return Trial(
+            learning_rate=run.learning_rate,
+            status="finished",
+            error=None,
+            validation_loss=loss,
+            by_task=losses,
+            seconds=summary["seconds"],
+            run=where,
+        )
+
+    def run(self, run: Planned, report: OneRun) -> RunRecord:
+        """Train, unless a trial has done that, and evaluate. What goes wrong is recorded, not raised."""
+        folder = RunFolder(self.folder.run(run.method, run.seed, run.learning_rate))
+        config, tasks = self._config_of(run), self._tasks_of(run.seed)
+        try:
+            summary, losses = self._trained(run, folder, report)
+            # Not the model that was just trained: what is scored is what the user can load.
+            loaded = load_run(folder.path, base=self.base, tasks=tasks)
+            try:
+                model = loaded.model.to(self.base[0].device)
+                scores, seconds = self._evaluated(config, model, tasks, report)
+            finally:
+                loaded.release()
+            record(folder.path / "results.json", evaluation_settings(config.eval, tasks, run.seed), tasks, scores)
+        except Exception as error:
+            reason = _reason(error)
+            report.fail(reason)
+            return failed_record(run, reason)
+        report.finish(_said(scores))
+        adapter = str((folder.path / summary["adapter"]).relative_to(self.folder.path))
+        curves = _curves(folder.metrics, [task.name for task in tasks])
+        return _record(
+            run.method, run.seed, scores, seconds, summary=summary, losses=losses, adapter=adapter, curves=curves
+        )
+
+    def _trained(self, run: Planned, folder: RunFolder, report: OneRun) -> tuple[dict[str, Any], dict[str, float]]:
+        """The run's summary and its validation losses; it is trained first where it has not been."""
+        config = self._config_of(run)
+        if folder.summary.is_file():
+            changed = differences(RunConfig.load(folder.config).as_dict(), config.as_dict())
+            if changed:
+                raise UserError(f"{folder.path} was trained otherwise; remove it to train anew: {'; '.join(changed)}")
+        else:
+            folder.discard_unbegun()  # a kill may have left it half made
+            give_memory_back()
+            first = run.seed not in self._shown
+            self._shown.add(run.seed)
+            train(
+                config,
+                folder.path,
+                base=self.base,
+                tasks=self._tasks_of(run.seed),
+                progress=report,
+                console=self.console if first else Console(file=StringIO()),
+                resume=True,
+            )
+        summary = read_summary(folder.path)
+        return summary, validation_losses(folder, config, summary["steps"], summary["best_step"])
+
+    def _config_of(self, run: Planned) -> RunConfig:
+        searched = {} if run.learning_rate is None else {"learning_rate": run.learning_rate}
+        train = {**self.config.train, **searched}
+        config = self.config.model_copy(update={"method": run.spec, "seed": run.seed, "train": train})
+        return resolved(config, self.base[0])
+
+    def _tasks_of(self, seed: int) -> list[Task]:
+        if self._tasks is None or self._tasks[0] != seed:
+            self._tasks = seed, load_run_tasks(self.config.model_copy(update={"seed": seed}))
+        return self._tasks[1]
+
+    def _evaluated(
+        self, config: RunConfig, model: Any, tasks: Sequence[Task], report: OneRun
+    ) -> tuple[dict[str, TaskScore], float]:
+        started = time.perf_counter()
+        scores = evaluate(
+            model,
+            self.base[1],
+            tasks,
+            limit=config.eval.limit,
+            batch_size=config.eval.batch_size,
+            num_fewshot=config.eval.num_fewshot,
+            seed=config.seed,
+            progress=report.evaluated,
+        )
+        return scores, time.perf_counter() - started
+
+
+def give_memory_back() -> None:
+    """Free what earlier runs left behind, so that it does not count as the next one's: reference cycles, and memory
+    that glibc keeps for later unless told otherwise. On a CPU the peak would grow from run to run."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # other systems have no malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def failed_record(run: Planned, reason: str) -> RunRecord:
+    """The record of a run that came to nothing."""
+    return _record(run.method, run.seed, {}, None, error=reason, summary={"learning_rate": run.learning_rate})
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _record(
+    method: str,
+    seed: int | None,
+    scores: dict[str, TaskScore],
+    seconds: float | None,
+    *,
+    error: str | None = None,
+    summary: Mapping[str, Any] | None = None,
+    losses: Mapping[str, float] | None = None,
+    adapter: str | None = None,
+    curves: Curves | None = None,
+) -> RunRecord:
+    """What is known of a run: its scores alone for the base, the error alone for one that failed."""
+    trained = summary or {}
+    return RunRecord(
+        method=method,
+        seed=seed,
+        status="failed" if error else "finished",
+        error=error,
+        scores=scores,
+        mean=macro_average(scores),
+        rank=trained.get("rank"),
+        learning_rate=trained.get("learning_rate"),
+        validation_loss=sum(losses.values()) / len(losses) if losses else None,
+        trainable_parameters=trained.get("trainable_parameters", 0),
+        seconds=trained.get("seconds"),
+        evaluation_seconds=seconds,
+        tokens_per_second=trained.get("tokens_per_second"),
+        peak_memory=trained.get("peak_memory"),
+        adapter=adapter,
+        curves=curves or Curves(training={}, validation={}),
+        mixture=trained.get("mixture", []),
+    )
+
+
+def _said(scores: Mapping[str, TaskScore]) -> str:
+    mean = macro_average(scores)
+    return "done" if mean is None else f"mean {mean:.2f}"
+
+
+def _curves(metrics: Path, tasks: Sequence[str]) -> Curves:
+    """The losses per task in a run's metrics.jsonl."""
+    curves = Curves(training={}, validation={})
+    lines = read_json_lines(metrics)
+    for task in tasks:
+        for prefix, into in (("loss", curves["training"]), ("eval_loss", curves["validation"])):
+            key = f"{prefix}/{task}"
+            points = [(line["step"], round(line[key], 5)) for line in lines if key in line]
+            if points:
+                into[task] = points
+    return curves

@@ -1,0 +1,122 @@
+"""The folder of a comparison: results.json, index.html and a folder per run; never one comparison over another."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from loraweave.comparison.differences import against, reference
+from loraweave.comparison.page import write_page
+from loraweave.comparison.recommend import recommend
+from loraweave.comparison.records import FORMAT, Results, describe_tasks, summarise
+from loraweave.comparison.search import rate_name
+from loraweave.errors import UserError
+from loraweave.files import read_json, write_json
+from loraweave.runs.folder import RunFolder, differences
+from loraweave.runs.methods import MethodSpec, resolve_method
+
+
+def _fixed(settings: dict[str, Any], methods: Collection[str], evaluated: bool) -> dict[str, Any]:
+    """What must stay for old and new runs to stand in one table.
+
+    Lists of runs may grow, the folder may move, and the batch size of the evaluation decides no score. Of learning
+    rates by method those of `methods` count; how to evaluate counts once something was.
+    """
+    config = {key: value for key, value in settings["config"].items() if key not in ("base_dir", "eval")}
+    rate = config["train"].get("learning_rate")
+    if isinstance(rate, Mapping):
+        config["train"] = config["train"] | {"learning_rate": {name: rate.get(name) for name in methods}}
+    if evaluated:
+        config["eval"] = {key: value for key, value in settings["config"]["eval"].items() if key != "batch_size"}
+    return {"config": config, "match_params": settings["match_params"]}
+
+
+def check_same_methods(earlier: Results, methods: Mapping[str, MethodSpec]) -> None:
+    """Raise `UserError` if one of `methods` has been trained with other fields in an earlier part of the comparison."""
+    trained = {run["method"] for run in earlier["runs"] if run["status"] == "finished"}
+    trained |= {search["method"] for search in earlier["searches"] if search["chosen"] is not None}
+    before = earlier["settings"]["methods"]
+    for name in trained & before.keys() & methods.keys():
+        old, new = resolve_method(before[name])[1], resolve_method(methods[name])[1]
+        changed = differences({"method": dict(old)}, {"method": dict(new)})
+        if changed:
+            raise UserError(f"{name} was trained otherwise in this comparison: {'; '.join(changed)}")
+
+
+class ComparisonFolder:
+    """Paths of a comparison.
+
+    path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results = path / "results.json"
+        self.page = path / "index.html"
+
+    def run(self, method: str, seed: int, learning_rate: float | None = None) -> Path:
+        """Where the run of one method and seed lives; those of a search, and what follows from it, have their rate
+        in the name, unless there is one with that rate from before the search."""
+        plain = self.path / "runs" / f"{method}-seed{seed}"
+        if learning_rate is None:
+            return plain
+        summary = RunFolder(plain).summary
+        if summary.is_file() and read_json(summary).get("learning_rate") == learning_rate:
+            return plain
+        return plain.with_name(f"{plain.name}-lr{rate_name(learning_rate)}")
+
+    def open(self, settings: dict[str, Any], resume: bool) -> Results | None:
+        """Check that the folder may be used; returns the results so far when an earlier comparison is resumed.
+
+        Methods, seeds and learning rates may have changed since: runs that exist are not run again, others are added.
+
+        Raises `UserError` when the folder holds anything that is not ours to add to: another comparison, the same one
+        without `resume`, or other files.
+        """
+        if self.results.is_file():
+            if not resume:
+                raise UserError(
+                    f"{self.path} already holds a comparison: add --resume to go on, or choose another --output"
+                )
+            earlier = self._read()
+            methods = earlier["settings"]["methods"]
+            evaluated = any(run["scores"] for run in earlier["runs"])
+            old, new = (_fixed(given, methods, evaluated) for given in (earlier["settings"], settings))
+            changed = differences(old, new)
+            if changed:
+                raise UserError(f"{self.path} holds another comparison, which cannot be resumed: {'; '.join(changed)}")
+            return earlier
+        if self.path.exists() and not (self.path.is_dir() and all(map(_is_left_over, self.path.iterdir()))):
+            raise UserError(f"{self.path} is not empty and holds no comparison: choose another --output")
+        return None
+
+    def write(self, results: Results, last: bool = True) -> None:
+        """Bring everything that follows from the runs up to date, and write results.json and index.html.
+
+        A page that cannot be made is an error after the `last` run alone: before that it must not end those to come.
+        """
+        results["tasks"] = describe_tasks(results["runs"])
+        results["summary"] = summarise(results["runs"])
+        results["reference"] = reference(results, results["settings"]["against"])
+        results["differences"] = against(results, results["reference"])
+        results["recommendation"] = recommend(results)
+        write_json(self.results, results)
+        try:
+            write_page(results, self.page)
+        except Exception as error:
+            if last or isinstance(error, UserError):
+                raise
+
+    def _read(self) -> Results:
+        try:
+            found = json.loads(self.results.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{self.results}: not JSON: {error}") from error
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise UserError(f"{self.results}: not the results of a comparison by this version")
+        return found  # type: ignore[return-value]
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a file is one of ours that a kill kept from being written whole."""
+    return path.name.endswith(".unfinished")

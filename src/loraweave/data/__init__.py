@@ -1,0 +1,1 @@
+"""From the examples of tasks to batches: tokens, the mixture, rows, packs."""

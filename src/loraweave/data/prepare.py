@@ -1,0 +1,105 @@
+"""From the tasks of a run to the rows it is trained and validated on, and what the mixture came to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from loraweave.data.encode import Encoded, encode_all
+from loraweave.data.mixture import Mixture, MixtureConfig, Realised
+from loraweave.data.rows import Rows
+from loraweave.errors import UserError
+from loraweave.tasks import Task
+
+
+@dataclass
+class RunData:
+    """The examples of a run as token rows.
+
+    Attributes:
+        training, validation: the rows; validation is None where no task has any.
+        mixture: how often each task is drawn.
+        cut, dropped: per task, the examples whose prompt was shortened and those whose answer did not fit at all.
+    """
+
+    training: Rows
+    validation: Rows | None
+    mixture: Mixture
+    cut: dict[str, int]
+    dropped: dict[str, int]
+
+    def epoch(self, number: int) -> list[int]:
+        """The rows of `training` that an epoch draws, in the order of the mixture."""
+        return [int(self._first[task]) + row for task, row in self.mixture.epoch(number)]
+
+    def __post_init__(self) -> None:
+        self._first = np.concatenate([[0], np.cumsum([len(lengths) for lengths in self.mixture.lengths])])
+
+    def realised(self, examples: np.ndarray) -> list[Realised]:
+        """What each task got.
+
+        Args:
+            examples: the rows of `training` that the run trains on, each as often as it is seen.
+        """
+        tasks, lengths = self.training.tasks[examples], self.training.lengths[examples]
+        names = self.mixture.names
+        drawn = np.bincount(tasks, minlength=len(names))
+        tokens = np.bincount(tasks, weights=lengths, minlength=len(names)).astype(int)
+        available = [len(rows) for rows in self.mixture.lengths]
+        return [
+            Realised(
+                task=name,
+                available=available[i],
+                drawn=int(drawn[i]),
+                passes=float(drawn[i] / available[i]),
+                tokens=int(tokens[i]),
+                wanted=float(self.mixture.shares[i]),
+                share_of_examples=float(drawn[i] / drawn.sum()),
+                share_of_tokens=float(tokens[i] / tokens.sum()),
+            )
+            for i, name in enumerate(names)
+        ]
+
+
+def longest_example(max_length: int, model: PreTrainedModel) -> int:
+    """Tokens that an example may have: at most `max_length`, and no more than the model has positions for."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(max_length, positions or max_length)
+
+
+def load_data(
+    tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase, max_length: int, mixture: MixtureConfig, seed: int
+) -> RunData:
+    """Encode all examples of all tasks and set up the mixture.
+
+    Raises:
+        UserError: a task without training examples, or one whose answers are all too long; names the task.
+    """
+    training = [_encoded(task.name, task.training_examples(), tokenizer, max_length) for task in tasks]
+    for task, encoded in zip(tasks, training, strict=True):
+        if not encoded.rows:
+            raise UserError(f"{task.origin}: the task {task.name!r} has no training examples")
+    validation = [_encoded(task.name, task.validation_examples(), tokenizer, max_length) for task in tasks]
+    names = [task.name for task in tasks]
+    return RunData(
+        training=_rows(training),
+        validation=_rows(validation) if any(encoded.rows for encoded in validation) else None,
+        mixture=Mixture.build({n: e.lengths for n, e in zip(names, training, strict=True)}, mixture, seed=seed),
+        cut={n: e.cut for n, e in zip(names, training, strict=True)},
+        dropped={n: e.dropped for n, e in zip(names, training, strict=True)},
+    )
+
+
+def _encoded(name: str, examples: Sequence, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    try:
+        return encode_all(examples, tokenizer, max_length)
+    except UserError as error:
+        raise UserError(f"task {name!r}: {error}") from error
+
+
+def _rows(encoded: Sequence[Encoded]) -> Rows:
+    return Rows(
+        [row for task in encoded for row in task.rows],
+        [number for number, task in enumerate(encoded) for _ in task.rows],
+    )

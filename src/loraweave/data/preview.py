@@ -1,0 +1,116 @@
+"""What a task looks like to a person and to the model: the data behind `loraweave tasks`."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from loraweave.data.encode import IGNORED, encode
+from loraweave.errors import UserError
+from loraweave.tasks.chat import render
+from loraweave.tasks.harness import folder_index, task_manager
+from loraweave.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A name that can stand in `tasks:`. `kind` is "task", "group", "tag" or "file"; `where` is a file or empty."""
+
+    name: str
+    kind: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A task at a glance. `splits` maps training, validation and test to their number of examples (a split that the
+    task lacks is 0); `output_type` and `metrics` are lm-eval's, or "held-out loss"."""
+
+    name: str
+    origin: str
+    output_type: str
+    metrics: list[str]
+    splits: dict[str, int]
+    chat_template: bool
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of a row: its text, its id, and whether it carries loss."""
+
+    text: str
+    id: int
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One example as text and as the exact tokens that training sees."""
+
+    prompt: str
+    completion: str
+    tokens: list[Token]
+
+
+def list_tasks(pattern: str | None = None, folders: Iterable[str | Path] = (), builtin: bool = True) -> list[Listing]:
+    """The tasks to choose from: those of the YAML files in `folders` first, then (`builtin`) what lm-eval ships.
+
+    Args:
+        pattern: part of a name, or a glob (`mmlu_*`). lm-eval knows 14,000 names, and its index takes some ten seconds.
+
+    Raises:
+        UserError: a folder is not there.
+    """
+    found = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise UserError(f"no such folder: {folder}")
+        entries = folder_index(folder).items()
+        found += [Listing(name, "file", str(entry.yaml_path)) for name, entry in entries if entry.yaml_path]
+    if builtin:
+        manager = task_manager()
+        kinds = (("task", manager.all_subtasks), ("group", manager.all_groups), ("tag", manager.all_tags))
+        for kind, names in kinds:
+            found += [Listing(name, kind, str(manager.task_index[name].yaml_path or "")) for name in names]
+    if pattern is None:
+        return found
+    glob = pattern if any(letter in pattern for letter in "*?[") else f"*{pattern}*"
+    return [listing for listing in found if fnmatch(listing.name, glob)]
+
+
+def summarise(task: Task) -> Summary:
+    """Sizes, metrics and origin of a task.
+
+    Raises:
+        UserError: a row of the task is unfit.
+    """
+    splits = {
+        "training": len(task.training_examples()) if task.trainable else 0,
+        "validation": len(task.validation_examples()) if task.trainable else 0,
+        "test": len(task.test_examples()),
+    }
+    if task.lm_eval is None:
+        return Summary(task.name, task.origin, "held-out loss", ["loss"], splits, task.chat_template)
+    kind, metrics = str(task.lm_eval.OUTPUT_TYPE), list(task.lm_eval.aggregation())
+    return Summary(task.name, task.origin, kind, metrics, splits, task.chat_template)
+
+
+def preview(task: Task, tokenizer: Any, count: int = 3, max_length: int = 1024) -> list[Preview]:
+    """The first examples of a task (of its test split, when it can only be evaluated), as text and as tokens.
+
+    Raises:
+        UserError: a row is unfit, or an answer is longer than `max_length` tokens.
+    """
+    examples = task.training_examples() if task.trainable else task.test_examples()
+    previews = []
+    for example in islice(examples, count):
+        text = render(example, tokenizer)
+        row = encode(example, tokenizer, max_length)
+        tokens = [
+            Token(tokenizer.decode([token]), token, label != IGNORED)
+            for token, label in zip(row["input_ids"], row["labels"], strict=True)
+        ]
+        previews.append(Preview(text.prompt, text.completion, tokens))
+    return previews

@@ -1,0 +1,1 @@
+"""What a run comes to, without its weights: counts, tasks, memory."""

@@ -1,0 +1,246 @@
+"""What a run file comes to, without weights and without training: settings, tasks, counts and memory."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from rich.console import Console
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTConfig
+
+from loraweave.bases import empty_base, resolve_base
+from loraweave.config import WeaveConfig
+from loraweave.data.mixture import Mixture, Realised
+from loraweave.data.prepare import longest_example
+from loraweave.errors import UserError
+from loraweave.estimate.fake_step import Batch
+from loraweave.estimate.memory import Device, Memory, StepPlan, estimate
+from loraweave.quiet import quiet_libraries
+from loraweave.runs.adapting import adapted
+from loraweave.runs.config import RunConfig
+from loraweave.runs.folder import RunFolder
+from loraweave.runs.methods import Method, build_losses, build_peft_config, resolve_method
+from loraweave.runs.settings import build_arguments, uses_fsdp
+from loraweave.tasks.outline import Outline, nothing_downloaded, outlines
+from loraweave.training.auxiliary import Auxiliary
+from loraweave.training.run import prepare_data, resolved, rows_used, steps_of
+
+SHAPES = Path(__file__).parents[1] / "bases" / "shapes"
+"""Configurations of some public models, as far as sizes go, for where the hub is out of reach."""
+
+LARGEST_ON_CPU = 1_000_000_000  # parameters; nobody trains larger ones there
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would be.
+
+    Attributes:
+        config: the run file with every default of training written out.
+        folder: that it would be written to; taken: whether that folder holds something already.
+        shipped: whether the model's sizes are those that ship with the package.
+        parameters: of the base.
+        method: the method. settings: its configuration, fields left empty or off not among them.
+        layers: names of adapted layers, and how many of each.
+        trainable: numbers that are trained.
+        tasks: in the order of their ids.
+        shares: for each task its share of an epoch, where that is known; of examples or tokens, as the mixture has it.
+        realised: what each task gets, where tokenizer and data are at hand; steps: of the run, where they are known.
+        args: for the trainer.
+        memory: by column heading; empty where nothing is trained. memory_unknown: why it could not be estimated.
+    """
+
+    config: RunConfig
+    folder: Path
+    taken: bool
+    shipped: bool
+    parameters: int
+    method: Method
+    settings: dict[str, Any]
+    layers: dict[str, int]
+    trainable: int
+    tasks: list[Outline]
+    shares: list[float | None]
+    realised: list[Realised]
+    steps: int | None
+    args: SFTConfig
+    memory: dict[str, Memory]
+    memory_unknown: str
+
+
+def dry_run(config: RunConfig, output: str | Path | None = None, console: Console | None = None) -> DryRun:
+    """Work out what `train` would do with these arguments: nothing is trained or written, and no weights are read.
+
+    Args:
+        config: the run file.
+        output: the run's folder, as `train` takes it.
+        console: where it is said what the data leave out; stderr when None.
+
+    Raises:
+        UserError: what a run would end with before its first step, where that shows without weights and data.
+    """
+    console = console or Console(stderr=True)
+    folder = RunFolder(output or config.output or Path("runs") / config.method_name)
+    with quiet_libraries():
+        base, shipped = _empty_base(config.model)
+        parameters = sum(p.numel() for p in base.parameters())
+        config = resolved(config, base)
+        args = build_arguments(config.train, config.seed, folder.path)
+        tasks = outlines(config.tasks, config.base_dir, config.data_dir, config.chat_template, config.seed)
+        names = [task.name for task in tasks]
+        config.mixture.check_tasks(names)
+        method = resolve_method(config.method)[0]
+        layers, trainable = _injected(config, base, names)
+        realised, rows = _data(config, args, base, tasks, console)
+        shares: list[float | None] = [row["wanted"] for row in realised]
+        memory: dict[str, Memory] = {}
+        unknown = ""
+        if method.trains != "nothing":
+            try:
+                memory = _memory(config, args, base, parameters, names)
+            except Exception as error:  # a model may do anything on its way
+                unknown = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return DryRun(
+        config=config,
+        folder=folder.path,
+        taken=not folder.is_new,
+        shipped=shipped,
+        parameters=parameters,
+        method=method,
+        settings=_settings(config, names),
+        layers=layers,
+        trainable=trainable,
+        tasks=tasks,
+        shares=shares or _shares(config, tasks),
+        realised=realised,
+        steps=args.max_steps if args.max_steps > 0 else None if rows is None else steps_of(args, rows),
+        args=args,
+        memory=memory,
+        memory_unknown=unknown,
+    )
+
+
+def _empty_base(name: str) -> tuple[PreTrainedModel, bool]:
+    """The base on the meta device, and whether its sizes are those that ship."""
+    try:
+        return empty_base(name), False
+    except UserError as error:
+        if (SHAPES / name / "config.json").is_file():
+            return empty_base(SHAPES / name), True
+        if Path(name).is_dir() or Path(name).is_absolute():
+            raise
+        raise UserError(
+            f"{error}; a dry run needs no more than its config.json: give a folder that holds one"
+        ) from error
+
+
+def _injected(config: RunConfig, base: PreTrainedModel, names: list[str]) -> tuple[dict[str, int], int]:
+    """Adapted layers by their last names, and the numbers that are trained, counted on the injected model."""
+    if resolve_method(config.method)[0].trains == "nothing":
+        return {}, 0
+    with torch.device("meta"), adapted(base, config.method, names, config.seed, keep_base=False) as model:
+        Auxiliary(model, build_losses(config.method), names, accelerator=None).release()  # refuses what has no meaning
+        adapters = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+        layers = Counter(name.rpartition(".")[2] for name in adapters)
+        return dict(layers), sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _settings(config: RunConfig, names: list[str]) -> dict[str, Any]:
+    """The method's fields and what is in them; of PEFT's own methods, whose fields are many, those that were chosen."""
+    method, given = resolve_method(config.method)
+    peft_config = build_peft_config(config.method, names)
+    values: dict[str, Any] = (
+        {} if peft_config is None else {f.name: getattr(peft_config, f.name) for f in fields(peft_config)}
+    )
+    values |= build_losses(config.method).model_dump()
+    chosen = [*method.defaults, *method.losses, *given]
+    shown = [name for name in method.fields() if name in chosen or isinstance(peft_config, WeaveConfig)]
+    without_effect = {
+        "temperature": values.get("gate") != "task",
+        "task_embedding_dim": values.get("gate") != "task_embedding",
+        "alignment_distance": not values["alignment"],
+        "init_weights": values.get("init_weights") is True,
+    }
+    empty: tuple[Any, ...] = (None, False, 0, {}, [], "none")
+    return {name: values[name] for name in shown if values[name] not in empty and not without_effect.get(name)}
+
+
+def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase | None:
+    """The base's tokenizer, if it is at hand."""
+    try:
+        with nothing_downloaded():
+            tokenizer = AutoTokenizer.from_pretrained(resolve_base(config.model), local_files_only=True)
+    except Exception:  # there are as many ways to fail as there are kinds of tokenizers
+        return None
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer
+
+
+def _data(
+    config: RunConfig, args: SFTConfig, base: PreTrainedModel, tasks: list[Outline], console: Console
+) -> tuple[list[Realised], int | None]:
+    """What each task gets, as a real run works it out, and the rows of an epoch; with the data and tokenizer at hand.
+
+    Without the tokenizer the rows of an epoch are known where each holds one example.
+    """
+    loaded = [outline.task for outline in tasks if outline.task is not None]
+    if len(loaded) < len(tasks) or resolve_method(config.method)[0].trains == "nothing":
+        return [], None
+    if (tokenizer := _tokenizer(config)) is not None:
+        data, plan, _ = prepare_data(config, args, base, tokenizer, loaded, console)
+        return data.realised(plan.examples(rows_used(args, len(plan)))), len(plan)
+    if config.mixture.by == "tokens" or config.train["packing"]:
+        return [], None
+    return [], sum(int(quota) for quota in _unit_mixture(config, tasks).quotas)
+
+
+def _unit_mixture(config: RunConfig, tasks: list[Outline]) -> Mixture:
+    """The mixture of examples, for which their lengths do not matter."""
+    lengths = {outline.name: [1] * len(outline.task.training_examples()) for outline in tasks if outline.task}
+    return Mixture.build(lengths, config.mixture, seed=config.seed)
+
+
+def _shares(config: RunConfig, tasks: list[Outline]) -> list[float | None]:
+    """The shares that the mixture wants, where they can be told without all data."""
+    mixture = config.mixture
+    if all(outline.task for outline in tasks) and mixture.by == "examples":
+        return [float(share) for share in _unit_mixture(config, tasks).shares]
+    if mixture.strategy == "equal" or len(tasks) == 1:
+        return [1 / len(tasks)] * len(tasks)
+    if mixture.weights is not None:
+        return [mixture.weights[outline.name] / sum(mixture.weights.values()) for outline in tasks]
+    return [None] * len(tasks)
+
+
+def _memory(
+    config: RunConfig, args: SFTConfig, base: PreTrainedModel, parameters: int, names: list[str]
+) -> dict[str, Memory]:
+    """The memory of each kind of device that this run may meet."""
+    length = longest_example(config.train["max_length"], base)
+    packed = bool(config.train["packing"])
+
+    def on(device: Device) -> Memory:
+        bf16 = config.train.get("bf16", device == "gpu" and not args.fp16) if device == "gpu" else args.bf16
+        plan = StepPlan(
+            batch=Batch(args.per_device_train_batch_size, length, packed),
+            validation=None if args.eval_strategy == "no" else Batch(args.per_device_eval_batch_size, length, packed),
+            autocast=torch.bfloat16 if bf16 else torch.float16 if args.fp16 else None,
+            checkpointing=args.gradient_checkpointing,
+            accumulate=args.gradient_accumulation_steps > 1,
+            optim=str(getattr(args.optim, "value", args.optim)),
+        )
+        return estimate(base.config, config.method, names, plan, device)
+
+    gpu = on("gpu")
+    devices = int(os.environ.get("WORLD_SIZE", 1))
+    if uses_fsdp(args):
+        return {f"{n} GPUs, FSDP": gpu.sharded(n) for n in ([devices] if devices > 1 else [2, 4, 8])}
+    if devices > 1:
+        return {f"each of {devices} GPUs": gpu.data_parallel()}
+    if torch.cuda.is_available() or parameters > LARGEST_ON_CPU:
+        return {"one GPU": gpu}
+    return {"one GPU": gpu, "this CPU": on("cpu")}

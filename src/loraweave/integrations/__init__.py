@@ -1,0 +1,1 @@
+"""Weave adapters in other people's trainers."""

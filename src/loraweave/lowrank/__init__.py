@@ -1,0 +1,12 @@
+"""The algebra of every method, on tensors alone: no PEFT, no configuration, nothing that reads or writes.
+
+algebra       y = W x + s · Σ_h g_h ⊙ B_h · D_h(Λ A_a(h) x), fast
+gates         who speaks
+starts        where training starts
+dropping      dropout that costs little
+divergences   how far apart tasks are in rank space, how unevenly heads are used
+"""
+
+from loraweave.lowrank.algebra import check_shapes, delta, fold, mix, stack_up
+
+__all__ = ["check_shapes", "delta", "fold", "mix", "stack_up"]

@@ -1,0 +1,88 @@
+"""Put a method's adapter on a base model for a while, and leave the base as it was."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, set_seed
+
+from loraweave.errors import UserError
+from loraweave.runs.methods import MethodSpec, build_peft_config, resolve_method
+from loraweave.tuner.context import detach
+
+
+@contextmanager
+def adapted(
+    base: PreTrainedModel, spec: MethodSpec, task_names: Sequence[str], seed: int, keep_base: bool
+) -> Iterator[PreTrainedModel | PeftModel]:
+    """The model to train.
+
+    Args:
+        base: untouched afterwards: the adapter is taken off again, and `requires_grad` is what it was.
+        spec: the method.
+        task_names: the tasks in the order of their ids.
+        seed: of the adapter's start.
+        keep_base: full fine-tuning trains a copy, because the base is still needed afterwards.
+
+    Raises:
+        UserError: the method's configuration is not possible, or does not fit the base's layers.
+    """
+    config = build_peft_config(spec, task_names)
+    if config is None:
+        model = copy.deepcopy(base) if keep_base else base
+        if resolve_method(spec)[0].trains == "everything":
+            model.float().requires_grad_(True)  # AdamW's small steps are lost in bfloat16 weights
+        yield model
+        return
+    set_seed(seed)
+    with unchanged(base):
+        model = _injected(base, config, resolve_method(spec)[0].name)
+        try:
+            yield model
+        finally:
+            take_off(model)
+
+
+def _injected(base: PreTrainedModel, config: PeftConfig, method: str) -> PeftModel:
+    """The base with a new adapter. Where a layer refuses it, the layers before that one are given back."""
+    modules = dict(base.named_modules())
+    try:
+        return get_peft_model(base, config)
+    except Exception as error:
+        for name, module in modules.items():
+            parent, _, child = name.rpartition(".")
+            if name:
+                modules[parent]._modules[child] = module
+        base.__dict__.pop("peft_config", None)
+        detach(base)
+        if isinstance(error, (ValueError, TypeError)) and not isinstance(error, UserError):  # PEFT's and torch's words
+            raise UserError(f"method {method}: {' '.join(str(error).split())}") from error
+        raise
+
+
+def take_off(model: PeftModel) -> PreTrainedModel:
+    """Remove every adapter from a model, without merging; returns the base."""
+    base: PreTrainedModel = model.unload()
+    base.__dict__.pop("peft_config", None)  # PEFT takes this for a model that still has an adapter
+    return base
+
+
+@contextmanager
+def unchanged(base: PreTrainedModel) -> Iterator[None]:
+    """Give `requires_grad`, gradient checkpointing and the mode back as they were."""
+    trainable = [(p, p.requires_grad) for p in base.parameters()]  # not by name: FSDP's checkpointing renames modules
+    checkpointing, training = base.is_gradient_checkpointing, base.training
+    try:
+        yield
+    finally:
+        for parameter, required in trainable:
+            parameter.requires_grad_(required)
+            parameter.grad = None
+        if base.is_gradient_checkpointing and not checkpointing:
+            base.gradient_checkpointing_disable()
+            base.disable_input_require_grads()
+        base.train(training)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

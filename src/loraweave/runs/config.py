@@ -1,0 +1,208 @@
+"""The run file: which model, which method, which tasks, how they are mixed, trained and evaluated."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from loraweave.data.mixture import MixtureConfig
+from loraweave.errors import UserError, nearest
+from loraweave.runs.methods import METHODS, build_losses, resolve_method
+from loraweave.runs.settings import check_train_values
+from loraweave.runs.yamlfile import Lines, parse_value, read_yaml
+from loraweave.tasks.spec import parse_spec
+
+MAX_SEED = 2**32 - 1  # what NumPy takes
+
+
+class EvalConfig(BaseModel):
+    """How the trained model is scored.
+
+    Args:
+        limit: test examples per task; all when None.
+        batch_size: rows per forward pass; chosen by the vocabulary's size when None.
+        num_fewshot: solved examples before each question.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    num_fewshot: int = Field(default=0, ge=0)
+
+
+def _fit_task(entry: str | dict[str, Any]) -> str | dict[str, Any]:
+    parse_spec(entry, "tasks")
+    return entry
+
+
+class RunConfig(BaseModel):
+    """A run file.
+
+    Args:
+        model: the base: "nano", a folder, or a name on the hub.
+        method: a method's name; a mapping with `name` and that method's fields; or bare knobs of WeaveConfig.
+        tasks: lm-eval task names, task YAMLs or data files, or mappings; see `tasks.load_tasks`.
+        data_dir: where task YAMLs look for their data files.
+        chat_template: send prompts through the tokenizer's chat template, in training and in evaluation.
+        mixture: how often each task is drawn.
+        train: Hugging Face TrainingArguments by their own names; see `settings.DEFAULTS`. `learning_rate` may be one
+            number, or one for each method by its name.
+        eval: how the trained model is scored.
+        seed: of the adapter's start, the order of the data and dropout.
+        output: folder of the run.
+        base_dir: where relative paths start; the run file's own folder.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    method: str | dict[str, Any] = "rlora"
+    tasks: list[Annotated[str | dict[str, Any], AfterValidator(_fit_task)]] = Field(min_length=1)
+    data_dir: str | None = None
+    chat_template: bool = False
+    mixture: MixtureConfig = Field(default_factory=lambda: MixtureConfig.model_validate({}))
+    train: dict[str, Any] = Field(default_factory=dict)
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    output: str | None = None
+    base_dir: Path = Field(default_factory=Path.cwd)
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        resolve_method(value)
+        build_losses(value)
+        return value
+
+    @field_validator("train")
+    @classmethod
+    def _known_training_arguments(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_train_values(value)
+        rates = value.get("learning_rate")
+        for name in rates if isinstance(rates, Mapping) else ():
+            if name not in METHODS:
+                raise UserError(f"train.learning_rate: unknown method {name!r}{nearest(name, METHODS)}")
+        return value
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":
+        """Read a run file and put `key.subkey=value` settings over it; values are parsed as YAML.
+
+        Relative `model`, `data_dir` and `output` start at the file's folder; given as an override, where the command
+        was typed.
+
+        Raises:
+            UserError: no such file, text that does not parse, an unknown key or a value out of range; with file and
+                line, and the nearest known key.
+        """
+        path = Path(path)
+        values, lines = read_yaml(path)
+        base_dir = Path(values.setdefault("base_dir", str(path.parent.resolve())))
+        set_here: dict[tuple[str, ...], str] = {}
+        for override in overrides:
+            keys, value = _parse_override(override)
+            _put(values, keys, value, override)
+            set_here[keys] = override
+        try:
+            config = cls.model_validate(values)
+        except ValidationError as error:
+            raise UserError(_first_problem(error, lines, set_here)) from error
+        start = {key: Path.cwd() if (key,) in set_here else base_dir for key in ("model", "data_dir")}
+        config.model = _existing_path(config.model, start["model"])
+        if config.data_dir is not None:
+            config.data_dir = str((start["data_dir"] / Path(config.data_dir).expanduser()).resolve())
+        if config.output is not None and ("output",) not in set_here:
+            config.output = str(base_dir / Path(config.output).expanduser())
+        return config
+
+    @property
+    def method_name(self) -> str:
+        """The method's name, "weave" for bare knobs."""
+        return resolve_method(self.method)[0].name
+
+    def as_dict(self) -> dict[str, Any]:
+        """The run file as plain values, defaults included."""
+        return self.model_dump(mode="json")
+
+    def save(self, path: Path) -> None:
+        """Write the run file, defaults included; `load` gives the same configuration back."""
+        path.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"--set {override!r}: write it as key=value, such as train.learning_rate=1e-4")
+    try:
+        return tuple(key.strip().split(".")), parse_value(text)
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"--set {override!r}: the value is not valid YAML: {getattr(error, 'problem', error)}"
+        ) from error
+
+
+def _put(values: dict[str, Any], keys: Sequence[str], value: Any, override: str) -> None:
+    *parents, last = keys
+    # `method: rlora` with method.r=8 over it, `mixture: equal` with mixture.total=100
+    for section, name, default in (("method", "name", "rlora"), ("mixture", "strategy", "proportional")):
+        if parents == [section] and isinstance(values.get(section, default), str):
+            values[section] = {name: values.get(section, default)}
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise UserError(f"--set {override!r}: {parent!r} is not a mapping in the run file")
+    values[last] = value
+
+
+def _existing_path(model: str, base_dir: Path) -> str:
+    """A model given as a folder, as an absolute path; names stay names."""
+    folder = base_dir / Path(model).expanduser()
+    if model != "nano" and (folder.is_dir() or model.startswith((".", "~", os.sep))):
+        return str(folder.resolve())
+    return model
+
+
+def _first_problem(error: ValidationError, lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> str:
+    """The first thing that pydantic found wrong, as one line with its place."""
+    problems = error.errors()
+    # A key that is misspelt is both missing and unknown: the second tells more.
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    place = [key for key in problem["loc"] if key not in ("str", "dict[str,any]")]
+    words = [str(key) for key in place]
+    override = next((t for keys, t in set_here.items() if all(map(str.__eq__, keys, words))), None)
+    where = f"--set {override!r}" if override else lines.of(place)
+    name = ".".join(words)
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown key {name!r}{nearest(str(place[-1]), _known_beside(place))}"
+    if problem["type"] == "missing":
+        return f"{lines.path}: the key {name!r} is missing"
+    cause = (problem.get("ctx") or {}).get("error")
+    if isinstance(cause, UserError) and place[0] == "tasks":
+        return f"{where}: {cause}"
+    if isinstance(cause, UserError):  # from a method or a training argument: the message names the field
+        return f"{_place_of_field(str(cause), str(place[0]), lines, set_here)}: {cause}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {name}: {message}, got {problem['input']!r}"
+
+
+def _known_beside(place: Sequence[Any]) -> Iterable[str]:
+    models: dict[str, type[BaseModel]] = {"mixture": MixtureConfig, "eval": EvalConfig}
+    known = models.get(str(place[0]), RunConfig) if len(place) > 1 else RunConfig
+    return [key for key in known.model_fields if key != "base_dir"]
+
+
+def _place_of_field(message: str, section: str, lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> str:
+    """Where the field of `section` that a message speaks of was set: an override, or a line of the file."""
+    words = message.replace(":", " ").replace("'", " ").replace(f"{section}.", "").split()
+    if message.startswith("unknown method"):
+        words = ["name"]
+    for word in words:
+        if (section, word) in set_here:
+            return f"--set {set_here[section, word]!r}"
+        if lines.of([section, word]) != lines.of([section]):
+            return lines.of([section, word])
+    return lines.of([section])

@@ -1,0 +1,146 @@
+"""The folder of a run: what lies where, and what may be put there.
+
+run.yaml            the full configuration
+base.json           the base model's name and fingerprint
+environment.json    versions, hardware, seed
+mixture.json        what each task got, epoch by epoch together
+routing.json        entropy and use of the heads by layer and task at the end, where heads are weighed
+gradients.json      how the tasks' gradients agree at the start, in the middle and at the end
+metrics.jsonl       loss, loss per task, learning rate, tokens and time, one line per logged step
+adapter/            the trained adapter (`model/` for full fine-tuning)
+checkpoints/        to resume from
+tensorboard/        the same metrics for TensorBoard
+summary.json        time, tokens, peak memory, trainable parameters; written last
+"""
+
+import json
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loraweave.errors import UserError
+from loraweave.files import last_good_checkpoint
+from loraweave.runs.config import RunConfig
+
+_PACKAGES = ("loraweave", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "lm_eval")
+_NOT_OF_THE_TRAINING = ("eval", "output", "base_dir")
+
+
+class RunFolder:
+    """Paths of a run.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "run.yaml"
+        self.base = self.path / "base.json"
+        self.environment = self.path / "environment.json"
+        self.mixture = self.path / "mixture.json"
+        self.routing = self.path / "routing.json"
+        self.gradients = self.path / "gradients.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.adapter = self.path / "adapter"
+        self.model = self.path / "model"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.summary = self.path / "summary.json"
+
+    def open(self, config: RunConfig, resume: bool) -> Path | None:
+        """Make the folder ready for a run.
+
+        Args:
+            config: what is to be run.
+            resume: go on with the run that is there, if there is one.
+
+        Returns:
+            The checkpoint to resume from; None to start at the start.
+
+        Raises:
+            UserError: the folder holds a run and `resume` is not set, or that run's configuration is another one, or
+                files that are no run's; or the folder cannot be made.
+        """
+        if self.config.exists():
+            if not resume:
+                raise UserError(f"{self.path}: this folder already holds a run; resume it or choose another output")
+            if self.summary.exists():
+                raise UserError(f"{self.path}: the run in this folder is finished, so there is nothing to resume")
+            changed = differences(RunConfig.load(self.config).as_dict(), config.as_dict())
+            if changed:
+                raise UserError(f"{self.path}: cannot resume, the configuration differs: {'; '.join(changed)}")
+            for unfinished in set(self.checkpoints.glob("checkpoint-*")):
+                if not (unfinished / "trainer_state.json").is_file():
+                    shutil.rmtree(unfinished)
+            return last_good_checkpoint(self.checkpoints)
+        if self.path.is_dir() and not self.is_new:
+            raise UserError(f"{self.path}: this folder holds something else than a run; choose another output")
+        make_folder(self.path, "the run's folder")
+        config.save(self.config)
+        return None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether all that will lie in the folder is this run's."""
+        return not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+
+    def discard_unbegun(self) -> None:
+        """Remove the folder of a run that never made a step, so that the same command works once the cause is cured.
+
+        Only for a folder that was new: everything in it goes.
+        """
+        if not self.metrics.exists() and last_good_checkpoint(self.checkpoints) is None and not self.summary.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+def make_folder(path: Path, what: str = "the folder") -> None:
+    """Make a folder if it is not there.
+
+    Raises:
+        UserError: it cannot be made; calls it `what`.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: {what} cannot be made: {error.strerror}") from error
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], under: str = "") -> list[str]:
+    """What differs between two configurations, in words; what does not touch the training is left out."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        if not under and key in _NOT_OF_THE_TRAINING:
+            continue
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += differences(before, after, f"{under}{key}.")
+        elif before != after:
+            found.append(f"{under}{key} was {json.dumps(before)} and is now {json.dumps(after)}")
+    return found
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Versions, hardware and seed: what it takes to run the same thing again."""
+    cuda = torch.cuda.is_available()
+    return {
+        "seed": seed,
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        "cuda": torch.version.cuda if cuda else None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,78 @@
+"""Load a finished run: its base model with the adapter on it, its tokenizer, tasks and configuration."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from loraweave.bases import check_fingerprint, load_base
+from loraweave.errors import UserError
+from loraweave.files import read_json
+from loraweave.quiet import quiet_libraries
+from loraweave.runs.adapting import take_off
+from loraweave.runs.config import RunConfig
+from loraweave.runs.folder import RunFolder
+from loraweave.tasks import Task
+from loraweave.training.run import Base, load_run_tasks, read_summary
+
+
+@dataclass
+class Run:
+    """A finished run, ready to use.
+
+    Attributes:
+        folder: of the run.
+        config: the full run file.
+        summary: as in `summary.json`.
+        model: the base with the adapter on it; the trained model after full fine-tuning; the base itself for `base`.
+        tokenizer: the base's.
+        tasks: in the order of their ids.
+    """
+
+    folder: Path
+    config: RunConfig
+    summary: dict[str, Any]
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    tasks: list[Task]
+
+    def release(self) -> None:
+        """Take the adapter off a base that is shared with other runs."""
+        if isinstance(self.model, PeftModel):
+            self.model = take_off(self.model)
+
+
+def load_run(folder: str | Path, *, base: Base | None = None, tasks: Sequence[Task] | None = None) -> Run:
+    """Load a finished run.
+
+    Args:
+        folder: of the run.
+        base: the base model and tokenizer, if already loaded; call `Run.release` to have it back untouched.
+        tasks: if already loaded.
+
+    Raises:
+        UserError: the folder holds no finished run, or the base is not the one that the run was trained on.
+    """
+    run = RunFolder(folder)
+    summary = read_summary(folder)
+    config = RunConfig.load(run.config)
+    with quiet_libraries():
+        if summary["adapter"] == run.model.name:
+            model, tokenizer = load_base(run.model)
+        else:
+            model, tokenizer = base or load_base(config.model)
+            check_fingerprint(model, read_json(run.base).get("fingerprint", "none"), str(run.path))
+        if summary["adapter"] == run.adapter.name:
+            if not any(run.adapter.glob("adapter_model.*")):  # PEFT would look for it on the hub
+                raise UserError(f"{run.adapter}: holds no weights (no adapter_model.safetensors)")
+            try:
+                model = PeftModel.from_pretrained(model, run.adapter)
+            except Exception as error:  # safetensors raises its own type for a truncated or foreign file
+                known = isinstance(error, (OSError, ValueError, RuntimeError))
+                if not known and type(error).__name__ != "SafetensorError":
+                    raise
+                raise UserError(f"{run.adapter}: the adapter cannot be loaded: {str(error).splitlines()[0]}") from error
+        return Run(run.path, config, summary, model.eval(), tokenizer, list(tasks or load_run_tasks(config)))

@@ -1,0 +1,222 @@
+"""The methods by name: what each one trains, its default learning rate, and how its configuration is built.
+
+A method is given as a name (`rlora`), as a mapping with a name and fields of that method's configuration
+(`{name: rlora, r: 8, target_modules: [q_proj, v_proj]}`), or as bare knobs of `WeaveConfig`
+(`{num_heads: 4, gate: token}`). The mapping also takes the fields of `LossConfig` (`{name: lora, alignment: 0.2}`).
+A new method is one entry in `METHODS`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from peft import LoraConfig, PeftConfig
+from pydantic import ValidationError
+from transformers import PreTrainedModel
+
+from loraweave.config import (
+    HydraLoraConfig,
+    MLoraConfig,
+    MoeLoraConfig,
+    MtlLoraConfig,
+    MultiLoraConfig,
+    RLoraConfig,
+    WeaveConfig,
+)
+from loraweave.errors import UserError, nearest
+from loraweave.training.auxiliary import LossConfig
+
+MethodSpec = str | Mapping[str, Any]
+
+_REFERENCE_WIDTH = 2048  # the hidden size at which the learning rates below hold
+_SET_BY_US = {f.name for f in fields(PeftConfig)} | {"method", "task_names"}
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to adapt a model.
+
+    Args:
+        name: as written in a run file.
+        description: one line for people.
+        learning_rate: default for AdamW on a model of hidden size 2,048; see `default_learning_rate`.
+        trains: "nothing", "everything" or "adapter".
+        config_class: the PEFT configuration, for adapters.
+        defaults: fields in which we differ from the configuration class's own defaults.
+        losses: added to the language model's; fields of `LossConfig`.
+        paper: its number on arXiv.
+    """
+
+    name: str
+    description: str
+    learning_rate: float
+    trains: Literal["nothing", "everything", "adapter"] = "adapter"
+    config_class: type[PeftConfig] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    losses: Mapping[str, Any] = field(default_factory=dict)
+    paper: str | None = None
+
+    def fields(self) -> list[str]:
+        """Names that a run file may set for this method."""
+        if self.config_class is None:
+            return []
+        return [f.name for f in fields(self.config_class) if f.name not in _SET_BY_US] + list(LossConfig.model_fields)
+
+
+_LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "target_modules": "all-linear"}
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("base", "the untouched base model", 0.0, "nothing"),
+        Method("full", "full fine-tuning: every weight of the base", 5e-5, "everything"),
+        Method(
+            "lora",
+            "LoRA, PEFT's own: one low-rank update per layer",
+            2e-4,
+            config_class=LoraConfig,
+            defaults=_LORA,
+            paper="2106.09685",
+        ),
+        Method(
+            "rslora",
+            "rsLoRA, PEFT's own: LoRA scaled by 1 / sqrt(r)",
+            2e-4,
+            config_class=LoraConfig,
+            defaults={**_LORA, "use_rslora": True},
+            paper="2312.03732",
+        ),
+        Method(
+            "dora",
+            "DoRA, PEFT's own: LoRA on the direction of W, its magnitude learned apart",
+            2e-4,
+            config_class=LoraConfig,
+            defaults={**_LORA, "use_dora": True},
+            paper="2402.09353",
+        ),
+        Method(
+            "alignlora",
+            "Align-LoRA: LoRA with a loss that brings the tasks' A x together",
+            2e-4,
+            config_class=LoraConfig,
+            defaults={**_LORA, "lora_alpha": 32, "lora_dropout": 0.1},
+            losses={"alignment": 0.2},
+            paper="2508.05078",
+        ),
+        Method(
+            "multilora",
+            "MultiLoRA: parallel updates, scaled per output channel",
+            3e-4,
+            config_class=MultiLoraConfig,
+            paper="2311.11501",
+        ),
+        Method(
+            "hydralora",
+            "HydraLoRA: one A, several B mixed by a router",
+            2e-4,
+            config_class=HydraLoraConfig,
+            paper="2404.19245",
+        ),
+        Method(
+            "rlora",
+            "R-LoRA: HydraLoRA with random heads and a dropout each",
+            2e-4,
+            config_class=RLoraConfig,
+            paper="2502.15455",
+        ),
+        Method(
+            "mlora",
+            "M-LoRA: R-LoRA without the router, heads averaged",
+            2e-4,
+            config_class=MLoraConfig,
+            paper="2508.05078",
+        ),
+        Method(
+            "mtllora",
+            "MTL-LoRA: a transform and a mixture of heads per task",
+            3e-4,
+            config_class=MtlLoraConfig,
+            paper="2410.09437",
+        ),
+        Method(
+            "moelora",
+            "MoE-LoRA: experts mixed by a task embedding",
+            2e-4,
+            config_class=MoeLoraConfig,
+            paper="2310.18339",
+        ),
+        Method("weave", "your own choice of WeaveConfig's knobs", 2e-4, config_class=WeaveConfig),
+    )
+}
+
+
+def resolve_method(spec: MethodSpec) -> tuple[Method, dict[str, Any]]:
+    """The method that `spec` names and the fields that it sets.
+
+    Raises:
+        UserError: an unknown method or field (with the nearest known one), or a rank below 1.
+    """
+    given = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = given.pop("name", "weave")
+    if name not in METHODS:
+        raise UserError(f"unknown method {name!r}{nearest(name, METHODS)} (known: {', '.join(METHODS)})")
+    method = METHODS[name]
+    known = method.fields()
+    for key in given:
+        if key not in known:
+            allowed = nearest(key, known) if known else f": {name} takes none"
+            raise UserError(f"method {name}: unknown field {key!r}{allowed}")
+    rank = given.get("r", 1)
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise UserError(f"method {name}: r (the rank) must be a whole number of at least 1, got {rank!r}")
+    return method, given
+
+
+def build_peft_config(spec: MethodSpec, task_names: Sequence[str]) -> PeftConfig | None:
+    """The PEFT configuration of a method; None where it has no adapter (`base`, `full`).
+
+    Args:
+        spec: the method.
+        task_names: the run's tasks in the order of their ids; a Weave method saves them with the adapter.
+
+    Raises:
+        UserError: unknown fields, values out of range, or knobs that do not go together.
+    """
+    method, given = resolve_method(spec)
+    if method.config_class is None:
+        return None
+    fields_of_class = {key: value for key, value in given.items() if key not in LossConfig.model_fields}
+    values = {**method.defaults, **fields_of_class, "task_type": "CAUSAL_LM"}
+    if issubclass(method.config_class, WeaveConfig):
+        values["task_names"] = list(task_names)
+    try:
+        return method.config_class(**values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"method {method.name}: {' '.join(str(error).split())}") from error
+
+
+def build_losses(spec: MethodSpec) -> LossConfig:
+    """The losses that a method adds to the language model's.
+
+    Raises:
+        UserError: a value of another kind or out of range.
+    """
+    method, given = resolve_method(spec)
+    losses = {**method.losses, **{key: value for key, value in given.items() if key in LossConfig.model_fields}}
+    try:
+        return LossConfig.model_validate(losses)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UserError(
+            f"method {method.name}: {problem['loc'][0]}: {problem['msg']}, got {problem['input']!r}"
+        ) from None
+
+
+def default_learning_rate(spec: MethodSpec, model: PreTrainedModel) -> float:
+    """The method's learning rate for this model: in inverse proportion to its width, below a hidden size of 2,048.
+
+    The papers tuned theirs on models of 0.9k to 4k channels; AdamW's best step on a matrix shrinks with its width.
+    """
+    method, _ = resolve_method(spec)
+    width = getattr(model.config.get_text_config(), "hidden_size", _REFERENCE_WIDTH)
+    return method.learning_rate * max(1.0, _REFERENCE_WIDTH / width)

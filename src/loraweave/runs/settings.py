@@ -1,0 +1,197 @@
+"""The `train` section of a run file: Hugging Face TrainingArguments by their own names, with our defaults.
+
+Every field of TRL's SFTConfig (a TrainingArguments) may be set, except those that this package settles itself.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from trl import SFTConfig
+
+from loraweave.errors import UserError, nearest
+
+DEFAULTS: dict[str, Any] = {
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 16,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.03,  # below 1: a share of all steps
+    "weight_decay": 0.0,
+    "max_length": 512,  # tokens per row, packed or not
+    "packing": True,
+    "gradient_checkpointing": False,
+    "logging_steps": 0.01,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    "report_to": "tensorboard",
+}
+
+# Fields that would contradict what the package does itself, and where to turn instead.
+_SETTLED = {
+    "output_dir": "set `output` at the top of the run file",
+    "seed": "set `seed` at the top of the run file",
+    "data_seed": "set `seed` at the top of the run file",
+    "resume_from_checkpoint": "resume with the run's own `resume`",
+    "chat_template_path": "set `chat_template: true` at the top of the run file",
+    "model_init_kwargs": "set `model` at the top of the run file",
+    "auto_find_batch_size": "the order of the data is fixed before the first step; choose per_device_train_batch_size",
+    "train_sampling_strategy": "the order of the data comes from `mixture`",
+    "shuffle_dataset": "the order of the data comes from `mixture`",
+    "packing_strategy": "packing never splits an example; choose `packing: true` or `false`",
+    "padding_free": "choose `packing: true` or `false`",
+    "eval_packing": "validation is packed like training",
+    "truncation_mode": "an example that is too long loses the beginning of its prompt",
+    "completion_only_loss": "the loss is always on completions only",
+    "assistant_only_loss": "the loss is always on completions only",
+    "loss_type": "the loss is the negative log-likelihood of the completion",
+    "label_smoothing_factor": "the loss is the negative log-likelihood of the completion",
+    "remove_unused_columns": "columns are chosen by the package",
+    "label_names": "columns are chosen by the package",
+    "dataset_kwargs": "data comes from `tasks`",
+    "dataset_text_field": "data comes from `tasks`",
+    "dataset_num_proc": "data comes from `tasks`",
+    "logging_nan_inf_filter": "a loss that is not a number stops the run",
+    "disable_tqdm": "the run has one progress bar of its own",
+}
+_KNOWN = {f.name for f in fields(SFTConfig)}
+_STRATEGIES = ("eval_strategy", "save_strategy", "logging_strategy")
+
+# Transformers and torch take these numbers as they come and fail in the middle of a run, or never.
+_RANGES: dict[str, str] = {
+    "per_device_train_batch_size": "at least 1",
+    "per_device_eval_batch_size": "at least 1",
+    "gradient_accumulation_steps": "at least 1",
+    "max_length": "at least 1",
+    "num_train_epochs": "above 0",
+    "logging_steps": "above 0",
+    "eval_steps": "above 0",
+    "save_steps": "above 0",
+    "learning_rate": "at least 0",
+    "warmup_steps": "at least 0",
+    "weight_decay": "at least 0",
+    "max_grad_norm": "at least 0",
+    "adam_epsilon": "at least 0",
+    "adam_beta1": "from 0 to below 1",
+    "adam_beta2": "from 0 to below 1",
+}
+_WITHIN: dict[str, Callable[[float], bool]] = {
+    "at least 1": lambda value: value >= 1,
+    "above 0": lambda value: value > 0,
+    "at least 0": lambda value: value >= 0,
+    "from 0 to below 1": lambda value: 0 <= value < 1,
+}
+
+
+def check_train_values(train: Mapping[str, Any]) -> None:
+    """Refuse fields that do not exist, are settled elsewhere, or have a value of another kind or out of range.
+
+    Raises:
+        UserError: names the field and the nearest known one, where to turn, or what is wanted.
+    """
+    for key in train:
+        if key in _SETTLED:
+            raise UserError(f"train.{key} cannot be set: {_SETTLED[key]}")
+        if key not in _KNOWN:
+            raise UserError(
+                f"train.{key} is not a Hugging Face training argument{nearest(key, _KNOWN - set(_SETTLED))}"
+            )
+        value = train[key]
+        rates = value.values() if key == "learning_rate" and isinstance(value, Mapping) else [value]
+        for one in rates:
+            _check_value(key, one)
+
+
+def _check_value(key: str, value: Any) -> None:
+    hint = _type_hints()[key]
+    if value is False and key in _STRATEGIES:  # YAML reads `no` as false
+        return
+    if key == "fsdp" and isinstance(value, bool):  # what transformers documents, though its field is a string
+        return
+    try:
+        TypeAdapter(hint).validate_python(value, strict=True)
+        for choices in get_args(hint):
+            if isinstance(choices, type) and issubclass(choices, Enum):
+                choices(value)
+    except ValidationError as error:
+        raise UserError(f"train.{key}: {error.errors()[0]['msg']}, got {value!r}") from None
+    except ValueError as error:
+        raise UserError(f"train.{key}: {error}") from None
+    wanted = _RANGES.get(key)
+    if wanted and not (_WITHIN[wanted](value) if value is not None else key != "max_length"):
+        raise UserError(f"train.{key} must be {wanted}, got {value!r}")
+    if key == "report_to":
+        for name in [value] if isinstance(value, str) else value or ():
+            if name not in (*INTEGRATION_TO_CALLBACK, "all", "none"):
+                raise UserError(f"train.report_to: there is no {name!r}{nearest(name, INTEGRATION_TO_CALLBACK)}")
+            if name not in (*get_available_reporting_integrations(), "all", "none"):
+                raise UserError(f"train.report_to: {name!r} is not installed")
+
+
+@cache
+def _type_hints() -> dict[str, Any]:
+    return get_type_hints(SFTConfig)
+
+
+def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTConfig:
+    """The `train` section over the defaults, as the arguments of one run.
+
+    Args:
+        train: fields of SFTConfig.
+        seed: of everything random.
+        folder: of the run; checkpoints go to `checkpoints/` in it.
+
+    Raises:
+        UserError: an unknown or settled field, or a value that transformers or TRL refuses.
+    """
+    check_train_values(train)
+    values = {**DEFAULTS, "bf16": has_fast_bfloat16() and not train.get("fp16"), **train}
+    for key in _STRATEGIES:
+        values[key] = "no" if values.get(key) is False else values.get(key, "steps")  # YAML reads `no` as false
+    if values.get("gradient_checkpointing"):
+        values["gradient_checkpointing_kwargs"] = {
+            "use_reentrant": False,
+            **(values.get("gradient_checkpointing_kwargs") or {}),
+        }
+    values.setdefault("metric_for_best_model", "eval_loss_macro")
+    if "loss" in values["metric_for_best_model"]:
+        values.setdefault("greater_is_better", False)  # transformers sees a loss only in names that end in it
+    if isinstance(values["report_to"], str):
+        values["report_to"] = [values["report_to"]]
+    try:
+        return SFTConfig(
+            **{
+                **values,
+                "output_dir": str(folder / "checkpoints"),
+                "report_to": [to for to in values["report_to"] if to not in ("tensorboard", "none")],
+                "seed": seed,
+                "packing": False,  # rows come packed; TRL's own packing drops the tasks
+                "dataset_kwargs": {"skip_prepare_dataset": True},
+                "remove_unused_columns": False,
+                "logging_nan_inf_filter": False,
+                "disable_tqdm": True,
+                "use_cpu": values.get("use_cpu", False) or not torch.cuda.is_available(),
+            }
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"train: {' '.join(str(error).split())}") from error
+
+
+def uses_fsdp(args: SFTConfig) -> bool:
+    """Whether the run file or the launcher asks for FSDP."""
+    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether to compute in bfloat16: on a GPU or a CPU that has instructions for it."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

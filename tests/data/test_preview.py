@@ -1,0 +1,55 @@
+"""What `loraweave tasks` shows: names, sizes, and the tokens that carry loss."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loraweave.data.preview import Listing, list_tasks, preview, summarise
+from loraweave.errors import UserError
+from loraweave.tasks import load_tasks
+
+WriteTask = Callable[..., Path]
+
+
+def test_a_summary(write_task: WriteTask) -> None:
+    (task,) = load_tasks(["topic.yaml"], write_task().parent)
+    summary = summarise(task)
+    assert (summary.name, summary.output_type, summary.metrics) == ("topic", "multiple_choice", ["acc"])
+    assert summary.splits == {"training": 29, "validation": 1, "test": 12}
+
+
+def test_a_summary_of_a_task_that_can_only_be_evaluated(write_task: WriteTask, tokenizers: dict[str, Any]) -> None:
+    path = write_task()
+    path.write_text(path.read_text().replace("training_split: train", ""))
+    (task,) = load_tasks(["topic.yaml"], path.parent)
+    assert summarise(task).splits == {"training": 0, "validation": 0, "test": 12}
+    assert preview(task, tokenizers["bytes"], count=1)[0].prompt == "number 30 of the news\nTopic:"
+
+
+def test_a_preview_shows_where_the_loss_is(write_task: WriteTask, tokenizers: dict[str, Any]) -> None:
+    (task,) = load_tasks(["topic.yaml"], write_task().parent)
+    first, second = preview(task, tokenizers["start"], count=2)
+    assert first.prompt == task.training_examples()[0].prompt
+    assert second.completion == task.training_examples()[1].completion
+    assert first.tokens[0].text == "<s>"
+    assert "".join(token.text for token in first.tokens if token.trained) == first.completion + "</s>"
+    assert "".join(token.text for token in first.tokens[1:] if not token.trained) == first.prompt
+
+
+def test_files_in_a_folder_are_listed(write_task: WriteTask) -> None:
+    path = write_task()
+    (path.parent / "_common.yaml").write_text("output_type: multiple_choice\n")
+    assert list_tasks(folders=[path.parent], builtin=False) == [Listing("topic", "file", str(path))]
+    assert list_tasks("other", folders=[path.parent], builtin=False) == []
+    with pytest.raises(UserError, match="no such folder"):
+        list_tasks(folders=[path.parent / "nowhere"], builtin=False)
+
+
+def test_what_lm_eval_ships_is_listed_and_a_wrong_name_gets_the_nearest(tmp_path: Path) -> None:
+    found = list_tasks("boolq")
+    assert {"boolq", "boolq-seq2seq"} <= {listing.name for listing in found if listing.kind == "task"}
+    assert list_tasks("mmlu_*")[0].where.endswith(".yaml")
+    with pytest.raises(UserError, match=r"lm-eval has no task 'hellaswagg', did you mean 'hellaswag'\?"):
+        load_tasks(["hellaswagg"], tmp_path)

@@ -1,0 +1,143 @@
+"""A dry run says what the run then does, needs neither weights nor the hub, and leaves nothing behind."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from loraweave.cli import dry_run as printing
+from loraweave.cli.app import run as run_command
+from loraweave.errors import UserError
+from loraweave.estimate import dry_run as module
+from loraweave.estimate.dry_run import DryRun, dry_run
+from loraweave.runs.config import RunConfig
+from loraweave.training.run import train
+
+QUIET = Console(file=io.StringIO())
+
+
+def worked_out(project: Path, *overrides: str) -> DryRun:
+    return dry_run(RunConfig.load(project / "run.yaml", overrides), project / "out", QUIET)
+
+
+@pytest.fixture
+def without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of these tests are about the rest, and memory takes seconds."""
+    monkeypatch.setattr(module, "_memory", lambda *_: {})
+
+
+@pytest.mark.parametrize("packing", ["true", "false"])
+def test_it_says_what_the_run_then_does(project: Path, without_memory: None, packing: str) -> None:
+    overrides = ["mixture={strategy: equal, total: 30}", "method={name: mtllora, r: 2}", f"train.packing={packing}"]
+    files = set(project.rglob("*"))
+    said = worked_out(project, *overrides)
+    assert set(project.rglob("*")) == files
+    done = train(RunConfig.load(project / "run.yaml", overrides), project / "out", console=QUIET)
+    assert said.steps == done.steps
+    assert said.trainable == done.trainable_parameters
+    assert said.realised == done.mixture
+    assert said.config.train["learning_rate"] == done.learning_rate
+    assert said.layers == dict.fromkeys(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), 2
+    )
+    assert not said.taken
+    assert worked_out(project, *overrides).taken
+
+
+def test_neither_weights_nor_tokenizer_are_needed(project: Path, without_memory: None) -> None:
+    full = worked_out(project, "train.packing=false")
+    for file in project.glob("base/*"):
+        if file.name != "config.json":
+            file.unlink()
+    alone = worked_out(project, "train.packing=false")
+    assert (alone.parameters, alone.trainable, alone.steps) == (full.parameters, full.trainable, full.steps)
+    assert alone.shares == pytest.approx(full.shares)
+    assert alone.realised == []  # tokens are counted by a tokenizer
+    assert worked_out(project).steps is None  # packed rows too
+    with pytest.raises(UserError, match="weights"):
+        train(RunConfig.load(project / "run.yaml"), project / "out", console=QUIET)
+
+
+def test_tasks_whose_data_are_elsewhere_are_described_and_not_counted(project: Path, without_memory: None) -> None:
+    said = worked_out(project, "tasks=[boolq, double.yaml, gsm8k]", "mixture=equal")
+    boolq, double, gsm8k = said.tasks
+    assert (boolq.data, boolq.scored_by, boolq.task) == ("aps/super_glue, boolq", "acc", None)
+    assert gsm8k.data == "openai/gsm8k, main"
+    assert double.task is not None
+    assert said.shares == pytest.approx([1 / 3] * 3)
+    assert (said.steps, said.realised) == (None, [])
+    assert worked_out(project, "tasks=[boolq, double.yaml]").shares == [None, None]  # in proportion to what?
+    assert worked_out(project, "tasks=[boolq]", "train.max_steps=7").steps == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=Qwen/No-Such-Model", "is neither a folder nor found on the hub.*config.json"),
+        ("model=nowhere/at/all", "no such folder"),
+        ("tasks=[missing.jsonl]", "missing.jsonl"),
+        ("tasks=[boolq, boolq]", "two tasks are called 'boolq'"),
+        ("tasks=[truthfulqa_gen]", "has no training split: it can only be evaluated"),
+        ("mixture={strategy: weights, weights: {parity: 1}}", "weights lacks"),
+        ("method={name: lora, r: 2, target_modules: [no_such_layer]}", "no_such_layer"),
+        ("method={name: rlora, r: 100}", "rank 100 is above its size"),
+        ("method={name: lora, load_balance: 0.1}", "load_balance needs a router"),
+    ],
+)
+def test_errors_are_those_of_the_run(project: Path, without_memory: None, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        worked_out(project, override)
+    assert "\n" not in str(error.value)
+    assert not (project / "out").exists()
+
+
+def test_the_base_alone_trains_nothing(project: Path) -> None:
+    said = worked_out(project, "method=base")
+    assert (said.trainable, said.layers, said.memory, said.memory_unknown) == (0, {}, {}, "")
+
+
+def test_memory_by_device(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    one = worked_out(project).memory
+    assert list(one) == ["one GPU", "this CPU"]
+    assert one["this CPU"].base == pytest.approx(2 * one["one GPU"].base, rel=0.02)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    sharded = worked_out(project).memory
+    assert list(sharded) == ["2 GPUs, FSDP", "4 GPUs, FSDP", "8 GPUs, FSDP"]
+
+
+def test_a_model_that_cannot_be_followed_costs_the_estimate_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("needs\nvalues")
+
+    monkeypatch.setattr(module, "estimate", fail)
+    said = worked_out(project)
+    assert (said.memory, said.memory_unknown) == ({}, "RuntimeError: needs values")
+
+
+def test_what_is_printed_fits_eighty_columns(
+    project: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    printed = io.StringIO()
+    monkeypatch.setattr(printing, "console", Console(file=printed, width=80))
+    before = set(project.rglob("*"))
+    command = ["train", str(project / "run.yaml"), "--dry-run", "--set", "method={name: rlora, r: 2}"]
+    assert run_command([*command, "--output", str(project / "out")]) == 0
+    assert set(project.rglob("*")) == before
+    text = printed.getvalue()
+    assert all(len(line) <= 80 for line in text.splitlines())
+    for fact in (
+        "rlora (arXiv 2502.15455)",
+        "num_heads 5",
+        "q_proj × 2",
+        "parity",
+        "held-out loss",
+        "nothing was trained",
+    ):
+        assert fact in text

@@ -1,0 +1,79 @@
+"""The auxiliary losses against textbook formulas."""
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from loraweave.lowrank import divergences
+
+
+def moments(*tasks: torch.Tensor):
+    counts = torch.tensor([len(t) for t in tasks])
+    return counts, torch.stack([t.sum(0) for t in tasks]), torch.stack([t.square().sum(0) for t in tasks])
+
+
+def test_symmetric_kl_is_the_mean_over_pairs_of_torchs_own():
+    torch.manual_seed(0)
+    tasks = [torch.randn(n, 6, dtype=torch.float64) * s + m for n, s, m in ((50, 1, 0), (30, 2, 1), (70, 0.5, -1))]
+    gaussians = [Independent(Normal(t.mean(0), t.std(0, unbiased=False)), 1) for t in tasks]
+    pairs = [
+        0.5 * (kl_divergence(p, q) + kl_divergence(q, p)) for i, p in enumerate(gaussians) for q in gaussians[i + 1 :]
+    ]
+    expected = sum(pairs) / 3
+    torch.testing.assert_close(divergences.symmetric_kl(*moments(*tasks)), expected, rtol=1e-4, atol=0)
+
+
+def test_symmetric_kl_does_not_depend_on_the_scale_and_is_zero_for_equal_tasks():
+    torch.manual_seed(0)
+    a, b = torch.randn(40, 3, dtype=torch.float64), torch.randn(40, 3, dtype=torch.float64) + 1
+    one = divergences.symmetric_kl(*moments(a, b))
+    torch.testing.assert_close(divergences.symmetric_kl(*moments(1e-3 * a, 1e-3 * b)), one, rtol=1e-5, atol=0)
+    assert divergences.symmetric_kl(*moments(a, a)) < 1e-12
+
+
+@pytest.mark.parametrize("counts", [[9, 0, 0], [9, 1, 1]])
+def test_tasks_that_are_not_there_do_not_count(counts: list[int]):
+    tasks = [torch.randn(n, 3) for n in counts]
+    counts_, sums, squares = moments(*tasks)
+    sums.requires_grad_()
+    loss = divergences.symmetric_kl(counts_, sums, squares)
+    assert loss == 0
+    loss.backward()
+    assert sums.grad.eq(0).all()
+
+
+def test_mmd_is_the_textbook_sum_over_samples():
+    torch.manual_seed(0)
+    tasks = [torch.randn(5, 2, dtype=torch.float64) + m for m in (0, 1, 3)]
+
+    def kernel(a, b):
+        return sum(torch.exp(-(a - b).square().sum() / (2 * s)) for s in divergences.BANDWIDTHS)
+
+    def mean(p, q):
+        return sum(kernel(a, b) for a in p for b in q) / (len(p) * len(q))
+
+    expected = sum(mean(p, p) + mean(q, q) - 2 * mean(p, q) for i, p in enumerate(tasks) for q in tasks[i + 1 :]) / 3
+    samples = torch.stack(tasks)
+    result = divergences.mmd(samples, torch.ones(3, 5, dtype=torch.float64))
+    torch.testing.assert_close(result, expected, rtol=1e-10, atol=0)
+    # a weight counts as so many copies of a point, and a task without weight does not count
+    weights = torch.ones(3, 5, dtype=torch.float64)
+    weights[2] = 0
+    weights[0, 0] = 2
+    copies = torch.cat([tasks[0], tasks[0][:1]])
+    expected = mean(copies, copies) + mean(tasks[1], tasks[1]) - 2 * mean(copies, tasks[1])
+    torch.testing.assert_close(divergences.mmd(samples, weights), expected, rtol=1e-10, atol=0)
+
+
+def test_nineteen_bandwidths_from_1e_minus_6_to_1e6():
+    assert len(divergences.BANDWIDTHS) == 19
+    assert divergences.BANDWIDTHS[0] == pytest.approx(1e-6)
+    assert divergences.BANDWIDTHS[-1] == pytest.approx(1e6)
+
+
+def test_imbalance():
+    assert divergences.imbalance(torch.tensor([5.0, 5.0, 5.0])) == pytest.approx(0, abs=1e-6)
+    assert divergences.imbalance(torch.tensor([9.0, 0.0, 0.0])) == pytest.approx(2)
+    share = torch.tensor([0.5, 0.3, 0.2])
+    expected = (share.std(unbiased=False) / share.mean()) ** 2
+    torch.testing.assert_close(divergences.imbalance(100 * share), expected)

@@ -1,0 +1,130 @@
+"""Methods by name: what they train, exactly how much, and at which rank that is as much as another."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_project import write_base
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from loraweave.bases import empty_base
+from loraweave.errors import UserError
+from loraweave.estimate.counting import count_trainable, match_rank
+from loraweave.runs.adapting import adapted
+from loraweave.runs.methods import METHODS, build_peft_config, default_learning_rate, resolve_method
+
+NAMES = ["a", "b"]
+ADAPTERS = [name for name, method in METHODS.items() if method.trains == "adapter"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder: Path = tmp_path_factory.mktemp("bases") / "tiny"
+    write_base(folder)
+    return empty_base(folder)
+
+
+@pytest.fixture(scope="module")
+def larger() -> Any:
+    """The shapes of a model with a hidden size of 256 and eight layers."""
+    with torch.device("meta"):
+        return LlamaForCausalLM(
+            LlamaConfig(hidden_size=256, intermediate_size=688, num_hidden_layers=8, num_attention_heads=4)
+        )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_count_is_what_is_trained(tiny_model: Callable, base: Any, name: str) -> None:
+    model = tiny_model()
+    with torch.device("meta"):
+        empty = type(model)(model.config)
+    with adapted(model, name, NAMES, 0, keep_base=True) as trained:
+        real = sum(p.numel() for p in trained.parameters() if p.requires_grad) if name != "base" else 0
+    assert count_trainable(name, empty, NAMES) == real
+    assert all(p.is_meta for p in empty.parameters())
+    assert not any("weave" in n or "lora" in n for n, _ in empty.named_parameters())
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_ranks_match_within_three_percent(larger: Any, name: str) -> None:
+    # Eight experts of rank 1 train more than this LoRA does: a budget that all can meet.
+    budget = count_trainable({"name": "lora", "r": 16}, larger, NAMES)
+    matched = match_rank(name, larger, budget, NAMES)
+    assert count_trainable(matched, larger, NAMES) == pytest.approx(budget, rel=0.03)
+    before: Any = build_peft_config(name, NAMES)
+    after: Any = build_peft_config(matched, NAMES)
+    power = 0.5 if before.use_rslora else 1
+    assert after.lora_alpha / after.r**power == pytest.approx(before.lora_alpha / before.r**power)
+
+
+def test_some_layers_get_one_more_where_no_rank_fits_all(larger: Any) -> None:
+    one, two = (count_trainable({"name": "lora", "r": r}, larger) for r in (1, 2))
+    budget = (2 * one + two) // 3
+    matched = match_rank("lora", larger, budget)
+    assert count_trainable(matched, larger) == pytest.approx(budget, rel=0.03)
+    layers = {name.split(".")[2] for name in matched["rank_pattern"]}
+    assert len(layers) >= 6  # spread over the depth
+
+
+def test_a_budget_out_of_reach_and_a_method_without_rank_are_refused(larger: Any) -> None:
+    with pytest.raises(UserError, match=r"multilora: 1,000 trainable parameters cannot be matched; nearest [\d,]+"):
+        match_rank("multilora", larger, 1000)
+    with pytest.raises(UserError, match="full has no rank"):
+        match_rank("full", larger, 1000)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("lroa", "did you mean 'lora'"),
+        ({"name": "lora", "rr": 3}, "did you mean 'r'"),
+        ({"name": "full", "r": 3}, "takes none"),
+        ({"name": "rlora", "r": 0}, "at least 1, got 0"),
+        ({"name": "rlora", "r": True}, "whole number"),
+        ({"name": "rlora", "method": "x"}, "unknown field 'method'"),
+    ],
+)
+def test_what_is_wrong_with_a_method_is_one_line(spec: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        resolve_method(spec)
+
+
+def test_values_out_of_range_name_the_method() -> None:
+    with pytest.raises(UserError, match=r"^method rlora: .*lora_dropout"):
+        build_peft_config({"name": "rlora", "lora_dropout": 1.5}, NAMES)
+    with pytest.raises(UserError, match=r"^method weave: "):
+        build_peft_config({"gate": "tokn"}, NAMES)
+
+
+def test_a_weave_method_remembers_its_tasks() -> None:
+    config: Any = build_peft_config("rlora", NAMES)
+    assert config.task_names == NAMES
+
+
+def test_learning_rates_fall_with_the_width(base: Any, larger: Any) -> None:
+    assert default_learning_rate("lora", larger) == pytest.approx(METHODS["lora"].learning_rate * 8)
+    assert default_learning_rate("full", base) < default_learning_rate("lora", base)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"name": "lora", "target_modules": ["nope"]}, "method lora: Target modules"),
+        ({"name": "lora", "lora_dropout": 2}, "dropout probability"),
+        ({"name": "lora", "alpha_pattern": {"down_proj": "x"}}, "method lora: "),
+        ({"name": "rlora", "rank_pattern": {"down_proj": 5000}}, "rank 5000 is above its size"),
+        ({"name": "mtllora", "alpha_pattern": {"down_proj": "x"}}, "method mtllora: "),
+    ],
+)
+def test_a_method_that_does_not_fit_gives_the_base_back(tiny_model: Callable, spec: Any, words: str) -> None:
+    model = tiny_model()
+    before = {name: id(module) for name, module in model.named_modules()}
+    trainable = [p.requires_grad for p in model.parameters()]
+    with pytest.raises(UserError, match=words), adapted(model, spec, NAMES, 0, keep_base=True):
+        pass
+    assert {name: id(module) for name, module in model.named_modules()} == before
+    assert [p.requires_grad for p in model.parameters()] == trainable
+    with adapted(model, "multilora", NAMES, 0, keep_base=True) as trained:
+        assert any(p.requires_grad for p in trained.parameters())

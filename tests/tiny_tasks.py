@@ -1,0 +1,124 @@
+"""Real parts, made on the spot: tokenizers of three families, a tiny Llama behind lm-eval's HFLM, tasks in files."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CORPUS = [
+    "What is the capital of France?\nAnswer: Paris is the capital.",
+    "the quick brown fox jumps over the lazy dog, again and again and again",
+    "positive negative yes no maybe\nTopic: Business World Sports",
+    "system user assistant You are brief. TURN_LEFT WALK RUN 0123456789",
+] * 4
+
+
+def make_tokenizer(kind: str) -> Any:
+    """`bytes`: byte-level, no start token (GPT-2, Qwen); `start`: the same with one; `spaces`: SentencePiece's way
+    of marking words, with a start token (Llama 2); `chat`: byte-level with a ChatML template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    end = "<|im_end|>" if kind == "chat" else "</s>"
+    special = ["<pad>", "<s>", end, "<|im_start|>"]
+    tokenizer = Tokenizer(models.BPE())
+    if kind == "spaces":
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+        alphabet = [chr(i) for i in range(32, 127)] + ["\n", "é", "ß"]
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    if kind in ("start", "spaces"):
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=None if kind in ("bytes", "chat") else "<s>",
+        eos_token=end,
+        pad_token="<pad>",
+    )
+    if kind == "chat":
+        fast.chat_template = CHATML
+    return fast
+
+
+@pytest.fixture(scope="session")
+def tokenizers() -> dict[str, Any]:
+    return {kind: make_tokenizer(kind) for kind in ("bytes", "start", "spaces", "chat")}
+
+
+@pytest.fixture(scope="session")
+def scorers(tokenizers: dict[str, Any]) -> dict[str, Any]:
+    """For each tokenizer lm-eval's HFLM over a tiny random Llama, which keeps the token ids that it was asked about."""
+    import torch
+    from lm_eval.models.huggingface import HFLM
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    class Recording(HFLM):  # type: ignore[misc]
+        def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> Any:
+            self.asked = [(context, answer) for _, context, answer in requests]
+            return super()._loglikelihood_tokens(requests, **kwargs)
+
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=512, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = LlamaForCausalLM(shape)
+    return {
+        kind: Recording(pretrained=model, tokenizer=tokenizer, batch_size=8, device="cpu", max_length=256)
+        for kind, tokenizer in tokenizers.items()
+    }
+
+
+TASK_YAML = """
+task: topic
+dataset_path: json
+dataset_kwargs: {data_files: {train: train.jsonl, test: test.jsonl}}
+training_split: train
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{text}}\\nTopic:"
+doc_to_target: label
+doc_to_choice: [Business, World, Sports]
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+ROWS = [
+    {"text": f"number {i} of the news", "label": label} for i, label in enumerate(["Business", "World", "Sports"] * 14)
+]
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def write_task(tmp_path: Path) -> Callable[..., Path]:
+    """Write a task's YAML and data into the test's folder: 30 training rows and 12 test rows unless told otherwise."""
+
+    def write(
+        yaml: str = TASK_YAML, train: list[Any] | None = None, test: list[Any] | None = None, name: str = "topic.yaml"
+    ) -> Path:
+        write_jsonl(tmp_path / "train.jsonl", ROWS[:30] if train is None else train)
+        write_jsonl(tmp_path / "test.jsonl", ROWS[30:] if test is None else test)
+        (tmp_path / name).write_text(yaml, encoding="utf-8")
+        return tmp_path / name
+
+    return write

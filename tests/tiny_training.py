@@ -1,0 +1,73 @@
+"""Parts for the tests of training: small rows of two tasks, a trainer on a tiny model, and a small project on disk."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_project import TASKS, byte_tokenizer, write_project
+from tiny_rows import NAMES, random_rows
+
+from loraweave.data.packing import Plan, validation_plan
+from loraweave.data.rows import Rows
+from loraweave.runs.settings import build_arguments
+from loraweave.training.auxiliary import LossConfig
+from loraweave.training.trainer import MultiTaskTrainer
+
+
+@pytest.fixture
+def rows() -> Rows:
+    return Rows(*random_rows())
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., MultiTaskTrainer]:
+    """make_trainer(model, rows, **training arguments) -> a trainer on those rows, in their order if not packed."""
+
+    def build(
+        model: Any,
+        rows: Rows,
+        packing: bool = False,
+        names: Sequence[str] = NAMES,
+        losses: LossConfig | None = None,
+        **arguments: Any,
+    ) -> MultiTaskTrainer:
+        values = {
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-2,
+            "lr_scheduler_type": "constant",
+            "warmup_steps": 0,
+            "logging_steps": 1,
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            "report_to": "none",
+            "bf16": False,  # these tests compare numbers
+            **arguments,
+        }
+        args = build_arguments(values, 0, tmp_path / "run")
+        plan = Plan(rows, lambda _: range(len(rows)), max_length=64, packing=packing, seed=0, epochs=12)
+        validation = validation_plan(rows, 64, packing)
+        return MultiTaskTrainer(model, args, byte_tokenizer(), plan, validation, names, losses=losses)
+
+    return build
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with a random base, three small tasks and `run.yaml`."""
+    write_project(tmp_path / "project")
+    tasks = [task if isinstance(task, str) else task["task"] for task in TASKS]
+    (tmp_path / "project" / "run.yaml").write_text(
+        f"""\
+model: base
+method: {{name: lora, r: 2}}
+tasks: [{", ".join(tasks)}]
+train:
+  num_train_epochs: 2
+  per_device_train_batch_size: 4
+  max_length: 64
+  learning_rate: 1e-2
+  logging_steps: 1
+"""
+    )
+    return tmp_path / "project"
