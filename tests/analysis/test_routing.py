@@ -18,7 +18,7 @@ def test_task_gates_are_read_from_the_adapter(saved, name):
     model, folder = saved(name)
     found = routing.task_routing(open_runs([folder])[0])
     layer = "model.layers.1.mlp.down_proj"
-    expected = model.base_model.model.get_submodule(layer)._task_weights("default")
+    expected = model.base_model.model.get_submodule(layer).formula("default").head_weights()
     assert list(found[layer].usage) == NAMES
     torch.testing.assert_close(torch.stack(list(found[layer].usage.values())), expected.detach())
     assert all(0 <= entropy <= 1 for entropy in found[layer].entropy.values())

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 import loraweave
 from loraweave.adapters.file import AdapterFile
-from loraweave.analysis.spectra import decompose, decompose_dense, spectrum, summarise
+from loraweave.analysis.spectra import decompose, decompose_dense, decomposed, spectrum, summarise
 
 
 def dense_updates(model, layer: str, name: str) -> list[torch.Tensor]:
@@ -35,9 +35,9 @@ def test_singular_values_and_vectors_are_those_of_the_dense_update(saved, name):
     assert len(adapter.sizes) == 14
     for layer in ("model.layers.0.mlp.up_proj", "model.layers.1.self_attn.k_proj"):
         dense = dense_updates(model, layer, name)
-        by_task = [decompose(*factors) for _, factors in adapter.by_task(layer)]
+        by_task = [one for _, one in decomposed(adapter, layer, {})[1]]
         assert len(by_task) == (len(dense) if name in NEED_TASKS else 0)
-        mean = decompose(*adapter.mean(layer, {}))
+        mean = decomposed(adapter, layer, {})[0]
         for found, expected in [*zip(by_task, dense, strict=False), (mean, sum(dense) / len(dense))]:
             values = torch.linalg.svdvals(expected)
             torch.testing.assert_close(found.values, values[: len(found.values)], rtol=1e-6, atol=1e-10)
@@ -57,7 +57,7 @@ def test_an_update_that_depends_on_x_is_taken_at_the_mean_weights_given(saved, n
     expected = torch.einsum("n,nor,rd->od", usage.double().mean(0), B, A[0])
     if name == "rlora":
         expected = expected - module.weave_anchor_B["default"].detach() @ module.weave_anchor_A["default"].detach()
-    found = decompose(*AdapterFile(folder).mean(layer, {layer: usage}))
+    found = decomposed(AdapterFile(folder), layer, {layer: usage})[0]
     values = torch.linalg.svdvals(expected * module.knobs["default"].scaling)
     torch.testing.assert_close(found.values, values[: len(found.values)], rtol=1e-6, atol=1e-9)
 
@@ -115,7 +115,7 @@ def test_an_adapter_at_its_start_has_no_update(saved):
                 module.weave_anchor_B["default"].data = parameter.data[0]
                 module.weave_anchor_A["default"].data = module.weave_A["default"].data[0]
         model.save_pretrained(folder)
-        one = decompose(*AdapterFile(folder).mean("model.layers.0.mlp.up_proj", {}))
+        one = decomposed(AdapterFile(folder), "model.layers.0.mlp.up_proj", {})[0]
         assert one.is_zero
         assert one.rank == 0
     assert spectrum(torch.zeros(3))["effective_rank"] == 0

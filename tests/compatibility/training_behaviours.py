@@ -8,7 +8,7 @@ from compatibility.cases import NAMES, TASKS, Case, assert_close, assert_near, b
 from transformers import Trainer, TrainingArguments
 
 import loraweave
-from loraweave.tuner.parameters import FROZEN
+from loraweave.adapters.tensors import FROZEN
 
 GROUP = "Training"
 

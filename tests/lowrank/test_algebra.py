@@ -3,6 +3,7 @@
 import itertools
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import reference
@@ -11,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from loraweave import lowrank
-from loraweave.lowrank import gates
+from loraweave.lowrank.formula import formula_of
 
 
 def recording(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -61,6 +62,9 @@ def layer_of(method: str, t: dict[str, Tensor], meta: dict[str, str]):
     return {k: leaf(v) for k, v in leaves.items()}, grads
 
 
+GATES = {"router": "token", "channel": "channel", "logits": "task", "embedding": "task_embedding"}
+
+
 @pytest.mark.parametrize(
     ("name", "tolerance"),
     [
@@ -77,23 +81,14 @@ def test_reproduces_the_published_layer(shared: Path, name: str, tolerance: floa
     t, meta = recording(shared / "golden" / f"{name}.safetensors")
     leaves, grads = layer_of(meta["method"], t, meta)
     x = leaf(t["x"])
-    arguments: dict = {"scaling": float(meta["scaling"])}
-    if "router" in leaves:
-        arguments["weights"] = gates.token_weights(x, leaves["router"])
-    if "channel" in leaves:
-        arguments["channel"] = leaves["channel"]
-    if "logits" in leaves:
-        ids = t["task_ids"]
-        arguments["weights"] = gates.task_weights(leaves["logits"], float(meta["temperature"]))[ids][:, None]
-        arguments["transform"] = leaves["transform"][ids][:, None]
-    if "embedding" in leaves:
-        table = gates.embedding_weights(leaves["embedding"], leaves["gate"])
-        arguments["weights"] = table[t["task_ids"]][:, None]
-    if "dropout_masks" in t:
-        arguments["masks"] = t["dropout_masks"]
+    names = {"logits": "task_logits", "transform": "task_transform", "embedding": "task_embedding", "gate": "task_gate"}
+    tensors = {names.get(key, key): value for key, value in leaves.items()}
+    gate = next(GATES[key] for key in GATES if key in leaves)
+    knobs = SimpleNamespace(gate=gate, num_heads=len(leaves["B"]), temperature=float(meta.get("temperature", 1.0)))
+    formula = formula_of(knobs, tensors, float(meta["scaling"]))
 
     y = torch.nn.functional.linear(x, t["param.weight"], t["param.bias"])
-    y = y + lowrank.delta(x, leaves["A"], leaves["B"], **arguments)
+    y = y + formula.update(x, pick=lambda table: table[t["task_ids"]][:, None], masks=t.get("dropout_masks"))
     y.backward(t["grad_y"])
 
     torch.testing.assert_close(y, t["y"], rtol=tolerance, atol=tolerance)

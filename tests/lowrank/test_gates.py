@@ -1,34 +1,37 @@
 """Gates: weights are a distribution over heads, start uniform at zero logits, and keep their precision."""
 
+import pytest
 import torch
 
-from loraweave.lowrank import gates
+from loraweave.lowrank.gates import Gate, softmax_over_heads
 
 
 def test_every_gate_is_a_distribution_over_heads():
     torch.manual_seed(0)
-    for weights in (
-        gates.token_weights(torch.randn(2, 5, 7), torch.randn(3, 7)),
-        gates.task_weights(torch.randn(4, 3), temperature=0.1),
-        gates.embedding_weights(torch.randn(4, 6), torch.randn(3, 6)),
-    ):
-        assert weights.shape[-1] == 3
-        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    by_token = Gate(router=torch.randn(3, 7)).weights(torch.randn(2, 5, 3), None)
+    by_task = Gate(task_logits=torch.randn(4, 3)).weights(None, lambda table: table[torch.tensor([0, 3])])
+    for weights, leading in ((by_token, (2, 5)), (by_task, (2,))):
+        assert weights.shape == (*leading, 3)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(leading))
 
 
 def test_zero_logits_weigh_all_heads_alike():
-    weights = gates.token_weights(torch.randn(2, 7), torch.zeros(4, 7))
-    assert torch.equal(weights, torch.full((2, 4), 0.25))
+    assert torch.equal(Gate(router=torch.zeros(4, 7)).weights(torch.zeros(2, 4), None), torch.full((2, 4), 0.25))
 
 
-def test_a_lower_temperature_is_sharper():
-    logits = torch.tensor([[0.1, 0.2, 0.3]])
-    assert gates.task_weights(logits, 0.01).max() > gates.task_weights(logits, 1.0).max()
+def test_a_gate_of_none_of_these_kinds_weighs_nothing():
+    assert Gate().weights(None, None) is None
+    assert Gate(share=3).by_task() is None
+
+
+def test_a_gate_by_task_needs_to_know_the_task():
+    with pytest.raises(ValueError, match="task"):
+        Gate(task_logits=torch.zeros(2, 3)).weights(None, None)
 
 
 def test_softmax_runs_in_float32_for_half_inputs():
     logits = torch.tensor([[10.0, 10.01, 3.0]])
-    low = gates.softmax_over_heads(logits.bfloat16())
+    low = softmax_over_heads(logits.bfloat16())
     assert low.dtype == torch.bfloat16
     exact = torch.softmax(logits.bfloat16().double(), -1)
     torch.testing.assert_close(low.double(), exact, rtol=0.004, atol=0)
@@ -36,4 +39,4 @@ def test_softmax_runs_in_float32_for_half_inputs():
 
 def test_float64_stays_float64():
     logits = torch.randn(5, 3, dtype=torch.float64)
-    torch.testing.assert_close(gates.softmax_over_heads(logits), torch.softmax(logits, -1), rtol=0, atol=0)
+    torch.testing.assert_close(softmax_over_heads(logits), torch.softmax(logits, -1), rtol=0, atol=0)

@@ -238,7 +238,7 @@ def test_router_health_is_what_the_gates_say(
         assert usage == pytest.approx([1 / heads] * heads, abs=1e-4)
     if name == "mtllora":  # gates of tasks are known without running anything
         layers = [m for m in model.modules() if hasattr(m, "weave_task_logits")]
-        gates = torch.stack([layer._task_weights("default") for layer in layers]).mean(0)
+        gates = torch.stack([layer.formula("default").head_weights() for layer in layers]).mean(0)
         for k, task in enumerate(NAMES):
             usage = [line[f"router/usage/{task}/head{h}"] for h in range(heads)]
             assert usage == pytest.approx(gates[k].tolist(), abs=1e-3)

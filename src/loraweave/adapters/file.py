@@ -1,31 +1,26 @@
-"""The updates that an adapter file holds, layer by layer: never the whole of it in memory."""
+"""The folder of a trained adapter, read in one place: its configuration and its tensors, checked, layer by layer."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig
-from peft.utils.other import get_pattern_key
+from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from loraweave import lowrank
+from loraweave.adapters.config import read_config
+from loraweave.adapters.tensors import FROZEN, first_values, rank_and_alpha, scaling_of
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
-from loraweave.lowrank import gates
+from loraweave.lowrank.formula import Formula, formula_of
+from loraweave.lowrank.gates import Gate
 
 WEIGHTS = "adapter_model.safetensors"
 _WEAVE = re.compile(r"(?:base_model\.model\.)?(.+)\.(weave_\w+)")
-_LORA = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(?:embedding_)?([AB])(?:\.weight)?")
-
-Factors = tuple[Tensor, Tensor]
-"""lora_A (R, d_in) and lora_B (d_out, R) with ΔW = lora_B @ lora_A, in float64."""
-
-Usage = Mapping[str, Tensor]
-"""By layer, (K, N): the mean weight of each head on each task's tokens."""
+_LORA = re.compile(r"(?:base_model\.model\.)?(.+)\.(lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.weight)?")
+_FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 @dataclass(frozen=True)
@@ -39,171 +34,204 @@ class Size:
 class AdapterFile:
     """The tensors and the configuration of one adapter, of this package or PEFT's own LoRA.
 
+    What is in the file is compared with what its configuration asks for when it is opened; values are read, and found
+    to be numbers, layer by layer when they are asked for. The file is opened once.
+
     Args:
         folder: written by PEFT's `save_pretrained`.
 
     Attributes:
+        folder: as given.
         config: the PEFT configuration.
-        sizes: of the adapted layers, by path in the base.
-        skipped: tensors that belong to no low-rank update of a linear layer.
+        sizes: of the adapted layers, by path in the base, in the order of their numbers.
+        others: names of tensors that belong to no low-rank update of a linear layer: modules that were trained whole,
+            biases, DoRA's magnitudes, LoRA of a convolution or of an embedding.
         parameters: numbers that were trained.
 
     Raises:
-        UserError: no adapter there, one of another method, or one that cannot be read.
+        UserError: no adapter there, one of another method, one that cannot be read, or tensors that are missing,
+            unexpected, of another shape than the configuration says, or no floating-point numbers; named.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.path = folder / WEIGHTS
         self.config = read_config(folder)
         if not self.path.is_file():
-            raise UserError(f"{folder}: holds no weights ({WEIGHTS})")
-        self._keys: dict[str, dict[str, str]] = {}
+            pickled = " (adapter_model.bin is a pickle, which may run code and is never read)"
+            instead = pickled if (folder / "adapter_model.bin").exists() else ""
+            raise UserError(f"{folder}: holds no weights ({WEIGHTS}){instead}")
         self.sizes: dict[str, Size] = {}
-        self.skipped: list[str] = []
+        self.others: list[str] = []
         self.parameters = 0
+        self._keys: dict[str, dict[str, str]] = {}
         try:
-            self._read_index()
+            self._file = safe_open(self.path, "pt")
+            self._shapes, self._dtypes = self._index()
         except (SafetensorError, OSError) as error:
             raise UserError(f"{self.path}: the adapter cannot be read: {error}") from error
-        if not self.sizes:
+        self._sort()
+        if not self.sizes and not self.others:
             raise UserError(f"{self.path}: holds no low-rank update of any layer")
 
-    def _read_index(self) -> None:
-        shapes: dict[str, dict[str, list[int]]] = {}
-        with safe_open(self.path, "pt") as file:
-            for key in file.keys():  # noqa: SIM118 (not a dictionary)
-                shape = file.get_slice(key).get_shape()
-                layer, name = self._parse(key)
-                self.parameters += 0 if "anchor" in name else torch.Size(shape).numel()
-                if layer:
-                    self._keys.setdefault(layer, {})[name] = key
-                    shapes.setdefault(layer, {})[name] = shape
-                else:
-                    self.skipped.append(key)
-        for layer in sorted(shapes, key=natural):
-            size = _size(shapes[layer])
-            if size is None:
-                self.skipped += self._keys.pop(layer).values()
-            else:
-                self.sizes[layer] = size
+    def _index(self) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+        slices = {key: self._file.get_slice(key) for key in self._file.keys()}  # noqa: SIM118 (not a dictionary)
+        return {k: tuple(s.get_shape()) for k, s in slices.items()}, {k: s.get_dtype() for k, s in slices.items()}
 
-    def _parse(self, key: str) -> tuple[str, str]:
-        """The layer and the tensor's name in it, in the terms of `lowrank`; ("", "") where it is no update's."""
-        if isinstance(self.config, WeaveConfig):
-            found = _WEAVE.fullmatch(key)
-            return (found[1], found[2].removeprefix("weave_")) if found else ("", "")
-        found = _LORA.fullmatch(key)
-        return (found[1], found[2]) if found else ("", "")
+    def _sort(self) -> None:
+        """Which tensor is what, and whether all is there and fits."""
+        weave = isinstance(self.config, WeaveConfig)
+        unexpected: list[str] = []
+        layers: dict[str, dict[str, str]] = {}
+        for key, shape in self._shapes.items():
+            if self._dtypes[key] not in _FLOATS:
+                raise UserError(f"{self.path}: {key} holds {self._dtypes[key]}, not floating-point numbers")
+            found = (_WEAVE if weave else _LORA).fullmatch(key)
+            self.parameters += 0 if found and found[2] in FROZEN else torch.Size(shape).numel()
+            if found:
+                layers.setdefault(found[1], {})[found[2]] = key
+            elif self._may_be_beside(key):
+                self.others.append(key)
+            else:
+                unexpected.append(key)
+        if unexpected:
+            kind = getattr(self.config.peft_type, "value", self.config.peft_type)
+            raise UserError(
+                f"{self.path}: {_some(unexpected)} unexpected: an adapter of the type {kind} has no such tensors"
+            )
+        for layer in sorted(layers, key=natural):
+            (self._add_weave if weave else self._add_lora)(layer, layers[layer])
+
+    def _may_be_beside(self, key: str) -> bool:
+        """Whether PEFT saves such a tensor beside the updates: of modules trained whole, biases, embeddings."""
+        config: Any = self.config
+        whole = list(config.modules_to_save or ())
+        parts = key.split(".")
+        trained_bias = getattr(config, "bias", "none") != "none" and parts[-1] == "bias"
+        vocabulary = any(part in ("embed_tokens", "lm_head", "wte", "trainable_tokens_delta") for part in parts)
+        lora_bias = bool(getattr(config, "lora_bias", False)) and key.endswith(".lora_B.bias")
+        new_head = config.task_type in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+        return trained_bias or lora_bias or vocabulary or new_head or any(name in parts for name in whole)
+
+    def _add_weave(self, layer: str, keys: dict[str, str]) -> None:
+        config = self.config
+        assert isinstance(config, WeaveConfig)
+        for name in ("weave_A", "weave_B"):
+            if name not in keys:
+                raise UserError(f"{self.path}: {layer}.{name} is missing")
+            if len(self._shapes[keys[name]]) != 3:
+                raise UserError(f"{self.path}: {keys[name]} is {self._shapes[keys[name]]}, three dimensions are wanted")
+        size = Size(d_out=self._shapes[keys["weave_B"]][1], d_in=self._shapes[keys["weave_A"]][2])
+        with torch.device("meta"):
+            wanted = first_values(config, rank_and_alpha(config, layer)[0], size.d_in, size.d_out)
+        if missing := [name for name in wanted if name not in keys]:
+            raise UserError(f"{self.path}: {layer}.{missing[0]} is missing, which {self._asks(missing[0])}")
+        if surplus := [name for name in keys if name not in wanted]:
+            raise UserError(
+                f"{self.path}: {keys[surplus[0]]} is unexpected: the configuration "
+                f"(gate={config.gate!r}, start={config.start!r}, task_transform={config.task_transform}) has no such"
+            )
+        for name, tensor in wanted.items():
+            if self._shapes[keys[name]] != tuple(tensor.shape):
+                raise UserError(
+                    f"{self.path}: {keys[name]} is {self._shapes[keys[name]]}, by the configuration it should be "
+                    f"{tuple(tensor.shape)}"
+                )
+        self.sizes[layer], self._keys[layer] = size, keys
+
+    def _asks(self, tensor: str) -> str:
+        config: Any = self.config
+        knob = {"channel": "gate", "router": "gate", "anchor_A": "start", "anchor_B": "start"}.get(tensor[6:], "gate")
+        knob = "task_transform" if tensor == "weave_task_transform" else knob
+        return f"{knob}={getattr(config, knob)!r} asks for"
+
+    def _add_lora(self, layer: str, keys: dict[str, str]) -> None:
+        pair = [keys[name] for name in ("lora_A", "lora_B") if name in keys]
+        if len(pair) == 1:
+            there = "lora_A" if "lora_A" in keys else "lora_B"
+            raise UserError(f"{self.path}: {layer} has {there} alone; the other factor is missing")
+        A, B = (self._shapes[key] for key in pair) if pair else ((), ())
+        of_experts = bool(getattr(self.config, "target_parameters", None))
+        if len(A) != 2 or len(B) != 2 or of_experts:  # of a convolution, an embedding, or of experts' fused weights
+            self.others += keys.values()
+            return
+        r = rank_and_alpha(self.config, layer)[0]
+        if A[0] != B[1] or A[0] != r:
+            raise UserError(
+                f"{self.path}: {layer} has lora_A {A} and lora_B {B}, by the configuration their rank should be {r}"
+            )
+        self.others += [key for name, key in keys.items() if key not in pair]
+        self.sizes[layer] = Size(d_out=B[0], d_in=A[1])
+        self._keys[layer] = {"A": pair[0], "B": pair[1]}
 
     @property
     def tasks(self) -> list[str]:
         """The tasks that the adapter tells apart: one update for each; none where there is one update for all."""
-        return list(self.config.task_names or ()) if self._needs_tasks else []
-
-    @property
-    def _needs_tasks(self) -> bool:
-        return isinstance(self.config, WeaveConfig) and self.config.needs_tasks
+        config = self.config
+        return list(config.task_names or ()) if isinstance(config, WeaveConfig) and config.needs_tasks else []
 
     def tensors(self, layer: str) -> dict[str, Tensor]:
-        """The layer's tensors in float64 under the names of `lowrank`, A (a, r, d_in) and B (N, d_out, r) among them.
+        """The layer's tensors in float64 by their names without `weave_`: A (a, r, d_in), B (N, d_out, r) and others.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: the file is damaged, or a tensor holds something else than numbers.
         """
-        try:
-            with safe_open(self.path, "pt") as file:
-                found = {name: file.get_tensor(key).double() for name, key in self._keys[layer].items()}
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{self.path}: the adapter cannot be read: {error}") from error
+        found = {name.removeprefix("weave_"): self.tensor(key).double() for name, key in self._keys[layer].items()}
         return {name: value[None] if name in "AB" and value.ndim == 2 else value for name, value in found.items()}
 
-    def scaling(self, layer: str, r: int) -> float:
-        """s of a layer whose heads have rank r."""
+    def tensor(self, key: str) -> Tensor:
+        """One tensor by its full name in the file.
+
+        Raises:
+            UserError: the file is damaged, or the tensor is not finite.
+        """
+        try:
+            found: Tensor = self._file.get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{self.path}: the adapter cannot be read: {error}") from error
+        if not torch.isfinite(found).all():
+            bad = int((~torch.isfinite(found)).sum())
+            raise UserError(f"{self.path}: {key} holds {bad:,} values that are NaN or infinite")
+        return found
+
+    def check_values(self) -> None:
+        """Read every tensor once; UserError naming the first that is damaged or not finite."""
+        for key in self._shapes:
+            self.tensor(key)
+
+    def formula(self, layer: str) -> Formula:
+        """The layer's update as a value, in float64.
+
+        Raises:
+            UserError: as `tensors`.
+        """
         config: Any = self.config
-        alpha = config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), layer), config.lora_alpha)
-        return alpha / (r**0.5 if config.use_rslora else r)
-
-    def task_weights(self, tensors: Mapping[str, Tensor]) -> Tensor | None:
-        """(K, N), the gates of all tasks in a layer; None where heads are not weighed task by task."""
-        if "task_logits" in tensors:
-            assert isinstance(self.config, WeaveConfig)
-            return gates.task_weights(tensors["task_logits"], self.config.temperature)
-        if "task_gate" in tensors:
-            return gates.embedding_weights(tensors["task_embedding"], tensors["task_gate"])
-        return None
-
-    def by_task(self, layer: str) -> list[tuple[str | None, Factors]]:
-        """The layer's update for each task that it tells apart, in the order of their ids. Not for token routers."""
         tensors = self.tensors(layer)
-        weights, transforms = self._weights_by_task(tensors), tensors.get("task_transform")
-        return [
-            (task, self._folded(layer, tensors, weights[k], None if transforms is None else transforms[k]))
-            for k, task in enumerate(self.tasks)
-        ]
+        rank, alpha = rank_and_alpha(config, layer)
+        scaling = scaling_of(alpha, rank, config.use_rslora)
+        if isinstance(config, LoraConfig):
+            return Formula(tensors["A"], tensors["B"], Gate(), scaling=scaling)
+        return formula_of(config, tensors, scaling)
 
-    def mean(self, layer: str, usage: Usage) -> Factors:
-        """The layer's update; its mean over tasks where they are told apart, and the update at mean weights of the
-        heads, over tasks, where these depend on x.
+    def check_fits(self, layers: dict[str, Size]) -> None:
+        """Compare with the layers of a base that the configuration's targets name.
 
         Args:
-            layer: its path.
-            usage: of the heads, for token routers; uniform in a layer that it does not have.
+            layers: by path, the size of every layer that was adapted in the base.
+
+        Raises:
+            UserError: a layer without tensors in the file, tensors for a layer that is not there, or another size.
         """
-        tensors = self.tensors(layer)
-        heads = tensors["B"].shape[0]
-        if isinstance(self.config, WeaveConfig) and self.config.depends_on_input:
-            used = usage.get(layer)
-            weights = tensors["B"].new_full((heads,), 1 / heads) if used is None else used.double().mean(0)
-            return self._folded(layer, tensors, weights)
-        weights = self._weights_by_task(tensors)
-        transforms = tensors.get("task_transform")
-        if transforms is None:
-            return self._folded(layer, tensors, weights.mean(0))
-        # Σ_t w_th B_h Λ_t A / K = B_h (Σ_t w_th Λ_t / K) A: the mean over tasks has no more rank than one task.
-        mixed = torch.einsum("tn,trs->nrs", weights, transforms) / len(transforms)
-        return self._folded(layer, {**tensors, "B": tensors["B"] @ mixed}, tensors["B"].new_ones(heads))
-
-    def _weights_by_task(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """(K, N) scalar gates of the heads, or (1, N) where all tasks share them."""
-        weights = self.task_weights(tensors)
-        if weights is not None:
-            return weights
-        heads = tensors["B"].shape[0]
-        uniform = isinstance(self.config, WeaveConfig) and self.config.gate == "uniform"
-        return tensors["B"].new_full((max(1, len(self.tasks)), heads), 1 / heads if uniform else 1.0)
-
-    def _folded(
-        self, layer: str, tensors: Mapping[str, Tensor], weights: Tensor, transform: Tensor | None = None
-    ) -> Factors:
-        anchor = (tensors["anchor_A"], tensors["anchor_B"]) if "anchor_A" in tensors else None
-        A, B = tensors["A"], tensors["B"]
-        return lowrank.fold(
-            A,
-            B,
-            weights=weights,
-            channel=tensors.get("channel"),
-            transform=transform,
-            scaling=self.scaling(layer, A.shape[1]),
-            anchor=anchor,
-        )
-
-
-def read_config(folder: Path) -> PeftConfig:
-    """The configuration of the adapter in `folder`.
-
-    Raises:
-        UserError: there is none, it cannot be read, or its method is neither this package's nor PEFT's LoRA.
-    """
-    if not (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder}: holds neither a run nor an adapter (no run.yaml, no adapter_config.json)")
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder}: adapter_config.json cannot be read: {' '.join(str(error).split())}") from error
-    if type(config) is not LoraConfig and not isinstance(config, WeaveConfig):
-        kind = getattr(config.peft_type, "value", config.peft_type)
-        raise UserError(f"{folder}: an adapter of the method {kind}; only LoRA and this package's can be analysed")
-    return config
+        if missing := [layer for layer in layers if layer not in self.sizes]:
+            raise UserError(f"{self.path}: {_some(missing)} missing: the base has such layers, the adapter has not")
+        if surplus := [layer for layer in self.sizes if layer not in layers]:
+            raise UserError(f"{self.path}: {_some(surplus)} unexpected: the base has no such layers to adapt")
+        for layer, size in self.sizes.items():
+            if size != layers[layer]:
+                raise UserError(
+                    f"{self.path}: {layer} is {size.d_in} → {size.d_out}, in the base "
+                    f"{layers[layer].d_in} → {layers[layer].d_out}: it was trained on another base"
+                )
 
 
 def natural(name: str) -> list[Any]:
@@ -211,9 +239,6 @@ def natural(name: str) -> list[Any]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]
 
 
-def _size(shapes: Mapping[str, list[int]]) -> Size | None:
-    """None for what is no pair of factors of a matrix, such as LoRA of a convolution."""
-    A, B = shapes.get("A", []), shapes.get("B", [])
-    if len(A) != len(B) or len(A) not in (2, 3) or A[-2] != B[-1]:
-        return None
-    return Size(d_out=B[-2], d_in=A[-1])
+def _some(names: list[str]) -> str:
+    """The first of several names, and how many more there are."""
+    return f"{names[0]} is" if len(names) == 1 else f"{names[0]} and {len(names) - 1} more are"

@@ -170,7 +170,7 @@ def _updates(
         for run in runs:
             if layer not in run.update.sizes:
                 continue
-            whole, by_task = _decomposed(run, layer, usages[run.name])
+            whole, by_task = _update(run, layer, usages[run.name])
             for task, one in by_task or [(None, whole)]:
                 found.append(
                     {
@@ -207,13 +207,12 @@ def _compared(runs: Sequence[AnalysedRun]) -> list[AnalysedRun]:
     return list(runs) if len(runs) <= COMPARED else [*runs[: COMPARED - 1], runs[-1]]
 
 
-def _decomposed(
+def _update(
     run: AnalysedRun, layer: str, usage: Mapping[str, torch.Tensor]
 ) -> tuple[Decomposition, list[tuple[str | None, Decomposition]]]:
     """The update of one layer as a whole, and for every task that it tells apart."""
     if isinstance(run.update, AdapterFile):
-        whole = spectra.decompose(*run.update.mean(layer, usage))
-        return whole, [(task, spectra.decompose(*factors)) for task, factors in run.update.by_task(layer)]
+        return spectra.decomposed(run.update, layer, usage)
     return run.update.decomposed(layer), []
 
 

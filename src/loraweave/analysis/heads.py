@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loraweave.adapters.tensors import first_values
 from loraweave.analysis.subjects import AnalysedRun
 from loraweave.bases import empty_base
 from loraweave.errors import UserError
-from loraweave.tuner.parameters import first_values
 
 
 def similarity(heads: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def layer_heads(tensors: Mapping[str, Tensor], since_start: dict[str, Any] | Non
     """The entries of one layer: of B, and of A where every head has its own.
 
     Args:
-        tensors: of the layer, as `AdapterFile.tensors` gives them.
+        tensors: of the layer, as `AdapterFile.tensors` gives them; A (a, r, d_in) and B (N, d_out, r) among them.
         since_start: the same description of how B has changed, for a random start that is known.
     """
     entries = [{"matrix": "B", **describe(tensors["B"]), "since_start": since_start}]

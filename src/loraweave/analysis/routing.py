@@ -51,8 +51,7 @@ def task_routing(run: AnalysedRun) -> Routing:
         return {}
     found = {}
     for layer in run.adapter.sizes:
-        weights = run.adapter.task_weights(run.adapter.tensors(layer))
-        assert weights is not None
+        weights = run.adapter.formula(layer).head_weights()
         entropies = torch.special.entr(weights).sum(-1) / math.log(weights.shape[1])
         found[layer] = LayerRouting(
             dict(zip(run.adapter.tasks, entropies.tolist(), strict=True)),

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loraweave.adapters.file import AdapterFile
+
 TOP = (1, 4, 8)
 STORED = 256  # singular values kept per spectrum; a whole weight has thousands
 _NEGLIGIBLE = 1e-6  # of the largest: below it a direction is rounding
@@ -55,6 +57,28 @@ def decompose(lora_A: Tensor, lora_B: Tensor) -> Decomposition:
     left, values, right = torch.linalg.svd(core_out @ core_in.T, full_matrices=False)
     scale = float(core_out.norm() * core_in.norm())
     return Decomposition(values, basis_out @ left, basis_in @ right.T, scale)
+
+
+def decomposed(
+    adapter: AdapterFile, layer: str, usage: Mapping[str, Tensor]
+) -> tuple[Decomposition, list[tuple[str | None, Decomposition]]]:
+    """One layer's update, its mean over tasks where they are told apart; and the update of each such task.
+
+    Args:
+        adapter: of whichever method.
+        layer: its path.
+        usage: by layer, (K, N): the mean weight of each head on each task's tokens. Where heads are weighed by x, the
+            update is taken at the mean of these over tasks, or at uniform weights in a layer that is not in it.
+    """
+    formula = adapter.formula(layer)
+    weights = None
+    if formula.depends_on_input:
+        used = usage.get(layer)
+        weights = (
+            formula.B.new_full((formula.num_heads,), 1 / formula.num_heads) if used is None else used.double().mean(0)
+        )
+    tasks = [(task, decompose(*formula.factors(number, weights))) for number, task in enumerate(adapter.tasks)]
+    return decompose(*formula.mean_factors(weights)), [*tasks]
 
 
 def decompose_dense(change: Tensor, vectors: int) -> Decomposition:

@@ -7,7 +7,8 @@ from typing import Any
 
 from peft import LoraConfig, PeftConfig
 
-from loraweave.adapters.file import AdapterFile, read_config
+from loraweave.adapters.config import read_config
+from loraweave.adapters.file import AdapterFile
 from loraweave.analysis.full import FullUpdate
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
@@ -202,7 +203,7 @@ def _notes(name: str, update: AdapterFile | FullUpdate) -> list[str]:
         missing = update.missing
         return [f"{name}: {len(missing)} linear layers not found by name, {missing[0]} first"] if missing else []
     notes, config = [], update.config
-    skipped = update.skipped
+    skipped = update.others
     if isinstance(config, LoraConfig):
         if config.use_dora:
             skipped = [key for key in skipped if "lora_magnitude_vector" not in key]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.peft_type import LORAWEAVE
-from loraweave.tuner.merging import MergeableLayer
+from loraweave.tuner.layer import WeaveLinear
 
 COPY_TENSORS = "hotswap_adapter_from_state_dict"
 # May differ between two adapters of the same shapes: the names of layers show in the tensors, the rest has no effect.
@@ -32,7 +32,7 @@ def copy_tensors(model: nn.Module, state_dict: dict[str, Tensor], adapter_name: 
     Raises:
         UserError: the adapter is merged, or has not all of the tensors, or not in these shapes; nothing is changed.
     """
-    if any(adapter_name in m.merged_adapters for m in model.modules() if isinstance(m, MergeableLayer)):
+    if any(adapter_name in m.merged_adapters for m in model.modules() if isinstance(m, WeaveLinear)):
         raise UserError(f"adapter {adapter_name!r} is merged: call unmerge_adapter() before swapping it")
     present = {key.removeprefix("_orig_mod.") for key in model.state_dict()}  # torch.compile adds the prefix
     own = {key for key in present if ".weave_" in key and key.endswith(f".{adapter_name}")}

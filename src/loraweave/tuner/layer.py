@@ -5,26 +5,30 @@ into one product, everything that writes y into another, which is added into the
 """
 
 import os
+import warnings
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import _get_in_out_features
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from loraweave import lowrank
+from loraweave.adapters.tensors import FROZEN, PARAMETERS, TRAINED, first_values, scaling_of
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
-from loraweave.lowrank import dropping, gates
+from loraweave.lowrank import dropping
+from loraweave.lowrank.formula import Formula, formula_of
+from loraweave.lowrank.gates import Pick
 from loraweave.tuner.context import TaskContext, per_token
-from loraweave.tuner.merging import MergeableLayer, quantization_of
-from loraweave.tuner.parameters import FROZEN, PARAMETERS, TRAINED, AdapterTensors, Knobs, first_values
+from loraweave.tuner.merging import mergeable_weight, merged_weight, quantization_of
+from loraweave.tuner.parameters import AdapterTensors, Knobs
 
 REFERENCE = os.environ.get("LORAWEAVE_REFERENCE", "0") not in ("", "0")  # the plain path, to compare with
 
 
-class WeaveLinear(MergeableLayer):
+class WeaveLinear(nn.Module, BaseTunerLayer):
     """A frozen linear layer and its adapters.
 
     Args:
@@ -67,9 +71,9 @@ class WeaveLinear(MergeableLayer):
                 f"layer {self.layer_name}: rank {r} is above its size {self.in_features} → {self.out_features}; "
                 f"use r ≤ {limit}, a smaller rank_pattern entry, or exclude_modules"
             )
-        scaling = lora_alpha / (r**0.5 if config.use_rslora else r)
-        self.knobs[adapter_name] = Knobs(config, r, scaling)
-        for name, tensor in first_values(config, r, self.in_features, self.out_features).items():
+        values = first_values(config, r, self.in_features, self.out_features)
+        self.knobs[adapter_name] = Knobs(config, r, scaling_of(lora_alpha, r, config.use_rslora), tuple(values))
+        for name, tensor in values.items():
             getattr(self, name)[adapter_name] = nn.Parameter(tensor, requires_grad=name not in FROZEN)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
@@ -121,6 +125,12 @@ class WeaveLinear(MergeableLayer):
         hooks = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
         return type(base) is nn.Linear and not hooks and "forward" not in base.__dict__
 
+    def formula(self, adapter: str) -> Formula:
+        """The adapter's update in this layer as a value, of its tensors as they are."""
+        knobs = self.knobs[adapter]
+        tensors = {name: getattr(self, name)[adapter] for name in knobs.tensors}
+        return formula_of(knobs.config, tensors, knobs.scaling)
+
     def _product(self, adapter: str, x: Tensor, leading: torch.Size) -> tuple[Tensor, Tensor, float]:
         """The adapter's update as one product: mixed (*leading, M), up (M, d_out) and the scaling.
 
@@ -128,98 +138,145 @@ class WeaveLinear(MergeableLayer):
             x: (T, d_in) or (*leading, d_in).
             leading: (batch, tokens), as task ids need it.
         """
-        knobs = self.knobs[adapter]
-        config, heads = knobs.config, knobs.config.num_heads
-        B = self.weave_B[adapter]
-        channel, anchor_B = self._get("weave_channel", adapter), self._get("weave_anchor_B", adapter)
-
-        u, logits, anchored = self._down(adapter, x, leading)
-        weights = self._weights(adapter, leading, logits)
+        formula, pick = self.formula(adapter), self._pick(adapter, leading)
+        heads, share = formula.num_heads, formula.gate.share
+        u, logits, anchored = _down(formula, x, leading, self._dropout_on_x(adapter))
+        weights = formula.gate.weights(logits, pick)
         if (probe := self.task_context.probe) is not None:
             probe.see(f"{self.layer_name}.{adapter}", u, weights)
-        masks = self._masks(adapter, u)
-        mixed = lowrank.mix(u, heads, weights=weights, transform=self._transform(adapter, leading), masks=masks)
-        up = lowrank.stack_up(B, channel=channel, merged=mixed.shape[-1] != heads * knobs.r)
-        if config.gate == "uniform" and masks is None:
-            up = up / heads  # not `mixed`, which may be in bfloat16: at the start the anchor must cancel the heads
-        if anchored is not None:
-            mixed, up = torch.cat([mixed, anchored], dim=-1), torch.cat([up, -anchor_B.T])
-        return mixed, up, knobs.scaling
+        masks = self._masks(adapter, u, heads, 1 / share)
+        transform = None if formula.transform is None else pick(formula.transform)
+        mixed = lowrank.mix(u, heads, weights=weights, transform=transform, masks=masks)
+        up = lowrank.stack_up(formula.B, channel=formula.channel, merged=mixed.shape[-1] != heads * formula.rank)
+        if share != 1 and masks is None:
+            up = up / share  # not `mixed`, which may be in bfloat16: at the start the anchor must cancel the heads
+        if anchored is not None and formula.anchor is not None:
+            mixed, up = torch.cat([mixed, anchored], dim=-1), torch.cat([up, -formula.anchor[1].T])
+        return mixed, up, formula.scaling
 
-    def _down(self, adapter: str, x: Tensor, leading: torch.Size) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Everything that reads x, in as few products as can be: A D(x) (*leading, a, r); the router's logits
-        (*leading, N) and A₀ x (*leading, r) where the method has them."""
-        A, router = self.weave_A[adapter], self._get("weave_router", adapter)
-        anchor_A = self._get("weave_anchor_A", adapter)
-        plain = [rows for rows in (router, anchor_A) if rows is not None]  # read x without dropout
-        all_A, rest = A.flatten(0, 1), []
-        if drop := self._dropout_on_x(adapter):
-            u = dropping.linear_after_dropout(x, all_A, drop).view(*leading, -1)
-            if plain:
-                rest = list(linear(x, torch.cat(plain)).view(*leading, -1).split([len(rows) for rows in plain], dim=-1))
-        elif plain:
-            sizes = [len(all_A), *map(len, plain)]
-            u, *rest = linear(x, torch.cat([all_A, *plain])).view(*leading, -1).split(sizes, dim=-1)
-        else:
-            u = linear(x, all_A).view(*leading, -1)
-        logits = rest.pop(0) if router is not None else None
-        return u.unflatten(-1, A.shape[:2]), logits, rest.pop() if rest else None
+    def _by_the_formula(self, adapter: str, x: Tensor) -> Tensor:
+        """The update (…, d_out), term by term: what `_product` must equal; taken with LORAWEAVE_REFERENCE=1."""
+        formula, drop = self.formula(adapter), self._dropout_on_x(adapter)
+        leading = x.shape[:-1]
+        masks = self._masks(adapter, x.new_empty(*leading, len(formula.A), formula.rank), formula.num_heads)
+        dropped = dropping.dropout(x, drop) if drop else None
+        return formula.update(x, pick=self._pick(adapter, leading), masks=masks, dropped=dropped)
 
     def _dropout_on_x(self, adapter: str) -> float:
         """The probability with which elements of x are dropped, now."""
         config = self.knobs[adapter].config
         return 0.0 if config.head_dropout or not self.training else config.lora_dropout
 
-    def _masks(self, adapter: str, u: Tensor) -> Tensor | None:
-        """Dropout masks of the heads on u (…, a, r), with uniform gates in them: (N, …, r), or None."""
-        knobs = self.knobs[adapter]
-        config, heads = knobs.config, knobs.config.num_heads
+    def _masks(self, adapter: str, u: Tensor, heads: int, times: float = 1.0) -> Tensor | None:
+        """Dropout masks of the heads on u (…, a, r), with a factor in them: (N, …, r), or None."""
+        config = self.knobs[adapter].config
         if not self.training or not config.lora_dropout or not config.head_dropout:
             return None
-        value = (1 / heads if config.gate == "uniform" else 1) / (1 - config.lora_dropout)
-        return dropping.mask((*u.shape[:-2], heads, knobs.r), config.lora_dropout, value, u).movedim(-2, 0)
+        shape, p = (*u.shape[:-2], heads, u.shape[-1]), config.lora_dropout
+        return dropping.mask(shape, p, times / (1 - p), u).movedim(-2, 0)
 
-    def _weights(self, adapter: str, leading: torch.Size, logits: Tensor | None) -> Tensor | None:
-        """(…, N) of the heads where they are weighed token by token or task by task."""
-        if logits is not None:
-            return gates.softmax_over_heads(logits)
-        if self.knobs[adapter].config.has_task_gate:
-            return self._rows_of_tasks(adapter, self._task_weights(adapter), leading)
-        return None
+    def _pick(self, adapter: str, leading: torch.Size) -> Pick:
+        """Each token's row of a table by task."""
 
-    def _transform(self, adapter: str, leading: torch.Size) -> Tensor | None:
-        """Λ of each token's task, (…, r, r)."""
-        table = self._get("weave_task_transform", adapter)
-        return None if table is None else self._rows_of_tasks(adapter, table, leading)
+        def pick(table: Tensor) -> Tensor:
+            ids = self.task_context.ids(self.knobs[adapter].config.task_names or (), table.device)
+            return per_token(table, ids, leading)
 
-    def _rows_of_tasks(self, adapter: str, table: Tensor, leading: torch.Size) -> Tensor:
-        ids = self.task_context.ids(self.knobs[adapter].config.task_names or (), table.device)
-        return per_token(table, ids, leading)
+        return pick
 
-    def _by_the_formula(self, adapter: str, x: Tensor) -> Tensor:
-        """The update (…, d_out), term by term: what `_product` must equal; taken with LORAWEAVE_REFERENCE=1."""
-        knobs = self.knobs[adapter]
-        heads = knobs.config.num_heads
-        router, anchor_A = self._get("weave_router", adapter), self._get("weave_anchor_A", adapter)
-        drop = self._dropout_on_x(adapter)
-        weights = self._weights(adapter, x.shape[:-1], None if router is None else linear(x, router))
-        A, B = self.weave_A[adapter], self.weave_B[adapter]
-        masks = self._masks(adapter, linear(x, A.flatten(0, 1)).unflatten(-1, A.shape[:2]))
-        if knobs.config.gate == "uniform" and masks is None:
-            weights = x.new_full((heads,), 1 / heads)
-        update = lowrank.delta(
-            dropping.dropout(x, drop) if drop else x,
-            A,
-            B,
-            weights=weights,
-            channel=self._get("weave_channel", adapter),
-            transform=self._transform(adapter, x.shape[:-1]),
-            masks=masks,
-            scaling=knobs.scaling,
-        )
-        if anchor_A is not None:
-            update = update - knobs.scaling * linear(linear(x, anchor_A), self._get("weave_anchor_B", adapter))
-        return update
+    # --- as a change of the weights ---------------------------------------------------------------------------------
+
+    def lora_factors(self, adapter: str) -> tuple[Tensor, Tensor]:
+        """The plain LoRA pair (lora_A (R, d_in), lora_B (d_out, R)) with ΔW = lora_B @ lora_A, scaling included.
+
+        A method with task ids folds for one task: the one set with `loraweave.task`.
+
+        Raises:
+            UserError: the update depends on x, or one task is needed and not given.
+        """
+        return self.formula(adapter).factors(self._task_to_fold(adapter))
+
+    def _task_to_fold(self, adapter: str) -> int | None:
+        """The id of the task to fold the adapter for, None where its method knows none."""
+        config = self.knobs[adapter].config
+        if config.depends_on_input:
+            raise UserError(
+                f"adapter {adapter!r} ({config.method}) weighs its heads by the input, so it is no fixed change of the "
+                "weights and cannot be merged or folded; serve it as it is, or train mlora, multilora or mtllora"
+            )
+        if not config.needs_tasks:
+            return None
+        ids = self.task_context.ids(config.task_names or (), self.weave_A[adapter].device)
+        if ids.numel() != 1:
+            raise UserError(
+                f"adapter {adapter!r} ({config.method}) folds for one task at a time, got {ids.numel()} tasks"
+            )
+        return int(ids.reshape(()))
+
+    @torch.no_grad()
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """ΔW in the base weight's own layout: (d_out, d_in), or (d_in, d_out) for Conv1D."""
+        lora_A, lora_B = self.lora_factors(adapter)
+        change = lora_B @ lora_A
+        return change.T if self.fan_in_fan_out else change
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Whether the adapter folds, for the task that is set if its method needs one; a warning says why not."""
+        if adapter_name in self.knobs:
+            try:
+                self._task_to_fold(adapter_name)
+            except UserError as reason:
+                warnings.warn(str(reason), stacklevel=2)
+                return False
+        return True
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add ΔW to the base weight. The old weight is kept, so that `unmerge` gives its very bits back.
+
+        Raises:
+            UserError: the update depends on x; no task given; a quantised base; with `safe_merge`, the merged weight is
+                not finite. The layer is then as it was.
+        """
+        adapters = [adapter for adapter in check_adapters_to_merge(self, adapter_names) if adapter in self.knobs]
+        if not adapters:
+            return
+        base = self.get_base_layer()
+        weight = mergeable_weight(base, self.layer_name)
+        changes = {adapter: self.get_delta_weight(adapter) for adapter in adapters}
+        merged = merged_weight(weight, changes, self.layer_name if safe_merge else None)
+        if self._unmerged_weight is None:
+            self.__dict__["_unmerged_weight"] = weight  # kept, but not as a parameter of this layer
+        base.weight = merged  # a new parameter and not new data: tied embeddings go on with the old one
+        self.merged_adapters.extend(adapters)
+
+    def unmerge(self) -> None:
+        """Put the base weight back as it was before the first merge."""
+        if self._unmerged_weight is None:
+            return
+        base, old = self.get_base_layer(), self._unmerged_weight
+        old.data = old.data.to(base.weight.device, base.weight.dtype)  # the model may have been moved or cast since
+        base.weight = old
+        self._unmerged_weight = None
+        self.merged_adapters.clear()
+
+
+def _down(formula: Formula, x: Tensor, leading: torch.Size, drop: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Everything that reads x, in as few products as can be: A D(x) (*leading, a, r); the router's logits
+    (*leading, N) and A₀ x (*leading, r) where the method has them."""
+    router, anchor_A = formula.gate.router, formula.anchor and formula.anchor[0]
+    plain = [rows for rows in (router, anchor_A) if rows is not None]  # read x without dropout
+    all_A, rest = formula.A.flatten(0, 1), []
+    if drop:
+        u = dropping.linear_after_dropout(x, all_A, drop).view(*leading, -1)
+        if plain:
+            rest = list(linear(x, torch.cat(plain)).view(*leading, -1).split([len(rows) for rows in plain], dim=-1))
+    elif plain:
+        sizes = [len(all_A), *map(len, plain)]
+        u, *rest = linear(x, torch.cat([all_A, *plain])).view(*leading, -1).split(sizes, dim=-1)
+    else:
+        u = linear(x, all_A).view(*leading, -1)
+    logits = rest.pop(0) if router is not None else None
+    return u.unflatten(-1, formula.A.shape[:2]), logits, rest.pop() if rest else None
 
 
 def linear_size(layer: nn.Module, name: str) -> tuple[int, int]:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from peft.utils import TaskType
-from peft.utils.other import get_pattern_key
 from torch import nn
 
+from loraweave.adapters.tensors import rank_and_alpha
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.tuner.context import attach, detach
@@ -49,9 +49,7 @@ class WeaveModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        rank = peft_config.rank_pattern.get(get_pattern_key(list(peft_config.rank_pattern), current_key), peft_config.r)
-        alpha_key = get_pattern_key(list(peft_config.alpha_pattern), current_key)
-        alpha = peft_config.alpha_pattern.get(alpha_key, peft_config.lora_alpha)
+        rank, alpha = rank_and_alpha(peft_config, current_key)
         layer = target
         if not isinstance(target, WeaveLinear):
             _check_is_called(parent, target_name, current_key)

@@ -1,26 +1,11 @@
-"""The tensors of an adapter in one layer: their names, which are frozen, and their first values."""
+"""How a layer holds the tensors of its adapters, and what it keeps of each adapter's configuration."""
 
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from loraweave.config import WeaveConfig
-from loraweave.lowrank import starts
-
-TRAINED = (
-    "weave_A",
-    "weave_B",
-    "weave_channel",
-    "weave_router",
-    "weave_task_logits",
-    "weave_task_embedding",
-    "weave_task_gate",
-    "weave_task_transform",
-)
-FROZEN = ("weave_anchor_A", "weave_anchor_B")
-PARAMETERS = TRAINED + FROZEN
 
 
 class AdapterTensors(nn.ParameterDict):
@@ -48,36 +33,4 @@ class Knobs:
     config: WeaveConfig
     r: int
     scaling: float
-
-
-def first_values(config: WeaveConfig, r: int, d_in: int, d_out: int) -> dict[str, Tensor]:
-    """The tensors of one layer's new adapter by name, where training starts (`loraweave.lowrank.starts`).
-
-    Args:
-        config: the adapter's.
-        r: rank in this layer.
-        d_in, d_out: size of the layer.
-    """
-    heads, tasks = config.num_heads, len(config.task_names or ())
-    A = torch.empty(1 if config.down == "shared" else heads, r, d_in)
-    B = torch.zeros(heads, d_out, r)
-    values = {"weave_A": A, "weave_B": B}
-    if config.start == "random_anchored":
-        values["weave_anchor_A"], values["weave_anchor_B"] = starts.anchored(A, B)
-    else:
-        starts.kaiming(A)
-    if config.start == "zero_gate" or not config.init_weights:
-        starts.kaiming(B)
-    uniform = config.start == "random_anchored"
-    if config.gate == "channel":
-        values["weave_channel"] = starts.channel_gate(heads, d_out, config.start, config.init_weights)
-    elif config.gate == "token":
-        values["weave_router"] = starts.logits(heads, d_in, zero=uniform)
-    elif config.gate == "task":
-        values["weave_task_logits"] = starts.logits(tasks, heads, zero=uniform)
-    elif config.gate == "task_embedding":
-        values["weave_task_embedding"] = torch.randn(tasks, config.task_embedding_dim)
-        values["weave_task_gate"] = starts.logits(heads, config.task_embedding_dim, zero=uniform)
-    if config.task_transform:
-        values["weave_task_transform"] = torch.eye(r).repeat(tasks, 1, 1)
-    return values
+    tensors: tuple[str, ...]  # the names of those that it has

@@ -14,9 +14,8 @@ from torch.nn.functional import pad
 
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError, nearest
+from loraweave.lowrank.factors import truncate
 from loraweave.tuner.layer import WeaveLinear
-from loraweave.tuner.lora_conversion import truncate
-from loraweave.tuner.parameters import PARAMETERS
 
 
 def check_sum(configs: dict[str, Any], adapters: list[str], weights: list[float], new: str, kind: str) -> None:
@@ -54,7 +53,8 @@ def check_sum(configs: dict[str, Any], adapters: list[str], weights: list[float]
 def scaled_copy(layer: WeaveLinear, adapter: str, weight: float) -> dict[str, Tensor]:
     """One adapter's tensors with the update times `weight`, for every method: the factors up are scaled."""
     scaled = ("weave_B", "weave_anchor_B")
-    return {n: p.detach() * weight if n in scaled else p.detach().clone() for n, p in _tensors(layer, adapter).items()}
+    tensors = {name: getattr(layer, name)[adapter].detach() for name in layer.knobs[adapter].tensors}
+    return {name: tensor * weight if name in scaled else tensor.clone() for name, tensor in tensors.items()}
 
 
 @torch.no_grad()
@@ -66,14 +66,10 @@ def stacked(layer: WeaveLinear, parts: list[tuple[str, float]], num_tasks: int) 
     """
     downs, ups, transforms = [], [], []
     for adapter, weight in parts:
-        if layer.knobs[adapter].config.needs_tasks:
-            down, up, transform = _per_task(layer, adapter)
-        else:
-            down, up = layer.lora_factors(adapter)
-            transform = torch.eye(down.shape[0], dtype=down.dtype, device=down.device).repeat(num_tasks, 1, 1)
+        down, up, core = layer.formula(adapter).task_core(num_tasks)
         downs.append(down)
         ups.append(up * weight)
-        transforms.append(transform)
+        transforms.append(core)
     down, up = torch.cat(downs), torch.cat(ups, dim=1)
     if num_tasks == 0:
         down, up = truncate(down, up, min(layer.in_features, layer.out_features))  # exact: no more is in the product
@@ -92,36 +88,6 @@ def _to_the_sides(down: Tensor, up: Tensor, transform: Tensor) -> tuple[Tensor, 
     rank = max(between.shape[-2:])
     rows, columns = rank - between.shape[-2], rank - between.shape[-1]
     return pad(basis_in.T, (0, 0, 0, columns)), pad(basis_out, (0, rows)), pad(between, (0, columns, 0, rows))
-
-
-def _per_task(layer: WeaveLinear, adapter: str) -> tuple[Tensor, Tensor, Tensor]:
-    """A method with tasks as A (R, d_in), B (d_out, R) and one transform per task (K, R, R), all heads stacked."""
-    knobs = layer.knobs[adapter]
-    config, tensors = knobs.config, _tensors(layer, adapter)
-    A, B, tasks = tensors["weave_A"], tensors["weave_B"], len(config.task_names or ())
-    heads = config.num_heads
-    if "weave_channel" in tensors:
-        B = B * tensors["weave_channel"][..., None]
-    gates = A.new_full((tasks, heads), 1.0 / heads if config.gate == "uniform" else 1.0)
-    if config.has_task_gate:
-        gates = layer._task_weights(adapter)
-    within = tensors.get(
-        "weave_task_transform", torch.eye(knobs.r, dtype=A.dtype, device=A.device).expand(tasks, -1, -1)
-    )
-    eye = torch.eye(heads, dtype=A.dtype, device=A.device)
-    transform = torch.einsum("kn,nm,kij->knimj", gates, eye, within).flatten(3, 4).flatten(1, 2)
-    down = A.expand(heads, -1, -1).flatten(0, 1)
-    up = B.transpose(0, 1).flatten(1, 2) * knobs.scaling
-    if "weave_anchor_A" in tensors:
-        anchor_A, anchor_B = tensors["weave_anchor_A"], tensors["weave_anchor_B"]
-        down, up = torch.cat([down, anchor_A]), torch.cat([up, -knobs.scaling * anchor_B], dim=1)
-        ones = torch.eye(anchor_A.shape[0], dtype=A.dtype, device=A.device)
-        transform = torch.stack([torch.block_diag(t, ones) for t in transform])
-    return down, up, transform
-
-
-def _tensors(layer: WeaveLinear, adapter: str) -> dict[str, Tensor]:
-    return {n: getattr(layer, n)[adapter] for n in PARAMETERS if adapter in getattr(layer, n)}
 
 
 def sum_config(configs: dict[str, Any], adapters: list[str], ranks: dict[str, int]) -> WeaveConfig:

@@ -1,0 +1,72 @@
+"""The tensors of an adapter in one layer: their names, which are frozen, their shapes and first values."""
+
+from typing import Any
+
+import torch
+from peft.utils.other import get_pattern_key
+from torch import Tensor
+
+from loraweave.config import WeaveConfig
+from loraweave.lowrank import starts
+
+TRAINED = (
+    "weave_A",
+    "weave_B",
+    "weave_channel",
+    "weave_router",
+    "weave_task_logits",
+    "weave_task_embedding",
+    "weave_task_gate",
+    "weave_task_transform",
+)
+FROZEN = ("weave_anchor_A", "weave_anchor_B")
+PARAMETERS = TRAINED + FROZEN
+
+
+def rank_and_alpha(config: Any, layer: str) -> tuple[int, float]:
+    """r and lora_alpha of a layer: the configuration's patterns for it (Weave's or PEFT's LoRA's), else its own.
+
+    Args:
+        config: with PEFT's fields `r`, `lora_alpha`, `rank_pattern` and `alpha_pattern`.
+        layer: its path.
+    """
+    rank = config.rank_pattern.get(get_pattern_key(list(config.rank_pattern), layer), config.r)
+    return rank, config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), layer), config.lora_alpha)
+
+
+def scaling_of(lora_alpha: float, r: int, use_rslora: bool) -> float:
+    """s = lora_alpha / r, or lora_alpha / √r with rsLoRA."""
+    return lora_alpha / (r**0.5 if use_rslora else r)
+
+
+def first_values(config: WeaveConfig, r: int, d_in: int, d_out: int) -> dict[str, Tensor]:
+    """The tensors of one layer's new adapter by name, where training starts (`loraweave.lowrank.starts`).
+
+    Args:
+        config: the adapter's.
+        r: rank in this layer.
+        d_in, d_out: size of the layer.
+    """
+    heads, tasks = config.num_heads, len(config.task_names or ())
+    A = torch.empty(1 if config.down == "shared" else heads, r, d_in)
+    B = torch.zeros(heads, d_out, r)
+    values = {"weave_A": A, "weave_B": B}
+    if config.start == "random_anchored":
+        values["weave_anchor_A"], values["weave_anchor_B"] = starts.anchored(A, B)
+    else:
+        starts.kaiming(A)
+    if config.start == "zero_gate" or not config.init_weights:
+        starts.kaiming(B)
+    uniform = config.start == "random_anchored"
+    if config.gate == "channel":
+        values["weave_channel"] = starts.channel_gate(heads, d_out, config.start, config.init_weights)
+    elif config.gate == "token":
+        values["weave_router"] = starts.logits(heads, d_in, zero=uniform)
+    elif config.gate == "task":
+        values["weave_task_logits"] = starts.logits(tasks, heads, zero=uniform)
+    elif config.gate == "task_embedding":
+        values["weave_task_embedding"] = torch.randn(tasks, config.task_embedding_dim)
+        values["weave_task_gate"] = starts.logits(heads, config.task_embedding_dim, zero=uniform)
+    if config.task_transform:
+        values["weave_task_transform"] = torch.eye(r).repeat(tasks, 1, 1)
+    return values
