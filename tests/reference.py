@@ -3,8 +3,14 @@
 What the fast code must equal, in values and gradients. It shares no line with it.
 """
 
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from loraweave import UserError, WeaveConfig
 
 
 def delta(
@@ -34,3 +40,69 @@ def delta(
             out = out * weights[..., head, None]
         total = total + out
     return scaling * total
+
+
+def softmax(logits: Tensor, top_k: int | None = None) -> Tensor:
+    """Over the last dimension, of the highest top_k alone."""
+    if top_k is not None:
+        lowest = logits.sort(-1, descending=True).values[..., top_k - 1 : top_k]
+        logits = logits.masked_fill(logits < lowest, -torch.inf)
+    return torch.softmax(logits, -1)
+
+
+def update(config: Any, tensors: Mapping[str, Tensor], x: Tensor, ids: Tensor) -> Tensor:
+    """The whole update of a layer without dropout, for every knob that a configuration has.
+
+    Args:
+        config: a `WeaveConfig`.
+        tensors: by their names in an adapter file.
+        x: (…, d_in).
+        ids: (…) the task of each token.
+    """
+    t = {name.removeprefix("weave_"): tensor for name, tensor in tensors.items()}
+    heads, scaling = len(t["B"]), config.lora_alpha / config.r
+    weights = transform = None
+    if config.gate == "uniform":
+        weights = x.new_full((*x.shape[:-1], heads), 1 / heads)
+    elif config.gate == "task":
+        weights = softmax(t["task_logits"] / config.temperature, config.top_k)[ids]
+    elif config.gate == "task_embedding":
+        weights = softmax(t["task_embedding"] @ t["task_gate"].T, config.top_k)[ids]
+    elif config.gate == "own":
+        weights = torch.eye(heads, dtype=x.dtype)[ids]
+    if config.task_transform:
+        transform = t["task_transform"][ids]
+        transform = torch.diag_embed(transform) if config.task_transform == "diagonal" else transform
+
+    def of(B: Tensor, weights: Tensor | None) -> Tensor:
+        channel = t.get("channel")
+        return delta(x, t["A"], B, weights=weights, channel=channel, transform=transform, scaling=scaling)
+
+    if config.gate == "token":
+        source = x if config.router_input == "x" else torch.cat([x @ a.T for a in t["A"]], -1)
+        routers, channels = t["router"].split(heads), torch.arange(t["B"].shape[1]).tensor_split(config.gate_groups)
+        parts = zip(routers, channels, strict=True)  # a router for each group of output channels
+        y = torch.cat([of(t["B"][:, part], softmax(source @ router.T, config.top_k)) for router, part in parts], -1)
+    else:
+        y = of(t["B"], weights)
+    return y - scaling * x @ t["anchor_A"].T @ t["anchor_B"].T if "anchor_A" in t else y
+
+
+def combinations(names: list[str]) -> Iterator[dict[str, Any]]:
+    """Every combination of knobs that a `WeaveConfig` for these tasks takes, as keyword arguments."""
+    some = ({}, {"top_k": 2}, {"gate_groups": 2}, {"router_input": "rank"}, {"num_heads": 1})
+    both = {"top_k": 2, "gate_groups": 3, "router_input": "rank"}
+    for gate, down, start, transform, extra in itertools.product(
+        ("uniform", "channel", "token", "task", "task_embedding", "own"),
+        ("shared", "per_head"),
+        ("zero_up", "zero_gate", "random_anchored"),
+        (False, True, "diagonal"),
+        (*some, both),
+    ):
+        knobs = {"gate": gate, "down": down, "start": start, "task_transform": transform, "r": 2, "temperature": 0.7}
+        knobs |= {"num_heads": len(names) if gate == "own" else 3, **extra}
+        try:
+            WeaveConfig(task_names=names, **knobs)
+        except UserError:
+            continue
+        yield knobs

@@ -6,17 +6,13 @@ A preset is the same class with other defaults. In `adapter_config.json` all hav
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from peft.config import PeftConfig
 
 from loraweave.card import add_loading_section
-from loraweave.errors import UserError, nearest
+from loraweave.config_checks import Down, Gate, RouterInput, Start, check_combination, check_values
 from loraweave.peft_type import LORAWEAVE
-
-Down = Literal["shared", "per_head"]
-Gate = Literal["uniform", "channel", "token", "task", "task_embedding"]
-Start = Literal["zero_up", "zero_gate", "random_anchored"]
 
 
 @dataclass
@@ -42,8 +38,18 @@ class WeaveConfig(PeftConfig):
         down: one A "shared" by the heads, or one "per_head".
         gate: the weight of each head. "uniform": 1/N. "channel": a learned number per head and output channel.
             "token": softmax of a router on x. "task": softmax(w_t / temperature). "task_embedding": softmax(G e_t).
+            "own": head h is task h's, 1 for the token's own task and 0 for the others; `num_heads` is the number of
+            tasks, and need not be said.
+        top_k: only the k heads with the highest logits speak, with a softmax over those; for gates "token", "task" and
+            "task_embedding".
+        num_heads_pattern: {layer name or regular expression: N} for single layers, as `rank_pattern` (MoLA).
+        gate_groups: G, a softmax over heads for each of G groups of neighbouring output channels, for gate "token"
+            (mtLoRA's fine-grained routing).
+        router_input: what the router reads: "x", or "rank", which is A x (after dropout on x).
         head_dropout: one mask per head on A x, instead of one on x.
-        task_transform: an r × r matrix per task, between A and B, that starts at the identity.
+        task_transform: a matrix per task between A and B, that starts at the identity: True or "full", r × r; or
+            "diagonal".
+        train_down: False leaves A at its random start (LoRI).
         start: "zero_up", "zero_gate" or "random_anchored"; see `loraweave.lowrank.starts`.
         task_names: the tasks in the order of their ids; needed by task gates and transforms.
         temperature: τ of the task gate.
@@ -71,11 +77,16 @@ class WeaveConfig(PeftConfig):
     down: Down = "shared"
     gate: Gate = "uniform"
     head_dropout: bool = False
-    task_transform: bool = False
+    task_transform: bool | Literal["full", "diagonal"] = False
     start: Start = "zero_up"
     task_names: list[str] | None = None
     temperature: float = 1.0
     task_embedding_dim: int = 64
+    top_k: int | None = None
+    num_heads_pattern: dict[str, int] = field(default_factory=dict)
+    gate_groups: int = 1
+    router_input: RouterInput = "x"
+    train_down: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,13 +95,17 @@ class WeaveConfig(PeftConfig):
             value = getattr(self, name)
             if isinstance(value, (list, tuple)):
                 setattr(self, name, set(value))
-        self._check_values()
-        self._check_combination()
+        if self.task_transform == "full":
+            self.task_transform = True
+        if self.gate == "own" and self.num_heads == 1 and self.task_names:
+            self.num_heads = len(self.task_names)
+        check_values(self)
+        check_combination(self)
 
     @property
     def needs_tasks(self) -> bool:
         """Whether the forward pass needs to know each token's task."""
-        return self.has_task_gate or self.task_transform
+        return self.has_task_gate or self.gate == "own" or bool(self.task_transform)
 
     @property
     def has_task_gate(self) -> bool:
@@ -100,7 +115,7 @@ class WeaveConfig(PeftConfig):
     @property
     def depends_on_input(self) -> bool:
         """Whether the update depends on x, so that it cannot be folded into weights."""
-        return self.gate == "token" and self.num_heads > 1
+        return self.gate == "token" and max(self.num_heads, *self.num_heads_pattern.values(), 1) > 1
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """PEFT's, and the model card beside it learns how the adapter is loaded."""
@@ -111,52 +126,6 @@ class WeaveConfig(PeftConfig):
         """Say in the card of the adapter saved in `folder` how it is loaded (`loraweave.card`)."""
         base = self.base_model_name_or_path or "THE BASE MODEL"
         add_loading_section(folder, self.method, base, self.task_names if self.needs_tasks else None)
-
-    def _check_values(self) -> None:
-        for name, choices in (
-            ("down", Down),
-            ("gate", Gate),
-            ("start", Start),
-            ("bias", Literal["none", "all", "weave_only"]),
-        ):
-            value, known = getattr(self, name), get_args(choices)
-            if value not in known:
-                raise UserError(f"{name}={value!r} is not one of {', '.join(known)}{nearest(value, known)}")
-        for name in ("r", "num_heads", "task_embedding_dim"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise UserError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}")
-        for pattern, rank in self.rank_pattern.items():
-            if not isinstance(rank, int) or rank < 1:
-                raise UserError(f"rank_pattern[{pattern!r}] must be a whole number of at least 1, got {rank!r}")
-        if not 0.0 <= self.lora_dropout < 1.0:
-            raise UserError(f"lora_dropout must be in [0, 1), got {self.lora_dropout!r}")
-        if self.temperature <= 0:
-            raise UserError(f"temperature must be above 0, got {self.temperature!r}")
-        if self.layers_pattern and self.layers_to_transform is None:
-            raise UserError("layers_pattern is used only together with layers_to_transform")
-        if (
-            isinstance(self.target_modules, str)
-            and self.layers_to_transform is not None
-            and self.target_modules != "all-linear"
-        ):
-            raise UserError(
-                "layers_to_transform needs target_modules as a list: a regular expression names layers itself"
-            )
-
-    def _check_combination(self) -> None:
-        if self.start == "zero_gate" and self.gate != "channel":
-            raise UserError(f"start='zero_gate' needs gate='channel': a {self.gate} gate cannot be zero")
-        if self.start == "random_anchored" and self.down != "shared":
-            raise UserError(
-                "start='random_anchored' needs down='shared': the mean of B_h A_h has no low-rank anchor; "
-                "with down='per_head' use 'zero_up' or, with gate='channel', 'zero_gate'"
-            )
-        if self.needs_tasks:
-            what = "task_transform=True" if self.task_transform else f"gate={self.gate!r}"
-            if not self.task_names:
-                raise UserError(f"{what} needs task_names: the tasks, in the order of their ids")
-            if len(set(self.task_names)) != len(self.task_names):
-                raise UserError(f"task_names must differ from each other, got {self.task_names}")
 
 
 @dataclass

@@ -84,7 +84,8 @@ def test_reproduces_the_published_layer(shared: Path, name: str, tolerance: floa
     names = {"logits": "task_logits", "transform": "task_transform", "embedding": "task_embedding", "gate": "task_gate"}
     tensors = {names.get(key, key): value for key, value in leaves.items()}
     gate = next(GATES[key] for key in GATES if key in leaves)
-    knobs = SimpleNamespace(gate=gate, num_heads=len(leaves["B"]), temperature=float(meta.get("temperature", 1.0)))
+    temperature = float(meta.get("temperature", 1.0))
+    knobs = SimpleNamespace(gate=gate, temperature=temperature, top_k=None, gate_groups=1, router_input="x")
     formula = formula_of(knobs, tensors, float(meta["scaling"]))
 
     y = torch.nn.functional.linear(x, t["param.weight"], t["param.bias"])

@@ -1,67 +1,31 @@
 """A formula says the same in every way it can be asked: by the letter, folded, as a mean, with a core per task."""
 
-import itertools
-from typing import Any
-
 import pytest
 import reference
 import torch
 from tiny_adapters import NAMES
 
-from loraweave import UserError, WeaveConfig
+from loraweave import WeaveConfig
 from loraweave.adapters.tensors import first_values, scaling_of
 from loraweave.lowrank.formula import Formula, formula_of
 
 D_IN, D_OUT, TASKS = 7, 5, len(NAMES)
-GATES = ("uniform", "channel", "token", "task", "task_embedding")
-STARTS = ("zero_up", "zero_gate", "random_anchored")
-
-
-def configs() -> list[WeaveConfig]:
-    """Every combination of knobs that a configuration takes."""
-    found = []
-    for gate, down, start, transform in itertools.product(GATES, ("shared", "per_head"), STARTS, (False, True)):
-        knobs: dict[str, Any] = {"gate": gate, "down": down, "start": start, "task_transform": transform}
-        try:
-            found.append(WeaveConfig(r=2, num_heads=3, temperature=0.5, task_names=NAMES, **knobs))
-        except UserError:
-            continue
-    return found
-
-
-CONFIGS = [pytest.param(c, id=f"{c.gate}-{c.down}-{c.start}-{c.task_transform}") for c in configs()]
+CONFIGS = [
+    pytest.param(WeaveConfig(task_names=NAMES, **knobs), id="-".join(map(str, knobs.values())))
+    for knobs in reference.combinations(NAMES)
+]
 
 
 def random_formula(config: WeaveConfig) -> tuple[Formula, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
-    shapes = first_values(config, config.r, D_IN, D_OUT)
+    shapes = first_values(config, "layer", D_IN, D_OUT)
     tensors = {name: torch.randn(tensor.shape, dtype=torch.float64) for name, tensor in shapes.items()}
     return formula_of(config, tensors, scaling_of(config.lora_alpha, config.r, config.use_rslora)), tensors
 
 
 def by_hand(config: WeaveConfig, tensors: dict[str, torch.Tensor], x: torch.Tensor, task: int) -> torch.Tensor:
-    """The update of x (T, d_in) for one task, from the papers' formulas and the loop over heads."""
-    t = {name.removeprefix("weave_"): value for name, value in tensors.items()}
-    weights: torch.Tensor | None = None
-    if config.gate == "uniform":
-        weights = torch.full((config.num_heads,), 1 / config.num_heads, dtype=torch.float64)
-    elif config.gate == "token":
-        weights = torch.softmax(x @ t["router"].T, -1)
-    elif config.gate == "task":
-        weights = torch.softmax(t["task_logits"][task] / config.temperature, -1)
-    elif config.gate == "task_embedding":
-        weights = torch.softmax(t["task_gate"] @ t["task_embedding"][task], -1)
-    scaling = config.lora_alpha / config.r
-    y = reference.delta(
-        x,
-        t["A"],
-        t["B"],
-        weights=weights,
-        channel=t.get("channel"),
-        transform=t["task_transform"][task] if config.task_transform else None,
-        scaling=scaling,
-    )
-    return y - scaling * x @ t["anchor_A"].T @ t["anchor_B"].T if "anchor_A" in t else y
+    """The update of x (T, d_in) for one task."""
+    return reference.update(config, tensors, x, torch.full((len(x),), task))
 
 
 @pytest.mark.parametrize("config", CONFIGS)

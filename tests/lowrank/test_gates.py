@@ -1,32 +1,45 @@
 """Gates: weights are a distribution over heads, start uniform at zero logits, and keep their precision."""
 
-import pytest
 import torch
 
 from loraweave.lowrank.gates import Gate, softmax_over_heads
 
+B = torch.zeros(3, 5, 2)
+
 
 def test_every_gate_is_a_distribution_over_heads():
     torch.manual_seed(0)
-    by_token = Gate(router=torch.randn(3, 7)).weights(torch.randn(2, 5, 3), None)
-    by_task = Gate(task_logits=torch.randn(4, 3)).weights(None, lambda table: table[torch.tensor([0, 3])])
-    for weights, leading in ((by_token, (2, 5)), (by_task, (2,))):
-        assert weights.shape == (*leading, 3)
-        torch.testing.assert_close(weights.sum(-1), torch.ones(leading))
+    for top_k in (None, 1, 2):
+        by_token = Gate(router=torch.randn(3, 7), top_k=top_k).of_tokens(torch.randn(2, 5, 3))
+        by_group = Gate(router=torch.randn(6, 7), groups=2, top_k=top_k).of_tokens(torch.randn(2, 5, 6))
+        by_task = Gate(task_logits=torch.randn(4, 3), top_k=top_k).by_task(B)
+        for weights, leading in ((by_token, (2, 5)), (by_group, (2, 5, 2)), (by_task, (4,))):
+            assert weights.shape == (*leading, 3)
+            torch.testing.assert_close(weights.sum(-1), torch.ones(leading))
+            assert ((weights > 0).sum(-1) == (top_k or 3)).all()
 
 
 def test_zero_logits_weigh_all_heads_alike():
-    assert torch.equal(Gate(router=torch.zeros(4, 7)).weights(torch.zeros(2, 4), None), torch.full((2, 4), 0.25))
+    assert torch.equal(Gate(router=torch.zeros(4, 7)).of_tokens(torch.zeros(2, 4)), torch.full((2, 4), 0.25))
+
+
+def test_the_highest_so_many_share_all_weight_as_they_would_without_the_others():
+    logits = torch.tensor([[1.0, 3.0, 2.0, -1.0]], requires_grad=True)
+    weights = softmax_over_heads(logits, top_k=2)
+    expected = torch.softmax(torch.tensor([3.0, 2.0]), 0)
+    torch.testing.assert_close(weights.detach(), torch.tensor([[0.0, *expected]])[:, [0, 1, 2, 0]])
+    weights[0, 1].backward()
+    assert logits.grad[0, [0, 3]].eq(0).all()  # who does not speak learns nothing
+    assert logits.grad[0, [1, 2]].ne(0).all()
+
+
+def test_with_heads_of_their_own_tasks_weigh_one_head_each():
+    assert torch.equal(Gate(own=True).by_task(B), torch.eye(3))
 
 
 def test_a_gate_of_none_of_these_kinds_weighs_nothing():
-    assert Gate().weights(None, None) is None
-    assert Gate(share=3).by_task() is None
-
-
-def test_a_gate_by_task_needs_to_know_the_task():
-    with pytest.raises(ValueError, match="task"):
-        Gate(task_logits=torch.zeros(2, 3)).weights(None, None)
+    assert Gate().by_task(B) is None
+    assert Gate(share=3).by_task(B) is None
 
 
 def test_softmax_runs_in_float32_for_half_inputs():

@@ -1,7 +1,5 @@
 """The adapted layer: exact against the formula for all knobs, identity at the start, folding, merging."""
 
-import itertools
-
 import peft
 import pytest
 import reference
@@ -49,53 +47,10 @@ def adapted(config: WeaveConfig, layer: nn.Module | None = None, dtype=torch.flo
     return model, model.base_model.model.layer
 
 
-def combinations():
-    """Every combination of knobs that WeaveConfig takes, as keyword arguments."""
-    for down, gate, start, transform, heads in itertools.product(
-        ("shared", "per_head"),
-        ("uniform", "channel", "token", "task", "task_embedding"),
-        ("zero_up", "zero_gate", "random_anchored"),
-        (False, True),
-        (1, 3),
-    ):
-        knobs = {"down": down, "gate": gate, "start": start, "task_transform": transform, "num_heads": heads, "r": 2}
-        try:
-            WeaveConfig(task_names=NAMES, **knobs)
-        except UserError:
-            continue
-        yield knobs
-
-
-def by_formula(layer, x: torch.Tensor, ids: torch.Tensor, p: dict[str, torch.Tensor], config: WeaveConfig):
-    """The design's formula with the layer's own parameters `p`, from the plain loop."""
-    weights = channel = transform = None
-    heads = config.num_heads
-    if config.gate == "uniform":
-        weights = x.new_full((*x.shape[:-1], heads), 1 / heads)
-    elif config.gate == "channel":
-        channel = p["weave_channel"]
-    elif config.gate == "token":
-        weights = torch.softmax(x @ p["weave_router"].T, -1)
-    elif config.gate == "task":
-        weights = torch.softmax(p["weave_task_logits"] / config.temperature, -1)[ids]
-    else:
-        weights = torch.softmax(p["weave_task_embedding"] @ p["weave_task_gate"].T, -1)[ids]
-    if config.task_transform:
-        transform = p["weave_task_transform"][ids]
-    y = layer.base_layer(x)
-    scaling = config.lora_alpha / config.r
-    y = y + reference.delta(
-        x, p["weave_A"], p["weave_B"], weights=weights, channel=channel, transform=transform, scaling=scaling
-    )
-    if config.start == "random_anchored":
-        y = y - scaling * x @ p["weave_anchor_A"].T @ p["weave_anchor_B"].T
-    return y
-
-
-@pytest.mark.parametrize("knobs", combinations(), ids=lambda k: "-".join(str(v) for v in k.values()))
+@pytest.mark.parametrize("knobs", reference.combinations(NAMES), ids=lambda k: "-".join(str(v) for v in k.values()))
 @pytest.mark.parametrize("per_token_ids", [False, True])
 def test_every_combination_equals_the_formula(knobs: dict, per_token_ids: bool):
-    config = WeaveConfig(task_names=NAMES, temperature=0.7, **knobs)
+    config = WeaveConfig(task_names=NAMES, **knobs)
     model, layer = adapted(config)
     parameters = {n.split(".")[0]: q for n, q in layer.named_parameters() if n.startswith("weave_")}
     generator = torch.Generator().manual_seed(1)
@@ -109,7 +64,8 @@ def test_every_combination_equals_the_formula(knobs: dict, per_token_ids: bool):
         ids = per_token = torch.tensor([[0, 1, 2, 0], [2, 2, 1, 0]])
     trained = [q for q in parameters.values() if q.requires_grad]
     results = []
-    for y in (model(x, tasks=ids), by_formula(layer, x, per_token, parameters, config)):
+    expected = layer.base_layer(x) + reference.update(config, parameters, x, per_token)
+    for y in (model(x, tasks=ids), expected):
         results.append((y, *torch.autograd.grad(y.sin().sum(), [x, *trained])))
     for fast, plain in zip(*results, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-9)

@@ -123,7 +123,7 @@ class AdapterFile:
                 raise UserError(f"{self.path}: {keys[name]} is {self._shapes[keys[name]]}, three dimensions are wanted")
         size = Size(d_out=self._shapes[keys["weave_B"]][1], d_in=self._shapes[keys["weave_A"]][2])
         with torch.device("meta"):
-            wanted = first_values(config, rank_and_alpha(config, layer)[0], size.d_in, size.d_out)
+            wanted = first_values(config, layer, size.d_in, size.d_out)
         if missing := [name for name in wanted if name not in keys]:
             raise UserError(f"{self.path}: {layer}.{missing[0]} is missing, which {self._asks(missing[0])}")
         if surplus := [name for name in keys if name not in wanted]:

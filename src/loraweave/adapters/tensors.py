@@ -39,15 +39,20 @@ def scaling_of(lora_alpha: float, r: int, use_rslora: bool) -> float:
     return lora_alpha / (r**0.5 if use_rslora else r)
 
 
-def first_values(config: WeaveConfig, r: int, d_in: int, d_out: int) -> dict[str, Tensor]:
+def heads_of(config: WeaveConfig, layer: str) -> int:
+    """N of a layer: the configuration's pattern for it, else its own."""
+    return config.num_heads_pattern.get(get_pattern_key(list(config.num_heads_pattern), layer), config.num_heads)
+
+
+def first_values(config: WeaveConfig, layer: str, d_in: int, d_out: int) -> dict[str, Tensor]:
     """The tensors of one layer's new adapter by name, where training starts (`loraweave.lowrank.starts`).
 
     Args:
         config: the adapter's.
-        r: rank in this layer.
+        layer: its path, which the configuration's patterns may name.
         d_in, d_out: size of the layer.
     """
-    heads, tasks = config.num_heads, len(config.task_names or ())
+    r, heads, tasks = rank_and_alpha(config, layer)[0], heads_of(config, layer), len(config.task_names or ())
     A = torch.empty(1 if config.down == "shared" else heads, r, d_in)
     B = torch.zeros(heads, d_out, r)
     values = {"weave_A": A, "weave_B": B}
@@ -61,12 +66,15 @@ def first_values(config: WeaveConfig, r: int, d_in: int, d_out: int) -> dict[str
     if config.gate == "channel":
         values["weave_channel"] = starts.channel_gate(heads, d_out, config.start, config.init_weights)
     elif config.gate == "token":
-        values["weave_router"] = starts.logits(heads, d_in, zero=uniform)
+        reads = d_in if config.router_input == "x" else A.shape[0] * r
+        values["weave_router"] = starts.logits(config.gate_groups * heads, reads, zero=uniform)
     elif config.gate == "task":
         values["weave_task_logits"] = starts.logits(tasks, heads, zero=uniform)
     elif config.gate == "task_embedding":
         values["weave_task_embedding"] = torch.randn(tasks, config.task_embedding_dim)
         values["weave_task_gate"] = starts.logits(heads, config.task_embedding_dim, zero=uniform)
-    if config.task_transform:
+    if config.task_transform == "diagonal":
+        values["weave_task_transform"] = torch.ones(tasks, r)
+    elif config.task_transform:
         values["weave_task_transform"] = torch.eye(r).repeat(tasks, 1, 1)
     return values

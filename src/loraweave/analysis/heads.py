@@ -70,7 +70,7 @@ def random_starts(run: AnalysedRun) -> Iterator[tuple[str, Tensor]]:
         tensors, size = update.tensors(layer), update.sizes[layer]
         with torch.random.fork_rng(devices=()):
             torch.set_rng_state(state)
-            drawn = first_values(config, tensors["A"].shape[1], size.d_in, size.d_out)
+            drawn = first_values(config, layer, size.d_in, size.d_out)
             state = torch.get_rng_state()
         if not torch.allclose(drawn["weave_anchor_B"].double(), tensors["anchor_B"], rtol=1e-2, atol=1e-6):
             raise UserError(f"{run.name}: its random start cannot be drawn again from the seed ({layer} differs)")

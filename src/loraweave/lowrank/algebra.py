@@ -35,7 +35,7 @@ def mix(
         matrix Σ_h B_h, which `stack_up` builds for `merged=True`.
     """
     if transform is not None:
-        u = _transformed(u, transform.to(u.dtype))
+        u = transformed(u, transform)
     if weights is None and masks is None and u.shape[-2] != num_heads:
         return u.flatten(-2)
     u = u.expand(*u.shape[:-2], num_heads, u.shape[-1])
@@ -46,8 +46,16 @@ def mix(
     return u.flatten(-2)
 
 
-def _transformed(u: Tensor, transform: Tensor) -> Tensor:
-    """Λ u for u (…, a, r) and transform (…, r, r)."""
+def transformed(u: Tensor, transform: Tensor, diagonal: bool = False) -> Tensor:
+    """Λ u.
+
+    Args:
+        u: (…, a, r).
+        transform: (…, r, r) of each token's task; or (…, r), the diagonals, with `diagonal`. Broadcasts.
+    """
+    transform = transform.to(u.dtype)
+    if diagonal:
+        return u * transform.unsqueeze(-2)
     if transform.ndim == u.ndim and u.ndim >= 4 and transform.shape[-3] == 1:
         # One transform for all tokens of a sequence: a product per sequence, not a copy of Λ per token.
         return torch.matmul(u.flatten(-3, -2), transform.squeeze(-3).transpose(-1, -2)).view_as(u)

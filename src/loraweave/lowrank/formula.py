@@ -6,7 +6,7 @@ Whoever has an adapter's tensors, in a model or in a file, makes a `Formula` of 
 layer's fast path takes the same tensors out of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,9 +21,11 @@ from loraweave.lowrank.gates import Gate, Pick, picked
 class Knobs(Protocol):
     """What a formula needs to know beside tensors; `loraweave.WeaveConfig` has it."""
 
-    num_heads: int
     gate: str
     temperature: float
+    top_k: int | None
+    gate_groups: int
+    router_input: str
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Formula:
         B: (N, d_out, r).
         gate: who speaks.
         channel: (N, d_out) gate per output channel, or None.
-        transform: (K, r, r), Λ of each task, or None.
+        transform: (K, r, r), Λ of each task, or (K, r) where all are diagonal; or None.
         anchor: the frozen pair A₀ (r, d_in), B̄₀ (d_out, r) that is taken away, or None.
         scaling: s.
 
@@ -67,6 +69,8 @@ class Formula:
     @property
     def num_tasks(self) -> int:
         """K: for how many tasks it folds, each apart; 0 where the update is the same for all."""
+        if self.gate.own:
+            return self.num_heads
         table = self.transform if self.transform is not None else self.gate.task_logits
         return 0 if table is None else len(table)
 
@@ -74,6 +78,16 @@ class Formula:
     def depends_on_input(self) -> bool:
         """Whether heads are weighed by x, so that the update is no fixed change of the weights and does not fold."""
         return self.gate.router is not None and self.num_heads > 1
+
+    @property
+    def has_diagonal(self) -> bool:
+        """Whether the transforms are diagonals, (K, r)."""
+        return self.transform is not None and self.transform.ndim == 2
+
+    def full_transform(self) -> Tensor:
+        """(K, r, r), for a formula that has transforms."""
+        assert self.transform is not None
+        return torch.diag_embed(self.transform) if self.has_diagonal else self.transform
 
     def head_weights(self) -> Tensor:
         """(K, N) or, where tasks do not weigh the heads, (1, N): fixed scalar weights.
@@ -83,7 +97,7 @@ class Formula:
         """
         if self.depends_on_input:
             raise ValueError("the heads are weighed by the input, so they have no fixed weights")
-        table = self.gate.by_task()
+        table = self.gate.by_task(self.B)
         return self.B.new_full((1, self.num_heads), 1 / self.gate.share) if table is None else table / self.gate.share
 
     def factors(self, task: int | None = None, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -101,15 +115,18 @@ class Formula:
         """
         if task is None and self.num_tasks and (weights is None or self.transform is not None):
             raise ValueError(f"the update is another one for each of {self.num_tasks} tasks: name one")
-        if weights is None:
+        A, B = self.A, self.B
+        if weights is None and self.gate.own:  # the others weigh nothing, so the rank is one head's
+            A, B = A if len(A) == 1 else A[task, None], B[task, None]
+        elif weights is None:
             table = self.head_weights()
             weights = table[0 if task is None or len(table) == 1 else task]
         return fold(
-            self.A,
-            self.B,
+            A,
+            B,
             weights=weights,
             channel=self.channel,
-            transform=None if self.transform is None else self.transform[task],
+            transform=None if self.transform is None else self.full_transform()[task],
             scaling=self.scaling,
             anchor=self.anchor,
         )
@@ -124,7 +141,7 @@ class Formula:
         table = self.head_weights() if weights is None else weights.unsqueeze(0)
         if self.transform is None:
             return self.factors(weights=table.mean(0))
-        mixed = torch.einsum("tn,trs->nrs", table.expand(self.num_tasks, -1), self.transform) / self.num_tasks
+        mixed = torch.einsum("tn,trs->nrs", table.expand(self.num_tasks, -1), self.full_transform()) / self.num_tasks
         plain = Formula(self.A, self.B @ mixed, Gate(), self.channel, None, self.anchor, self.scaling)
         return plain.factors()
 
@@ -145,7 +162,7 @@ class Formula:
             return down, up, torch.eye(len(down), dtype=down.dtype, device=down.device).repeat(tasks, 1, 1)
         heads, r = self.num_heads, self.rank
         eye = torch.eye(heads, dtype=self.A.dtype, device=self.A.device)
-        within = self.transform if self.transform is not None else torch.eye(r).to(self.A).expand(tasks, -1, -1)
+        within = torch.eye(r).to(self.A).expand(tasks, -1, -1) if self.transform is None else self.full_transform()
         weights = self.head_weights().expand(tasks, -1)
         core = torch.einsum("kn,nm,kij->knimj", weights, eye, within).flatten(3, 4).flatten(1, 2)
         B = self.B if self.channel is None else self.B * self.channel.unsqueeze(-1)
@@ -172,25 +189,45 @@ class Formula:
         Returns:
             (…, d_out).
         """
-        logits = None if self.gate.router is None else linear(x, self.gate.router)
-        weights = self.gate.weights(logits, pick)
-        if self.gate.share != 1:
-            share = x.new_full((self.num_heads,), 1 / self.gate.share)
-            weights = share if weights is None else weights * share
-        y = delta(
-            x if dropped is None else dropped,
-            self.A,
-            self.B,
-            weights=weights,
-            channel=self.channel,
-            transform=None if self.transform is None else picked(self.transform, pick),
-            masks=masks,
-            scaling=self.scaling,
+        read = x if dropped is None else dropped
+        y = torch.cat(
+            [
+                delta(
+                    read,
+                    self.A,
+                    self.B[:, channels],
+                    weights=weights,
+                    channel=None if self.channel is None else self.channel[:, channels],
+                    transform=None if self.transform is None else picked(self.full_transform(), pick),
+                    masks=masks,
+                    scaling=self.scaling,
+                )
+                for channels, weights in self._groups(x, read, pick)
+            ],
+            dim=-1,
         )
         if self.anchor is not None:
             anchor_A, anchor_B = self.anchor
             y = y - self.scaling * linear(linear(x, anchor_A), anchor_B)
         return y
+
+    def _groups(self, x: Tensor, read: Tensor, pick: Pick | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The output channels that share their weights, and the weights (…, N); None where all weigh 1."""
+        gate, weights = self.gate, None
+        if gate.router is not None:
+            source = linear(read, self.A.flatten(0, 1)) if gate.reads_rank else x
+            weights = gate.of_tokens(linear(source, gate.router))
+        elif (table := gate.by_task(self.B)) is not None:
+            weights = picked(table, pick)
+        elif gate.share != 1:
+            weights = x.new_full((self.num_heads,), 1 / gate.share)
+        for number, channels in enumerate(channel_groups(self.B, gate.groups)):
+            yield channels, weights if weights is None or gate.groups == 1 else weights[..., number, :]
+
+
+def channel_groups(B: Tensor, groups: int) -> tuple[Tensor, ...]:
+    """The output channels of B (N, d_out, r) in so many groups of neighbours, sizes differing by one at most."""
+    return torch.arange(B.shape[1], device=B.device).tensor_split(groups)
 
 
 def formula_of(knobs: Knobs, tensors: Mapping[str, Tensor], scaling: float) -> Formula:
@@ -207,10 +244,19 @@ def formula_of(knobs: Knobs, tensors: Mapping[str, Tensor], scaling: float) -> F
         task_logits = t["task_logits"] / knobs.temperature
     elif knobs.gate == "task_embedding":
         task_logits = linear(t["task_embedding"], t["task_gate"])
+    gate = Gate(
+        share=len(t["B"]) if knobs.gate == "uniform" else 1,
+        router=t.get("router"),
+        groups=knobs.gate_groups,
+        reads_rank=knobs.router_input == "rank",
+        task_logits=task_logits,
+        own=knobs.gate == "own",
+        top_k=knobs.top_k,
+    )
     return Formula(
         A=t["A"],
         B=t["B"],
-        gate=Gate(knobs.num_heads if knobs.gate == "uniform" else 1, t.get("router"), task_logits),
+        gate=gate,
         channel=t.get("channel"),
         transform=t.get("task_transform"),
         anchor=(t["anchor_A"], t["anchor_B"]) if "anchor_A" in t else None,

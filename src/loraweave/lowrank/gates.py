@@ -19,37 +19,49 @@ class Gate:
 
     Attributes:
         share: every head weighs 1 / share, beside what follows: N where heads are averaged, else 1.
-        router: (N, d_in), whose product with x gives each token's logits over heads (HydraLoRA's code; R-LoRA); None
-            without a router.
+        router: (G·N, d_in), whose product with x gives each token's logits over heads, for each of `groups` groups of
+            output channels (HydraLoRA's code; R-LoRA; mtLoRA, 2603.01526); None without a router.
+        groups: G.
+        reads_rank: the router is (G·N, a·r) and reads A x in x's place (HydraLoRA's text; CoMoL, 2603.00573).
         task_logits: (K, N), each task's logits over heads: w_t / τ (MTL-LoRA, eq. 5) or G e_t (MoE-LoRA); None where
             tasks do not weigh them.
+        own: head h is task h's, and speaks for it alone.
+        top_k: only so many heads with the highest logits speak (SMoRA, 2501.15103; MoLA, 2402.08562); None for all.
     """
 
     share: int = 1
     router: Tensor | None = None
+    groups: int = 1
+    reads_rank: bool = False
     task_logits: Tensor | None = None
+    own: bool = False
+    top_k: int | None = None
 
-    def by_task(self) -> Tensor | None:
-        """(K, N): the weights of the heads on each task; None where tasks do not weigh them."""
-        return None if self.task_logits is None else softmax_over_heads(self.task_logits)
+    def by_task(self, B: Tensor) -> Tensor | None:
+        """(K, N): the weights of the heads on each task; None where tasks do not weigh them. B: (N, d_out, r)."""
+        if self.own:
+            return torch.eye(len(B), dtype=B.dtype, device=B.device)
+        return None if self.task_logits is None else softmax_over_heads(self.task_logits, self.top_k)
 
-    def weights(self, router_logits: Tensor | None, pick: Pick | None) -> Tensor | None:
-        """(…, N): the weight of each head for each token, `share` left out; None where all weigh 1.
-
-        Args:
-            router_logits: (…, N), the product of x with the router, where there is one.
-            pick: for gates by task.
-        """
-        if router_logits is not None:
-            return softmax_over_heads(router_logits)
-        table = self.by_task()
-        return None if table is None else picked(table, pick)
+    def of_tokens(self, logits: Tensor) -> Tensor:
+        """(…, G·N) of the router -> (…, N), or (…, G, N) where there are several groups."""
+        if self.groups > 1:
+            logits = logits.unflatten(-1, (self.groups, -1))
+        return softmax_over_heads(logits, self.top_k)
 
 
-def softmax_over_heads(logits: Tensor) -> Tensor:
-    """(…, N) -> (…, N), sums to 1; at least float32 inside, the dtype of `logits` outside."""
+def softmax_over_heads(logits: Tensor, top_k: int | None = None) -> Tensor:
+    """(…, N) -> (…, N), sums to 1; at least float32 inside, the dtype of `logits` outside.
+
+    Args:
+        top_k: only the highest so many take part, the others weigh 0. Of equal ones the choice is torch's.
+    """
     wide = torch.promote_types(logits.dtype, torch.float32)
-    return torch.softmax(logits, dim=-1, dtype=wide).to(logits.dtype)
+    if top_k is None or top_k >= logits.shape[-1]:
+        return torch.softmax(logits, dim=-1, dtype=wide).to(logits.dtype)
+    best, places = logits.topk(top_k, dim=-1, sorted=False)
+    weights = torch.softmax(best, dim=-1, dtype=wide).to(logits.dtype)
+    return torch.zeros_like(logits).scatter(-1, places, weights)
 
 
 def picked(table: Tensor, pick: Pick | None) -> Tensor:

@@ -6,6 +6,7 @@ into one product, everything that writes y into another, which is added into the
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from loraweave import lowrank
-from loraweave.adapters.tensors import FROZEN, PARAMETERS, TRAINED, first_values, scaling_of
+from loraweave.adapters.tensors import FROZEN, PARAMETERS, TRAINED, first_values, rank_and_alpha, scaling_of
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
-from loraweave.lowrank import dropping
+from loraweave.lowrank import by_head, dropping
 from loraweave.lowrank.formula import Formula, formula_of
 from loraweave.lowrank.gates import Pick
 from loraweave.tuner.context import TaskContext, per_token
@@ -61,22 +62,32 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
 
     # --- parameters -------------------------------------------------------------------------------------------------
 
-    def update_layer(
-        self, adapter_name: str, config: WeaveConfig, r: int, lora_alpha: float, inference_mode: bool
-    ) -> None:
+    def update_layer(self, adapter_name: str, config: WeaveConfig, inference_mode: bool) -> None:
         """Add an adapter's parameters with their first values (`loraweave.lowrank.starts`)."""
+        r, lora_alpha = rank_and_alpha(config, self.layer_name)
         limit = max(self.in_features, self.out_features)
         if r > limit:
             raise UserError(
                 f"layer {self.layer_name}: rank {r} is above its size {self.in_features} → {self.out_features}; "
                 f"use r ≤ {limit}, a smaller rank_pattern entry, or exclude_modules"
             )
-        values = first_values(config, r, self.in_features, self.out_features)
-        self.knobs[adapter_name] = Knobs(config, r, scaling_of(lora_alpha, r, config.use_rslora), tuple(values))
+        if config.gate_groups > self.out_features:
+            raise UserError(
+                f"layer {self.layer_name}: gate_groups={config.gate_groups} is above its {self.out_features} channels"
+            )
+        values = first_values(config, self.layer_name, self.in_features, self.out_features)
+        scaling = scaling_of(lora_alpha, r, config.use_rslora)
+        self.knobs[adapter_name] = Knobs(config, r, scaling, tuple(values))
         for name, tensor in values.items():
             getattr(self, name)[adapter_name] = nn.Parameter(tensor, requires_grad=name not in FROZEN)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def _freeze_non_trainable_peft_weights(self, adapter_names: str | Sequence[str] | None = None) -> None:
+        """PEFT calls this after it has set which adapters are trained: A stays as it is where `train_down` is off."""
+        for adapter, knobs in self.knobs.items():
+            if not knobs.config.train_down:
+                self.weave_A[adapter].requires_grad_(False)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # transformers' Mamba renames the first "embedding." of what it loads, meaning its own; take it back.
@@ -114,6 +125,8 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             z = x if autocast else self._cast_input_dtype(x, self.weave_A[adapter].dtype)
             if REFERENCE:
                 y = y + self._by_the_formula(adapter, z.view(shape)).view(y.shape).to(y.dtype)
+            elif self.knobs[adapter].config.gate == "own":
+                y = self._add_own(adapter, y, z, shape[:-1], in_place)
             else:
                 y = _add_product(y, *self._product(adapter, z, shape[:-1]), in_place)
         return y.view(*shape[:-1], -1) if in_place else y
@@ -131,28 +144,71 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         tensors = {name: getattr(self, name)[adapter] for name in knobs.tensors}
         return formula_of(knobs.config, tensors, knobs.scaling)
 
-    def _product(self, adapter: str, x: Tensor, leading: torch.Size) -> tuple[Tensor, Tensor, float]:
-        """The adapter's update as one product: mixed (*leading, M), up (M, d_out) and the scaling.
+    def _product(self, adapter: str, x: Tensor, leading: torch.Size) -> tuple[Tensor, Tensor, float, int]:
+        """The adapter's update as one product: mixed (*leading, M), up (M, d_out), the scaling, and 1; or mixed
+        (*leading, G, M) and G where the router weighs G groups of output channels apart.
 
         Args:
             x: (T, d_in) or (*leading, d_in).
             leading: (batch, tokens), as task ids need it.
         """
         formula, pick = self.formula(adapter), self._pick(adapter, leading)
-        heads, share = formula.num_heads, formula.gate.share
+        heads, gate = formula.num_heads, formula.gate
         u, logits, anchored = _down(formula, x, leading, self._dropout_on_x(adapter))
-        weights = formula.gate.weights(logits, pick)
+        weights = None
+        if logits is not None:
+            weights = gate.of_tokens(logits)
+        elif (table := gate.by_task(formula.B)) is not None:
+            weights = pick(table)
+        self._show(adapter, u, weights)
+        if formula.transform is not None:
+            u = lowrank.transformed(u, pick(formula.transform), formula.has_diagonal)
+        masks = self._masks(adapter, u, heads, 1 / gate.share)
+        if gate.groups > 1:
+            u, masks = u.unsqueeze(-3), None if masks is None else masks.unsqueeze(-2)
+        mixed = lowrank.mix(u, heads, weights=weights, masks=masks)
+        up = lowrank.stack_up(formula.B, channel=formula.channel, merged=mixed.shape[-1] != heads * formula.rank)
+        if gate.share != 1 and masks is None:
+            up = up / gate.share  # not `mixed`, which may be in bfloat16: at the start the anchor must cancel the heads
+        if anchored is not None and formula.anchor is not None:
+            anchored = anchored.unsqueeze(-2).expand(*mixed.shape[:-1], -1) if gate.groups > 1 else anchored
+            mixed, up = torch.cat([mixed, anchored], dim=-1), torch.cat([up, -formula.anchor[1].T])
+        return mixed, up, formula.scaling, gate.groups
+
+    def _add_own(self, adapter: str, y: Tensor, x: Tensor, leading: torch.Size, in_place: bool) -> Tensor:
+        """y with the update added where every task has a head of its own: only the heads that are there are computed.
+
+        Args:
+            y: (T, d_out) or (*leading, d_out). x: likewise, d_in.
+            leading: (batch, tokens), as task ids need it.
+        """
+        formula, pick = self.formula(adapter), self._pick(adapter, leading)
+        x = x.reshape(-1, x.shape[-1])
+        numbers = torch.arange(formula.num_heads, device=x.device)
+        rows = by_head.Rows(pick(numbers).flatten(), len(x))
+        drop, shared = self._dropout_on_x(adapter), len(formula.A) == 1
+        if shared:
+            u, _, _ = _down(formula, x, x.shape[:-1], drop)
+            u = u.flatten(-2)
+        else:
+            u = by_head.down(dropping.dropout(x, drop) if drop else x, formula.A, rows)
+        u = u.view(*leading, 1, -1)
+        self._show(adapter, u, None)
+        if formula.transform is not None:
+            u = lowrank.transformed(u, pick(formula.transform), formula.has_diagonal)
+        if (masks := self._masks(adapter, u, 1)) is not None:
+            u = u * masks[0].unsqueeze(-2)
+        u, B = u.view(len(x), -1), formula.B
+        if torch.is_autocast_enabled(y.device.type):
+            u, B = u.to(y.dtype), B.to(y.dtype)
+        if not u.dtype == B.dtype == y.dtype:
+            update = by_head.add_up(u.new_zeros(len(u), B.shape[1]), u, B, rows, formula.scaling, in_place=True)
+            return y + update.view(y.shape).to(y.dtype)
+        return by_head.add_up(y.view(len(u), -1), u, B, rows, formula.scaling, in_place).view(y.shape)
+
+    def _show(self, adapter: str, u: Tensor, weights: Tensor | None) -> None:
         if (probe := self.task_context.probe) is not None:
             probe.see(f"{self.layer_name}.{adapter}", u, weights)
-        masks = self._masks(adapter, u, heads, 1 / share)
-        transform = None if formula.transform is None else pick(formula.transform)
-        mixed = lowrank.mix(u, heads, weights=weights, transform=transform, masks=masks)
-        up = lowrank.stack_up(formula.B, channel=formula.channel, merged=mixed.shape[-1] != heads * formula.rank)
-        if share != 1 and masks is None:
-            up = up / share  # not `mixed`, which may be in bfloat16: at the start the anchor must cancel the heads
-        if anchored is not None and formula.anchor is not None:
-            mixed, up = torch.cat([mixed, anchored], dim=-1), torch.cat([up, -formula.anchor[1].T])
-        return mixed, up, formula.scaling
 
     def _by_the_formula(self, adapter: str, x: Tensor) -> Tensor:
         """The update (…, d_out), term by term: what `_product` must equal; taken with LORAWEAVE_REFERENCE=1."""
@@ -262,8 +318,9 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
 
 def _down(formula: Formula, x: Tensor, leading: torch.Size, drop: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Everything that reads x, in as few products as can be: A D(x) (*leading, a, r); the router's logits
-    (*leading, N) and A₀ x (*leading, r) where the method has them."""
-    router, anchor_A = formula.gate.router, formula.anchor and formula.anchor[0]
+    (*leading, G·N) and A₀ x (*leading, r) where the method has them."""
+    gate, anchor_A = formula.gate, formula.anchor and formula.anchor[0]
+    router = None if gate.reads_rank else gate.router
     plain = [rows for rows in (router, anchor_A) if rows is not None]  # read x without dropout
     all_A, rest = formula.A.flatten(0, 1), []
     if drop:
@@ -276,6 +333,8 @@ def _down(formula: Formula, x: Tensor, leading: torch.Size, drop: float) -> tupl
     else:
         u = linear(x, all_A).view(*leading, -1)
     logits = rest.pop(0) if router is not None else None
+    if gate.reads_rank and gate.router is not None:
+        logits = linear(u, gate.router)
     return u.unflatten(-1, formula.A.shape[:2]), logits, rest.pop() if rest else None
 
 
@@ -293,11 +352,15 @@ def linear_size(layer: nn.Module, name: str) -> tuple[int, int]:
     return size
 
 
-def _add_product(y: Tensor, u: Tensor, up: Tensor, scaling: float, in_place: bool) -> Tensor:
-    """y (…, d_out) + s · u (…, R) @ up (R, d_out), in y's dtype; `in_place` for a y of two dimensions."""
-    u = u.reshape(-1, u.shape[-1])
+def _add_product(y: Tensor, u: Tensor, up: Tensor, scaling: float, groups: int, in_place: bool) -> Tensor:
+    """y (…, d_out) + s · u (…, R) @ up (R, d_out), in y's dtype; `in_place` for a y of two dimensions. With several
+    groups of output channels u is (…, G, R), one for each."""
+    u = u.reshape(-1, u.shape[-1]) if groups == 1 else u.reshape(-1, *u.shape[-2:])
     if torch.is_autocast_enabled(y.device.type):
         u, up = u.to(y.dtype), up.to(y.dtype)
+    if groups > 1:
+        blocks = zip(u.unbind(1), up.tensor_split(groups, dim=1), strict=True)
+        return y + (torch.cat([each @ block for each, block in blocks], dim=1) * scaling).view(y.shape).to(y.dtype)
     if not u.dtype == up.dtype == y.dtype:
         return y + ((u * scaling) @ up).view(y.shape).to(y.dtype)
     if in_place:

@@ -11,7 +11,6 @@ from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from peft.utils import TaskType
 from torch import nn
 
-from loraweave.adapters.tensors import rank_and_alpha
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.tuner.context import attach, detach
@@ -49,7 +48,6 @@ class WeaveModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        rank, alpha = rank_and_alpha(peft_config, current_key)
         layer = target
         if not isinstance(target, WeaveLinear):
             _check_is_called(parent, target_name, current_key)
@@ -58,7 +56,7 @@ class WeaveModel(BaseTuner):
             layer.train(target.training)  # an adapter added to a model in eval mode has no dropout there
             # Before it has tensors: PEFT moves them to the base's device, where an offloaded base would lose them.
             self._replace_module(parent, target_name, layer, target)
-        layer.update_layer(adapter_name, peft_config, rank, alpha, peft_config.inference_mode)
+        layer.update_layer(adapter_name, peft_config, peft_config.inference_mode)
         if layer is not target and adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
 

@@ -1,0 +1,107 @@
+"""Which values the knobs of a `WeaveConfig` take, and which of them go together."""
+
+from typing import Any, Literal, get_args
+
+from loraweave.errors import UserError, nearest
+
+Down = Literal["shared", "per_head"]
+Gate = Literal["uniform", "channel", "token", "task", "task_embedding", "own"]
+Start = Literal["zero_up", "zero_gate", "random_anchored"]
+RouterInput = Literal["x", "rank"]
+Bias = Literal["none", "all", "weave_only"]
+
+SOFTMAX_GATES = ("token", "task", "task_embedding")
+
+
+def check_values(config: Any) -> None:
+    """Raise UserError for a field of a `WeaveConfig` whose value is none of those that it takes."""
+    kinds = {"down": Down, "gate": Gate, "start": Start, "bias": Bias, "router_input": RouterInput}
+    for name, choices in kinds.items():
+        value, known = getattr(config, name), get_args(choices)
+        if value not in known:
+            raise UserError(f"{name}={value!r} is not one of {', '.join(known)}{nearest(value, known)}")
+    if config.task_transform not in (True, False, "diagonal"):
+        raise UserError(f"task_transform={config.task_transform!r} is not one of False, True, full, diagonal")
+    for name in (
+        "r",
+        "num_heads",
+        "task_embedding_dim",
+        "gate_groups",
+        *(["top_k"] if config.top_k is not None else []),
+    ):
+        _check_count(name, getattr(config, name))
+    for name in ("rank_pattern", "num_heads_pattern"):
+        for pattern, count in getattr(config, name).items():
+            _check_count(f"{name}[{pattern!r}]", count)
+    if not 0.0 <= config.lora_dropout < 1.0:
+        raise UserError(f"lora_dropout must be in [0, 1), got {config.lora_dropout!r}")
+    if config.temperature <= 0:
+        raise UserError(f"temperature must be above 0, got {config.temperature!r}")
+    if config.layers_pattern and config.layers_to_transform is None:
+        raise UserError("layers_pattern is used only together with layers_to_transform")
+    by_expression = isinstance(config.target_modules, str) and config.target_modules != "all-linear"
+    if by_expression and config.layers_to_transform is not None:
+        raise UserError("layers_to_transform needs target_modules as a list: a regular expression names layers itself")
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_combination(config: Any) -> None:
+    """Raise UserError for knobs of a `WeaveConfig` that mean nothing together, with what is possible."""
+    if config.start == "zero_gate" and config.gate != "channel":
+        raise UserError(f"start='zero_gate' needs gate='channel': a {config.gate} gate cannot be zero")
+    if config.start == "random_anchored":
+        _check_anchored(config)
+    if config.top_k is not None:
+        _check_top_k(config)
+    if config.gate != "token":
+        for name, plain in (("gate_groups", 1), ("router_input", "x")):
+            if getattr(config, name) != plain:
+                raise UserError(
+                    f"{name}={getattr(config, name)!r} needs gate='token': a {config.gate} gate has no router"
+                )
+    if config.needs_tasks:
+        _check_tasks(config)
+
+
+def _check_anchored(config: Any) -> None:
+    if config.down != "shared":
+        raise UserError(
+            "start='random_anchored' needs down='shared': the mean of B_h A_h has no low-rank anchor; "
+            "with down='per_head' use 'zero_up' or, with gate='channel', 'zero_gate'"
+        )
+    for name, given in (("gate='own'", config.gate == "own"), ("top_k", config.top_k is not None)):
+        if given:
+            raise UserError(
+                f"start='random_anchored' does not go with {name}: its anchor takes away the mean over all heads, so "
+                "all must weigh alike at the start; use 'zero_up'"
+            )
+
+
+def _check_top_k(config: Any) -> None:
+    if config.gate not in SOFTMAX_GATES:
+        raise UserError(
+            f"top_k needs one of the gates {', '.join(SOFTMAX_GATES)}: a {config.gate} gate chooses nothing"
+        )
+    fewest = min([config.num_heads, *config.num_heads_pattern.values()])
+    if config.top_k > fewest:
+        where = "num_heads" if fewest == config.num_heads else "num_heads_pattern"
+        raise UserError(f"top_k={config.top_k} is more than there are heads: {where} has {fewest}")
+
+
+def _check_tasks(config: Any) -> None:
+    what = f"gate={config.gate!r}"
+    if config.gate not in ("task", "task_embedding", "own"):
+        what = f"task_transform={config.task_transform!r}"
+    if not config.task_names:
+        raise UserError(f"{what} needs task_names: the tasks, in the order of their ids")
+    if len(set(config.task_names)) != len(config.task_names):
+        raise UserError(f"task_names must differ from each other, got {config.task_names}")
+    if config.gate == "own":
+        tasks = len(config.task_names)
+        if config.num_heads != tasks or config.num_heads_pattern:
+            said = "num_heads_pattern" if config.num_heads_pattern else f"num_heads={config.num_heads}"
+            raise UserError(f"gate='own' has one head for each of its {tasks} tasks: leave out {said}")

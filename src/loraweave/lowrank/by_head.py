@@ -1,0 +1,80 @@
+"""Products in which every row has a matrix of its own among N: what one head per task needs.
+
+The cost follows the rows and the heads that are there, never N: one product where all rows share a head, one batched
+product where every sequence has one, and otherwise a product for each head that any row has.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which head each of T rows has.
+
+    Attributes:
+        heads: (1,) for all rows; (S,), one for each of S stretches of T / S rows; or (T,).
+        count: T.
+    """
+
+    heads: Tensor
+    count: int
+
+    @property
+    def stretches(self) -> int:
+        """S where rows come in stretches of one head each; 0 where every row has its own."""
+        return len(self.heads) if len(self.heads) < self.count or self.count == 1 else 0
+
+    def sorted(self) -> tuple[Tensor, list[tuple[int, int]]]:
+        """(T,) the places of the rows sorted by head; and (head, number of its rows) for each that any row has."""
+        heads, counts = self.heads.unique(return_counts=True)
+        return self.heads.argsort(stable=True), list(zip(heads.tolist(), counts.tolist(), strict=True))
+
+
+def down(x: Tensor, A: Tensor, rows: Rows) -> Tensor:
+    """Each row of x through its own head's A.
+
+    Args:
+        x: (T, d_in).
+        A: (N, r, d_in).
+
+    Returns:
+        (T, r).
+    """
+    if rows.stretches == 1:
+        return linear(x, A.index_select(0, rows.heads)[0])
+    if rows.stretches:
+        return torch.bmm(x.unflatten(0, (rows.stretches, -1)), A.index_select(0, rows.heads).mT).flatten(0, 1)
+    order, present = rows.sorted()
+    parts = x.index_select(0, order).split([count for _, count in present])
+    products = [linear(part, A[head]) for part, (head, _) in zip(parts, present, strict=True)]
+    return torch.cat(products).index_select(0, order.argsort())
+
+
+def add_up(y: Tensor, u: Tensor, B: Tensor, rows: Rows, scaling: float, in_place: bool = False) -> Tensor:
+    """y + s · B_h u, each row with its own head's B.
+
+    Args:
+        y: (T, d_out); may be written into if `in_place`.
+        u: (T, r).
+        B: (N, d_out, r), in y's dtype, and u too.
+
+    Returns:
+        (T, d_out).
+    """
+    if rows.stretches == 1:
+        up = B.index_select(0, rows.heads)[0].mT
+        return y.addmm_(u, up, alpha=scaling) if in_place else torch.addmm(y, u, up, alpha=scaling)
+    if rows.stretches:
+        shape = (rows.stretches, -1)
+        up = B.index_select(0, rows.heads).mT
+        return torch.baddbmm(y.unflatten(0, shape), u.unflatten(0, shape), up, alpha=scaling).flatten(0, 1)
+    order, present = rows.sorted()
+    places = order.split([count for _, count in present])
+    y = y if in_place else y.clone()
+    for part, (head, _) in zip(places, present, strict=True):
+        y.index_add_(0, part, linear(u.index_select(0, part), B[head]), alpha=scaling)
+    return y
