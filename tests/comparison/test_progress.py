@@ -1,6 +1,7 @@
 """The display of a comparison: the run under way is in sight, however many there are."""
 
 import io
+import queue
 
 import pytest
 from rich.console import Console
@@ -52,3 +53,14 @@ def test_a_log_file_has_a_line_for_every_end(count):
     ]
     assert [line for line in lines if line.startswith(("run 1:", "run 1 "))][-1] == "run 1 failed: the disk is full"
     assert "\x1b" not in printed
+
+
+def test_a_long_evaluation_says_in_a_log_file_how_far_it_is():
+    lines: queue.Queue[str] = queue.Queue()
+    display = ComparisonProgress(["base"], Console(file=io.StringIO()))
+    display.heart.every, display.heart.say = 0.01, lines.put
+    with display:
+        run = display.run("base")
+        run.evaluated("sort", 3, 2000)
+        assert lines.get(timeout=10).startswith("base: evaluating sort, 3 of 2,000 requests (0.")
+        run.finish("mean 1.5")

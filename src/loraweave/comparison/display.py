@@ -8,6 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID,
 from rich.table import Column
 from rich.text import Text
 
+from loraweave.heartbeat import Heartbeat
+
 MOST_IN_SIGHT = 16
 NEXT_IN_SIGHT = 3
 
@@ -26,7 +28,8 @@ class ComparisonProgress:
 
     On a terminal it is live, and up to `MOST_IN_SIGHT` runs are all in sight. Of more than that, those that are over
     leave a line each, and the bars are of the one under way, of the next few, and of all of them together. Where there
-    is no terminal (a log file), each run prints a line at its start and end and ten in between.
+    is no terminal (a log file), each run prints a line at its start and end and ten in between,
+    and one says where things are whenever that takes long.
     """
 
     def __init__(self, names: Sequence[str], console: Console) -> None:
@@ -44,6 +47,7 @@ class ComparisonProgress:
         )
         self.waiting: list[str] = []
         self.lines: dict[str, TaskID] = {}
+        self.heart = Heartbeat(self._print)
         self.all: TaskID | None = None
         for name in names:
             self._add(name)
@@ -53,11 +57,14 @@ class ComparisonProgress:
 
     def __enter__(self) -> "ComparisonProgress":
         self.bars.start()
+        if not self.live:
+            self.heart.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.heart.stop()
         self.bars.stop()
 
     def run(self, name: str) -> "OneRun":
@@ -76,7 +83,10 @@ class ComparisonProgress:
 
     def say(self, name: str, what: str) -> None:
         """A line of a run's own."""
-        self.console.print(f"{name}: {what}", markup=False, highlight=False, soft_wrap=True)
+        self._print(f"{name}: {what}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _add(self, name: str) -> None:
         self.waiting.append(name)
@@ -104,12 +114,14 @@ class OneRun:
         """Training of `total` steps begins. The name given when the display was made stays."""
         self.total = total
         self.display.bars.reset(self.line, total=total, note="starting")
+        self.display.heart.tell(f"{self.name}: starting")
 
     def step(self, step: int, loss: float | None, tokens_per_second: float) -> None:
         """`step` steps are done; the loss is per completion token, as last logged."""
         shown = "loss –" if loss is None else f"loss {loss:.3f}"
         note = f"{shown}  {tokens_per_second:,.0f} tokens/s"
         self.display.bars.update(self.line, completed=step, note=note)
+        self.display.heart.tell(f"{self.name}: step {step}/{self.total}, {note.replace('  ', ', ')}")
         if not self.display.live and (step == self.total or step % max(1, self.total // 10) == 0):
             self.display.say(self.name, f"step {step}/{self.total}, {note.replace('  ', ', ')}")
 
@@ -122,10 +134,12 @@ class OneRun:
             self.evaluating = task
             self.display.bars.reset(self.line, total=of, note=f"evaluating {task}")
         self.display.bars.update(self.line, total=of, completed=done)
+        self.display.heart.tell(f"{self.name}: evaluating {task}, {done:,} of {of:,} requests")
 
     def finish(self, note: str) -> None:
         """The run is over; `note` is what remains of it on the screen."""
         total = self.total or 1
+        self.display.heart.tell("")
         self.display.bars.update(self.line, total=total, completed=total, note=note)
         self.display.over(self.name)
         if self.display.all is not None or not self.display.live:
@@ -134,5 +148,6 @@ class OneRun:
     def fail(self, reason: str) -> None:
         """The run ended with an error."""
         self.display.bars.update(self.line, note="[red]failed")
+        self.display.heart.tell("")
         self.display.over(self.name)
         self.display.console.print(f"{self.name} failed: {reason}", style="red", markup=False, highlight=False)

@@ -5,6 +5,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from loraweave.heartbeat import Heartbeat
+
 
 class RunProgress(Protocol):
     """What a run reports while it trains."""
@@ -20,7 +22,7 @@ class RunProgress(Protocol):
 
 
 class ProgressBar:
-    """A Rich progress bar on a terminal; a few plain lines where there is none.
+    """A Rich progress bar on a terminal; where there is none, ten plain lines, and more where steps are slow.
 
     Args:
         console: where to draw.
@@ -29,6 +31,7 @@ class ProgressBar:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self._bar: Progress | None = None
+        self._heart = Heartbeat(self._print)
         self._task = TaskID(0)
         self._total = 0
         self._name = ""
@@ -36,7 +39,8 @@ class ProgressBar:
     def start(self, name: str, total: int) -> None:
         self._name, self._total = name, total
         if not self.console.is_terminal:
-            return
+            self._heart.tell(f"{name}: starting")
+            return self._heart.start()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -53,13 +57,17 @@ class ProgressBar:
         shown = "–" if loss is None else f"{loss:.3f}"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, loss=shown, speed=f"{tokens_per_second:,.0f}")
-        elif step == self._total or step % max(1, self._total // 10) == 0:
-            self.console.print(
-                f"{self._name}: step {step}/{self._total}, loss {shown}, {tokens_per_second:,.0f} tokens/s",
-                highlight=False,
-            )
+            return
+        line = f"{self._name}: step {step}/{self._total}, loss {shown}, {tokens_per_second:,.0f} tokens/s"
+        self._heart.tell(line)
+        if step == self._total or step % max(1, self._total // 10) == 0:
+            self._print(line)
 
     def stop(self) -> None:
+        self._heart.stop()
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
