@@ -126,9 +126,9 @@ def test_results_that_are_not_ours_are_left_alone(command, trained, tmp_path):
         ("summary.json", "{}", ["summary.json: not the summary of a run"]),
         ("base.json", None, ["base.json: cannot be read: No such file"]),
         ("base.json", "[]", ["base.json: cannot be read", "not list"]),
-        ("adapter/adapter_model.safetensors", "x", ["adapter: the adapter cannot be loaded"]),
+        ("adapter/adapter_model.safetensors", "x", ["adapter_model.safetensors: the adapter cannot be read"]),
         ("adapter/adapter_model.safetensors", None, ["adapter: holds no weights"]),
-        ("adapter/adapter_config.json", "{", ["adapter: the adapter cannot be loaded"]),
+        ("adapter/adapter_config.json", "{", ["adapter_config.json: cannot be read"]),
     ],
 )
 def test_a_damaged_run_names_the_file(command, trained, tmp_path, file, content, parts):

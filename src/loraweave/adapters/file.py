@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loraweave.adapters.config import read_config
+from loraweave.adapters.fields import check_expressions
 from loraweave.adapters.tensors import FROZEN, first_values, rank_and_alpha, scaling_of
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
@@ -70,6 +71,7 @@ class AdapterFile:
             self._shapes, self._dtypes = self._index()
         except (SafetensorError, OSError) as error:
             raise UserError(f"{self.path}: the adapter cannot be read: {error}") from error
+        check_expressions(self.config, self._shapes, f"{folder}: adapter_config.json")
         self._sort()
         if not self.sizes and not self.others:
             raise UserError(f"{self.path}: holds no low-rank update of any layer")
@@ -105,13 +107,14 @@ class AdapterFile:
     def _may_be_beside(self, key: str) -> bool:
         """Whether PEFT saves such a tensor beside the updates: of modules trained whole, biases, embeddings."""
         config: Any = self.config
-        whole = list(config.modules_to_save or ())
+        whole = tuple(config.modules_to_save or ())  # PEFT takes every module whose path ends like that
         parts = key.split(".")
         trained_bias = getattr(config, "bias", "none") != "none" and parts[-1] == "bias"
         vocabulary = any(part in ("embed_tokens", "lm_head", "wte", "trainable_tokens_delta") for part in parts)
         lora_bias = bool(getattr(config, "lora_bias", False)) and key.endswith(".lora_B.bias")
         new_head = config.task_type in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
-        return trained_bias or lora_bias or vocabulary or new_head or any(name in parts for name in whole)
+        trained_whole = any(".".join(parts[:end]).endswith(whole) for end in range(1, len(parts)))
+        return trained_bias or lora_bias or vocabulary or new_head or trained_whole
 
     def _add_weave(self, layer: str, keys: dict[str, str]) -> None:
         config = self.config
@@ -163,6 +166,11 @@ class AdapterFile:
         self.others += [key for name, key in keys.items() if key not in pair]
         self.sizes[layer] = Size(d_out=B[0], d_in=A[1])
         self._keys[layer] = {"A": pair[0], "B": pair[1]}
+
+    @property
+    def names(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor by its full name in the file, with its shape."""
+        return dict(self._shapes)
 
     @property
     def tasks(self) -> list[str]:

@@ -38,14 +38,14 @@ def adapted(
         return
     set_seed(seed)
     with unchanged(base):
-        model = _injected(base, config, resolve_method(spec)[0].name)
+        model = inject(base, config, resolve_method(spec)[0].name)
         try:
             yield model
         finally:
             take_off(model)
 
 
-def _injected(base: PreTrainedModel, config: PeftConfig, method: str) -> PeftModel:
+def inject(base: PreTrainedModel, config: PeftConfig, method: str) -> PeftModel:
     """The base with a new adapter. Where a layer refuses it, the layers before that one are given back."""
     modules = dict(base.named_modules())
     try:

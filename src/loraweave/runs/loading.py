@@ -9,10 +9,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loraweave.bases import check_fingerprint, load_base
-from loraweave.errors import UserError
 from loraweave.files import read_json
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import take_off
+from loraweave.runs.attaching import attach
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder
 from loraweave.tasks import Task
@@ -54,7 +54,8 @@ def load_run(folder: str | Path, *, base: Base | None = None, tasks: Sequence[Ta
         tasks: if already loaded.
 
     Raises:
-        UserError: the folder holds no finished run, or the base is not the one that the run was trained on.
+        UserError: the folder holds no finished run, the adapter is broken or does not fit (what is wrong is named), or
+            the base is not the one that the run was trained on.
     """
     run = RunFolder(folder)
     summary = read_summary(folder)
@@ -66,13 +67,5 @@ def load_run(folder: str | Path, *, base: Base | None = None, tasks: Sequence[Ta
             model, tokenizer = base or load_base(config.model)
             check_fingerprint(model, read_json(run.base).get("fingerprint", "none"), str(run.path))
         if summary["adapter"] == run.adapter.name:
-            if not any(run.adapter.glob("adapter_model.*")):  # PEFT would look for it on the hub
-                raise UserError(f"{run.adapter}: holds no weights (no adapter_model.safetensors)")
-            try:
-                model = PeftModel.from_pretrained(model, run.adapter)
-            except Exception as error:  # safetensors raises its own type for a truncated or foreign file
-                known = isinstance(error, (OSError, ValueError, RuntimeError))
-                if not known and type(error).__name__ != "SafetensorError":
-                    raise
-                raise UserError(f"{run.adapter}: the adapter cannot be loaded: {str(error).splitlines()[0]}") from error
+            model = attach(model, run.adapter)
         return Run(run.path, config, summary, model.eval(), tokenizer, list(tasks or load_run_tasks(config)))
