@@ -1,22 +1,28 @@
 """Loraweave: one model, many tasks. Multi-task low-rank adapters as ordinary PEFT methods.
 
-import loraweave                                    # registers the method with PEFT
+import loraweave                                    # registers the method with PEFT, whichever is imported first
 model = peft.get_peft_model(model, loraweave.RLoraConfig())
 """
 
-from loraweave import lowrank
-from loraweave.config import (
-    HydraLoraConfig,
-    MLoraConfig,
-    MoeLoraConfig,
-    MtlLoraConfig,
-    MultiLoraConfig,
-    RLoraConfig,
-    WeaveConfig,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from loraweave.errors import UserError
-from loraweave.integrations.trl import with_tasks
-from loraweave.tuner import WeaveModel, checkpoint_context, task
+from loraweave.registration import register_with_peft
+
+if TYPE_CHECKING:
+    from loraweave import lowrank
+    from loraweave.config import (
+        HydraLoraConfig,
+        MLoraConfig,
+        MoeLoraConfig,
+        MtlLoraConfig,
+        MultiLoraConfig,
+        RLoraConfig,
+        WeaveConfig,
+    )
+    from loraweave.integrations.trl import with_tasks
+    from loraweave.tuner import WeaveModel, checkpoint_context, task
 
 __version__ = "0.1.0"
 
@@ -35,3 +41,28 @@ __all__ = [
     "task",
     "with_tasks",
 ]
+
+# What is loaded when it is first asked for, and from where: PEFT and PyTorch take seconds.
+_HOMES = {
+    **{name: "loraweave.config" for name in __all__ if name.endswith("Config")},
+    "WeaveModel": "loraweave.tuner",
+    "checkpoint_context": "loraweave.tuner",
+    "task": "loraweave.tuner",
+    "with_tasks": "loraweave.integrations.trl",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "lowrank":
+        return importlib.import_module("loraweave.lowrank")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_with_peft()
