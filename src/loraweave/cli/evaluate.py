@@ -47,17 +47,22 @@ def evaluate(
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("task")
-    for head in ("score", "± stderr", "examples"):
+    for head in ("score", "95 % interval", "examples"):
         table.add_column(head, justify="right")
     table.add_column("metric")
     for name, score in scores.items():
-        value, error = words.score(Spread(mean=score["score"], interval=score["stderr"]), score["unit"])
-        table.add_row(name, f"[bold]{value}[/]", error, f"{score['n']:,}", words.metric(score))
+        value = words.score(Spread(mean=score["score"], interval=None), score["unit"])[0]
+        ends = [
+            words.score(Spread(mean=end, interval=None), score["unit"])[0] for end in evaluation.interval(score) or ()
+        ]
+        table.add_row(name, f"[bold]{value}[/]", " to ".join(ends), f"{score['n']:,}", words.metric(score))
     mean = evaluation.macro_average(scores)
     if mean is not None and len(scores) > 1:
         unit = words.mean_unit(scores)
         table.add_row("mean", words.score(Spread(mean=mean, interval=None), unit)[0], "", "", unit, style="dim")
     console.print(table)
+    if mean is not None and (left_out := evaluation.left_out_of_mean(scores)):
+        console.print(f"not in the mean, since not in percent: {', '.join(left_out)}", markup=False, soft_wrap=True)
     console.print(f"results  {results}", soft_wrap=True)
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TypedDict
 
+from scipy.stats import binomtest, norm
+
 PERCENT = "%"
 
 
@@ -43,3 +45,26 @@ def macro_average(scores: Mapping[str, TaskScore]) -> float | None:
     if scores and len({score["metric"] for score in scores.values()}) == 1:
         return sum(score["score"] for score in scores.values()) / len(scores)
     return None
+
+
+def interval(score: TaskScore, confidence: float = 0.95) -> tuple[float, float] | None:
+    """The interval that a score's test examples leave for it, in the score's own unit; None where its metric has none.
+
+    A share of right answers has Wilson's (1927), which is never of no width: ten of ten are not certain. Any other
+    score has the normal interval of its standard error.
+    """
+    right = score["score"] / 100 * score["n"]
+    counted = score["metric"] in ("acc", "acc_norm", "exact_match") and abs(right - round(right)) < 1e-6
+    if score["unit"] == PERCENT and counted and score["n"] > 0:
+        found = binomtest(round(right), score["n"]).proportion_ci(confidence, method="wilson")
+        return 100 * float(found.low), 100 * float(found.high)
+    if score["stderr"] is None:
+        return None
+    half = float(norm.ppf((1 + confidence) / 2)) * score["stderr"]
+    return score["score"] - half, score["score"] + half
+
+
+def left_out_of_mean(scores: Mapping[str, TaskScore]) -> list[str]:
+    """The tasks that `macro_average` does not count: those not in percent, where others are."""
+    percent = any(score["unit"] == PERCENT for score in scores.values())
+    return [name for name, score in scores.items() if percent and score["unit"] != PERCENT]
