@@ -10,8 +10,8 @@ from tiny_rows import NAMES, random_rows
 
 from loraweave.data.packing import Plan, validation_plan
 from loraweave.data.rows import Rows
+from loraweave.runs.loss_config import LossConfig
 from loraweave.runs.settings import build_arguments
-from loraweave.training.auxiliary import LossConfig
 from loraweave.training.trainer import MultiTaskTrainer
 
 

@@ -13,7 +13,7 @@ from loraweave.bases.load import EMBEDDED
 from loraweave.data.packing import Plan
 from loraweave.data.rows import Rows
 from loraweave.runs.adapting import adapted
-from loraweave.runs.methods import build_losses
+from loraweave.runs.methods import choose_method
 from loraweave.runs.settings import build_arguments
 from loraweave.training.trainer import MultiTaskTrainer
 
@@ -34,8 +34,11 @@ def peak_of_training(
         Bytes: weights, and the most that was allocated beyond them at any time, optimizer states included.
     """
     torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    with tempfile.TemporaryDirectory() as folder, adapted(base, method, task_names, 0, keep_base=False) as model:
+    base, chosen = AutoModelForCausalLM.from_config(config, dtype=dtype), choose_method(method)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        adapted(base, chosen, task_names, 0, keep_base=False) as model,
+    ):
         args = build_arguments({**train, "max_steps": 2, "report_to": "none"}, 0, Path(folder))
         length = args.max_length
         count = 2 * args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -43,7 +46,13 @@ def peak_of_training(
         rows = Rows([{"input_ids": row, "labels": row} for row in ids], [i % len(task_names) for i in range(count)])
         plan = Plan(rows, lambda _: range(count), max_length=length, packing=False, seed=0)
         trainer = MultiTaskTrainer(
-            model, args, AutoTokenizer.from_pretrained(EMBEDDED), plan, None, task_names, losses=build_losses(method)
+            model,
+            args,
+            AutoTokenizer.from_pretrained(EMBEDDED),
+            plan,
+            None,
+            task_names,
+            losses=chosen.losses,
         )
         weights = {id(p): p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers())}
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:

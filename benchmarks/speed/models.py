@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from loraweave.bases import load_base
 from loraweave.config import PRESETS
-from loraweave.runs.methods import build_peft_config
+from loraweave.runs.methods import choose_method
 
 from .memory import peak_bytes
 from .timing import in_turn, ratios
@@ -54,7 +54,7 @@ def training_steps(base: PreTrainedModel, batch: int, tokens: int, device: str, 
     tasks = torch.arange(batch, device=device) % 4
     steps = {}
     for name in ("lora", "dora", *PRESETS):
-        config = build_peft_config(method_of(name), ["a", "b", "c", "d"])
+        config = choose_method(method_of(name)).peft_config(["a", "b", "c", "d"])
         model = get_peft_model(copy.deepcopy(base).to(device), config).train()
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
@@ -90,7 +90,7 @@ def inference(rounds: int = 61, device: str = "cpu") -> dict[str, Any]:
     ids = torch.randint(10, base.config.vocab_size, (4, 128), device=device)
     calls: dict[str, Any] = {"base": lambda: base(input_ids=ids)}
     for name in ("mlora", "multilora"):
-        adapter = get_peft_model(copy.deepcopy(base), build_peft_config(method_of(name), ["a"]))
+        adapter = get_peft_model(copy.deepcopy(base), choose_method(method_of(name)).peft_config(["a"]))
         merged = adapter.merge_and_unload().eval()
         calls[name] = lambda merged=merged: merged(input_ids=ids)
     return ratios(in_turn(calls, rounds), "base")

@@ -15,7 +15,7 @@ from loraweave.bases.load import EMBEDDED
 from loraweave.data.prepare import load_data
 from loraweave.runs.config import RunConfig
 from loraweave.runs.settings import has_fast_bfloat16
-from loraweave.training.run import load_run_tasks, train
+from loraweave.training.run import train
 
 from .timing import ratios
 
@@ -69,7 +69,7 @@ def write_rows(config: RunConfig, path: Path) -> int:
     from loraweave.bases import load_base
 
     _, tokenizer = load_base("nano", "float32")
-    data = load_data(load_run_tasks(config), tokenizer, SHARED["max_length"], config.mixture, config.seed)
+    data = load_data(config.load_tasks(), tokenizer, SHARED["max_length"], config.mixture, config.seed)
     tokens = 0
     with path.open("w", encoding="utf-8") as file:
         for example in data.epoch(0):

@@ -4,9 +4,10 @@ import random
 from collections.abc import Mapping, Sequence
 
 from loraweave.comparison.differences import against, reference
-from loraweave.comparison.recommend import Recommendation, recommend
-from loraweave.comparison.records import FORMAT, Curves, Results, RunRecord, Search, Trial, describe_tasks, summarise
+from loraweave.comparison.recommend import recommend
+from loraweave.comparison.records import FORMAT, Curves, Recommendation, Results, RunRecord, Search, Trial
 from loraweave.comparison.search import add_trial
+from loraweave.comparison.summary import describe_tasks, summarise
 from loraweave.evaluation import TaskScore, macro_average
 
 PERCENT_TASKS = ("reverse", "sort", "a_task_with_a_long_name")

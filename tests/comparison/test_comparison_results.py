@@ -3,8 +3,8 @@
 import pytest
 from comparison.recorded import results
 
-from loraweave.comparison.records import best_methods, notes
 from loraweave.comparison.statistics import spread
+from loraweave.comparison.summary import best_methods, notes
 
 
 def test_summary_is_over_the_finished_seeds():

@@ -8,7 +8,7 @@ import yaml
 
 from loraweave.config import PRESETS
 from loraweave.runs.config import RunConfig
-from loraweave.runs.methods import METHODS, build_losses, build_peft_config
+from loraweave.runs.methods import METHODS, choose_method
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
 OF_A_PAPER = [*PRESETS, "alignlora"]
@@ -29,8 +29,7 @@ def test_the_page_says_what_every_page_says_and_its_run_file_is_ready(name: str,
     (tmp_path / "run.yaml").write_text(run_file)
     config = RunConfig.load(tmp_path / "run.yaml")
     assert config.method_name == name
-    assert build_peft_config(config.method, ["a", "b"]) is not None
-    build_losses(config.method)
+    assert choose_method(config.method).peft_config(["a", "b"]) is not None
     assert yaml.safe_load(run_file)["model"] == config.model
 
 

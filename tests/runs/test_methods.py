@@ -13,7 +13,7 @@ from loraweave.bases import empty_base
 from loraweave.errors import UserError
 from loraweave.estimate.counting import count_trainable, match_rank
 from loraweave.runs.adapting import adapted
-from loraweave.runs.methods import METHODS, build_peft_config, default_learning_rate, resolve_method
+from loraweave.runs.methods import METHODS, choose_method
 
 NAMES = ["a", "b"]
 ADAPTERS = [name for name, method in METHODS.items() if method.trains == "adapter"]
@@ -40,7 +40,7 @@ def test_the_count_is_what_is_trained(tiny_model: Callable, base: Any, name: str
     model = tiny_model()
     with torch.device("meta"):
         empty = type(model)(model.config)
-    with adapted(model, name, NAMES, 0, keep_base=True) as trained:
+    with adapted(model, choose_method(name), NAMES, 0, keep_base=True) as trained:
         real = sum(p.numel() for p in trained.parameters() if p.requires_grad) if name != "base" else 0
     assert count_trainable(name, empty, NAMES) == real
     assert all(p.is_meta for p in empty.parameters())
@@ -53,8 +53,8 @@ def test_ranks_match_within_three_percent(larger: Any, name: str) -> None:
     budget = count_trainable({"name": "lora", "r": 16}, larger, NAMES)
     matched = match_rank(name, larger, budget, NAMES)
     assert count_trainable(matched, larger, NAMES) == pytest.approx(budget, rel=0.03)
-    before: Any = build_peft_config(name, NAMES)
-    after: Any = build_peft_config(matched, NAMES)
+    before: Any = choose_method(name).peft_config(NAMES)
+    after: Any = choose_method(matched).peft_config(NAMES)
     power = 0.5 if before.use_rslora else 1
     assert after.lora_alpha / after.r**power == pytest.approx(before.lora_alpha / before.r**power)
 
@@ -88,24 +88,24 @@ def test_a_budget_out_of_reach_and_a_method_without_rank_are_refused(larger: Any
 )
 def test_what_is_wrong_with_a_method_is_one_line(spec: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        resolve_method(spec)
+        choose_method(spec)
 
 
 def test_values_out_of_range_name_the_method() -> None:
     with pytest.raises(UserError, match=r"^method rlora: .*lora_dropout"):
-        build_peft_config({"name": "rlora", "lora_dropout": 1.5}, NAMES)
+        choose_method({"name": "rlora", "lora_dropout": 1.5}).peft_config(NAMES)
     with pytest.raises(UserError, match=r"^method weave: "):
-        build_peft_config({"gate": "tokn"}, NAMES)
+        choose_method({"gate": "tokn"}).peft_config(NAMES)
 
 
 def test_a_weave_method_remembers_its_tasks() -> None:
-    config: Any = build_peft_config("rlora", NAMES)
+    config: Any = choose_method("rlora").peft_config(NAMES)
     assert config.task_names == NAMES
 
 
 def test_learning_rates_fall_with_the_width(base: Any, larger: Any) -> None:
-    assert default_learning_rate("lora", larger) == pytest.approx(METHODS["lora"].learning_rate * 8)
-    assert default_learning_rate("full", base) < default_learning_rate("lora", base)
+    assert choose_method("lora").learning_rate(larger) == pytest.approx(METHODS["lora"].learning_rate * 8)
+    assert choose_method("full").learning_rate(base) < choose_method("lora").learning_rate(base)
 
 
 @pytest.mark.parametrize(

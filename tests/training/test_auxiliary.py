@@ -13,8 +13,9 @@ from loraweave.config import PRESETS, WeaveConfig
 from loraweave.data.rows import Rows
 from loraweave.errors import UserError
 from loraweave.runs.adapting import adapted
-from loraweave.runs.methods import build_losses
-from loraweave.training.auxiliary import Auxiliary, LossConfig
+from loraweave.runs.loss_config import LossConfig
+from loraweave.runs.methods import choose_method
+from loraweave.training.auxiliary import Auxiliary
 from loraweave.tuner.probe import Probe
 
 TARGETS = {"q_proj", "down_proj"}
@@ -290,16 +291,16 @@ def test_what_has_no_meaning_is_refused(tiny_model: Callable) -> None:
         ({"load_balance": float("nan")}, "load_balance"),
     ):
         with pytest.raises(UserError, match=message):
-            build_losses({"name": "rlora", **values})
+            choose_method({"name": "rlora", **values})
 
 
 def test_align_lora_is_lora_with_a_loss_and_leaves_the_base_alone(tiny_model: Callable, make_trainer: Callable) -> None:
-    assert build_losses("alignlora").alignment == 0.2
-    assert build_losses({"name": "alignlora", "alignment": 0.1}).alignment == 0.1
+    assert choose_method("alignlora").losses.alignment == 0.2
+    assert choose_method({"name": "alignlora", "alignment": 0.1}).losses.alignment == 0.1
     base = tiny_model()
-    with adapted(base, "alignlora", NAMES, 0, True) as model:
+    with adapted(base, choose_method("alignlora"), NAMES, 0, True) as model:
         assert isinstance(model.active_peft_config, LoraConfig)
-        trainer = make_trainer(model, Rows(*random_rows()), losses=build_losses("alignlora"), max_steps=2)
+        trainer = make_trainer(model, Rows(*random_rows()), losses=choose_method("alignlora").losses, max_steps=2)
         trainer.train()
         trainer.release()
         assert "loss_alignment" in trainer.state.log_history[0]

@@ -20,7 +20,7 @@ from loraweave.files import last_good_checkpoint
 from loraweave.runs.config import RunConfig
 from loraweave.runs.loading import load_run
 from loraweave.training.progress import ProgressBar
-from loraweave.training.run import RunResult, load_run_tasks, train
+from loraweave.training.run import RunResult, train
 
 
 class Steps:
@@ -107,7 +107,7 @@ def test_a_run_leaves_all_that_is_needed_to_know_and_use_it(project: Path, metho
 
 
 def test_full_fine_tuning_saves_a_model_and_base_saves_none(project: Path) -> None:
-    shared, tasks = load_base(project / "base"), load_run_tasks(RunConfig.load(project / "run.yaml"))
+    shared, tasks = load_base(project / "base"), RunConfig.load(project / "run.yaml").load_tasks()
     before = {name: value.clone() for name, value in shared[0].state_dict().items()}
     full = run(project, "method=full", output=project / "full", base=shared, tasks=tasks)
     untouched = run(project, "method=base", output=project / "none", base=shared, tasks=tasks)

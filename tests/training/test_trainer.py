@@ -14,6 +14,7 @@ from loraweave.config import MtlLoraConfig, RLoraConfig
 from loraweave.data.rows import Rows
 from loraweave.errors import UserError
 from loraweave.runs.adapting import adapted
+from loraweave.runs.methods import choose_method
 
 
 def losses_by_hand(model: Any, rows: Rows) -> dict[str, list[float]]:
@@ -136,7 +137,7 @@ def test_the_base_is_given_back_untouched(tiny_model: Callable, make_trainer: Ca
     before = {name: value.clone() for name, value in base.state_dict().items()}
     mark = fingerprint(base)
     for spec in ("lora", "rlora", "multilora", {"name": "hydralora", "r": 2}):
-        with adapted(base, spec, NAMES, 0, keep_base=True) as model:
+        with adapted(base, choose_method(spec), NAMES, 0, keep_base=True) as model:
             trainer = make_trainer(model, rows, max_steps=1, gradient_checkpointing=True)
             trainer.train()
             trainer.release()
@@ -148,5 +149,5 @@ def test_the_base_is_given_back_untouched(tiny_model: Callable, make_trainer: Ca
         assert not hasattr(base, "peft_config")
         assert not base.is_gradient_checkpointing
         assert not base.training
-    with adapted(base, "full", NAMES, 0, keep_base=True) as model:
+    with adapted(base, choose_method("full"), NAMES, 0, keep_base=True) as model:
         assert model is not base

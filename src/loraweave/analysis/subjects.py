@@ -14,8 +14,7 @@ from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.files import read_json
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import RunFolder
-from loraweave.training.run import read_summary
+from loraweave.runs.folder import RunFolder, read_summary
 
 _NOT_THE_CHANGE = ("pissa", "olora", "corda", "lora_ga")  # starts by which PEFT changes the base
 

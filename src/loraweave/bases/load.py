@@ -13,6 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from loraweave.errors import UserError
 from loraweave.quiet import quiet_libraries
 
+Base = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+"""A base model and its tokenizer."""
+
 EMBEDDED = Path(__file__).parent / "nano"
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
@@ -20,7 +23,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vo
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_base(name: str | Path, dtype: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(name: str | Path, dtype: str = "auto") -> Base:
     """Load a base model and its tokenizer, with a padding token.
 
     Args:

@@ -8,13 +8,13 @@ from loraweave.cli.output import console
 def methods() -> None:
     """List the methods: paper, what they need and what they can be turned into."""
     from loraweave.config import WeaveConfig
-    from loraweave.runs.methods import METHODS, build_peft_config
+    from loraweave.runs.methods import METHODS, choose_method
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for head in ("name", "arXiv", "needs tasks", "folds into a LoRA", "learning rate", "what it is"):
         table.add_column(head, justify="right" if head == "learning rate" else "left", no_wrap=head != "what it is")
     for method in METHODS.values():
-        config = build_peft_config(method.name, ["task"])
+        config = choose_method(method.name).peft_config(["task"])
         needs, folds = "–", "–"
         if config is not None:
             needs = "in training" if "alignment" in method.losses else "no"

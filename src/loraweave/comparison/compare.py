@@ -14,8 +14,7 @@ from loraweave.bases import empty_base, load_base
 from loraweave.comparison.differences import reference
 from loraweave.comparison.display import ComparisonProgress, OneRun
 from loraweave.comparison.jobs import base_is_scored, find_search, finished, runs_left, trials_beyond, trials_left
-from loraweave.comparison.recommend import Recommendation
-from loraweave.comparison.records import BASE, FORMAT, Results, RunRecord
+from loraweave.comparison.records import BASE, FORMAT, Recommendation, Results, RunRecord
 from loraweave.comparison.runner import Planned, Runner, failed_record
 from loraweave.comparison.search import add_trial, check_searchable, parse_rates, rate_name
 from loraweave.comparison.store import ComparisonFolder, check_same_methods
@@ -24,9 +23,8 @@ from loraweave.estimate.counting import count_trainable, match_rank
 from loraweave.evaluation.record import describe
 from loraweave.runs.config import MAX_SEED, RunConfig
 from loraweave.runs.folder import environment, make_folder
-from loraweave.runs.methods import MethodSpec, build_peft_config, resolve_method
+from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.runs.settings import DEFAULTS
-from loraweave.training.run import load_run_tasks
 
 DEFAULT_OUTPUT = Path("runs") / "comparison"
 
@@ -79,7 +77,7 @@ def compare(
     folder = ComparisonFolder(output_folder(config, output))
     settings = _settings(config, specs, seeds, learning_rates, match_params, against)
     earlier = folder.open(settings, resume)
-    described = load_run_tasks(config)
+    described = config.load_tasks()
     if match_params:
         first = earlier["settings"]["methods"] if earlier is not None else specs
         specs = _matched(specs, first, config.model, [task.name for task in described])
@@ -152,14 +150,14 @@ def output_folder(config: RunConfig, output: str | Path | None) -> Path:
 
 def _specs(config: RunConfig, methods: Sequence[MethodSpec]) -> dict[str, MethodSpec]:
     """Every method by its name, all of them known to be possible."""
-    own = resolve_method(config.method)[0].name
+    own = choose_method(config.method).name
     specs: dict[str, MethodSpec] = {}
     for given in methods:
-        name = resolve_method(given)[0].name
+        name = choose_method(given).name
         if name in specs:
             raise UserError(f"the method {name!r} is given twice")
         specs[name] = config.method if given == own else given
-        build_peft_config(specs[name], ["task"])
+        choose_method(specs[name]).peft_config(["task"])
     if not any(name != BASE for name in specs):
         raise UserError("name at least one method to compare with the untouched base")
     return specs
@@ -176,14 +174,14 @@ def _matched(
     specs: Mapping[str, MethodSpec], first: Mapping[str, MethodSpec], model: str, task_names: Sequence[str]
 ) -> dict[str, MethodSpec]:
     """Every adapter with the rank at which it trains as many parameters as the first adapter in `first`."""
-    like = next((spec for spec in first.values() if resolve_method(spec)[0].trains == "adapter"), None)
+    like = next((spec for spec in first.values() if choose_method(spec).method.trains == "adapter"), None)
     if like is None:
         return dict(specs)
     empty = empty_base(model)
     budget = count_trainable(like, empty, task_names)
     return {
         name: match_rank(spec, empty, budget, task_names)
-        if resolve_method(spec)[0].trains == "adapter" and name != resolve_method(like)[0].name
+        if choose_method(spec).method.trains == "adapter" and name != choose_method(like).name
         else spec
         for name, spec in specs.items()
     }

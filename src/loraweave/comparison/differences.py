@@ -3,43 +3,14 @@
 import math
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Literal, TypedDict
 
-from loraweave.comparison.records import BASE, Results, RunRecord
-from loraweave.comparison.statistics import Pool, Spread, holm, p_value, pool, rounding_variance, students_t, variance
+from loraweave.comparison.records import BASE, Against, Difference, Results, RunRecord
+from loraweave.comparison.statistics import Pool, holm, p_value, pool, rounding_variance, students_t, variance
 from loraweave.errors import UserError, nearest
 from loraweave.evaluation.scores import PERCENT, TaskScore
-from loraweave.runs.methods import resolve_method
+from loraweave.runs.methods import choose_method
 
 LEVEL = 0.05
-
-
-class Difference(Spread):
-    """A method's score minus that of another with the same seed, in the score's own unit, averaged over the seeds.
-
-    `verdict` is "win" or "loss" where the interval leaves zero out, as better or worse. `p`: how often chance alone
-    makes a difference as large as this.
-    """
-
-    verdict: Literal["win", "tie", "loss"]
-    p: float | None
-
-
-class Against(TypedDict):
-    """One method against another, on the mean over tasks and on each task, over the seeds that both have.
-
-    `apart` is whether they can be told apart: chance makes such a difference of the mean in fewer than 5 % of all
-    cases, after Holm's correction over all pairs of methods (`p`). All pairs, because one also asks about the best
-    method, which is only known from the scores. The untouched base takes no part: its `p` is None, and the interval
-    decides.
-    """
-
-    method: str
-    seeds: list[int]
-    mean: Difference | None
-    tasks: dict[str, Difference]
-    p: float | None
-    apart: bool
 
 
 Finished = dict[str, dict[int, RunRecord]]
@@ -59,7 +30,7 @@ def reference(results: Results, wanted: str | None = None) -> str:
             known = ", ".join(specs)
             raise UserError(f"--against {wanted!r} is not compared{nearest(wanted, specs)} (compared: {known})")
         return wanted
-    adapters = [name for name, spec in specs.items() if resolve_method(spec)[0].trains == "adapter"]
+    adapters = [name for name, spec in specs.items() if choose_method(spec).method.trains == "adapter"]
     return "lora" if "lora" in specs else next(iter(adapters or specs))
 
 

@@ -11,11 +11,10 @@ from markupsafe import Markup, escape
 from loraweave import amounts
 from loraweave.comparison import words
 from loraweave.comparison.cost_charts import cost_chart, search_chart
-from loraweave.comparison.differences import Difference
 from loraweave.comparison.loss_charts import loss_charts
-from loraweave.comparison.recommend import Recommendation
-from loraweave.comparison.records import BASE, MethodSummary, Results, RunRecord, best_methods, notes
+from loraweave.comparison.records import BASE, Difference, MethodSummary, Recommendation, Results, RunRecord
 from loraweave.comparison.statistics import Spread
+from loraweave.comparison.summary import best_methods, notes
 from loraweave.files import write_text
 from loraweave.pages import render
 

@@ -5,24 +5,15 @@ simplest. docs/comparing.md has it in full.
 """
 
 import math
-from typing import TypedDict
 
 from loraweave import amounts
 from loraweave.comparison import words
 from loraweave.comparison.differences import against, higher_is_better, pool_of_means
-from loraweave.comparison.records import BASE, MethodSummary, Results
+from loraweave.comparison.records import BASE, MethodSummary, Recommendation, Results
 from loraweave.comparison.simplicity import WHOLE_MODEL, simplicity
 from loraweave.comparison.statistics import seeds_needed
 
 MOST_SEEDS = 50
-
-
-class Recommendation(TypedDict):
-    """`method` is None where nothing can be recommended; `text` is a short paragraph, `points` what goes with it."""
-
-    method: str | None
-    text: str
-    points: list[str]
 
 
 def recommend(results: Results) -> Recommendation:

@@ -1,15 +1,10 @@
-"""What a comparison records: runs, searches for learning rates, a summary over seeds. Plain JSON types throughout."""
+"""What the results file of a comparison holds: runs, searches for learning rates, and what follows from them. No logic;
+plain JSON types throughout."""
 
-from collections.abc import Sequence
-from statistics import median
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
-from loraweave.comparison.statistics import Spread, spread
+from loraweave.comparison.statistics import Spread
 from loraweave.evaluation.scores import TaskScore
-
-if TYPE_CHECKING:
-    from loraweave.comparison.differences import Against
-    from loraweave.comparison.recommend import Recommendation
 
 Points = list[tuple[int, float]]
 FORMAT = 2
@@ -105,6 +100,42 @@ class TaskInfo(TypedDict):
     n: int
 
 
+class Difference(Spread):
+    """A method's score minus that of another with the same seed, in the score's own unit, averaged over the seeds.
+
+    `verdict` is "win" or "loss" where the interval leaves zero out, as better or worse. `p`: how often chance alone
+    makes a difference as large as this.
+    """
+
+    verdict: Literal["win", "tie", "loss"]
+    p: float | None
+
+
+class Against(TypedDict):
+    """One method against another, on the mean over tasks and on each task, over the seeds that both have.
+
+    `apart` is whether they can be told apart: chance makes such a difference of the mean in fewer than 5 % of all
+    cases, after Holm's correction over all pairs of methods (`p`). All pairs, because one also asks about the best
+    method, which is only known from the scores. The untouched base takes no part: its `p` is None, and the interval
+    decides.
+    """
+
+    method: str
+    seeds: list[int]
+    mean: Difference | None
+    tasks: dict[str, Difference]
+    p: float | None
+    apart: bool
+
+
+class Recommendation(TypedDict):
+    """`method` is None where nothing can be recommended; `text` is a short paragraph, `points` what goes with it."""
+
+    method: str | None
+    text: str
+    points: list[str]
+
+
 class Results(TypedDict):
     """The whole of results.json. `differences` are to the method named by `reference`."""
 
@@ -119,140 +150,5 @@ class Results(TypedDict):
     runs: list[RunRecord]
     summary: list[MethodSummary]
     reference: str
-    differences: list["Against"]
-    recommendation: "Recommendation"
-
-
-def summarise(runs: Sequence[RunRecord]) -> list[MethodSummary]:
-    """One row per method, in the order in which the methods first appear."""
-    rows = []
-    for method in dict.fromkeys(run["method"] for run in runs):
-        mine = [run for run in runs if run["method"] == method]
-        finished = [run for run in mine if run["status"] == "finished"]
-        tasks = list(dict.fromkeys(task for run in finished for task in run["scores"]))
-        means = [run["mean"] for run in finished if run["mean"] is not None]
-        seconds = [run["seconds"] for run in finished if run["seconds"] is not None]
-        memory = [run["peak_memory"] for run in finished if run["peak_memory"] is not None]
-        rows.append(
-            MethodSummary(
-                method=method,
-                finished=len(finished),
-                failed=len(mine) - len(finished),
-                scores={task: spread([run["scores"][task]["score"] for run in finished]) for task in tasks},
-                mean=spread(means) if means else None,
-                trainable_parameters=max((run["trainable_parameters"] for run in finished), default=0),
-                seconds=median(seconds) if seconds else None,
-                peak_memory=max(memory) if memory else None,
-            )
-        )
-    return rows
-
-
-def describe_tasks(runs: Sequence[RunRecord]) -> dict[str, TaskInfo]:
-    """Metric, unit and number of examples of every task that a finished run was scored on."""
-    tasks = {}
-    for run in runs:
-        for name, score in run["scores"].items():
-            tasks[name] = TaskInfo(
-                metric=score["metric"],
-                unit=score["unit"],
-                higher_is_better=score["higher_is_better"],
-                n=score["n"],
-            )
-    return tasks
-
-
-def best_methods(summary: Sequence[MethodSummary], tasks: dict[str, TaskInfo]) -> dict[str, set[str]]:
-    """The methods with the best score for each task, and under "" for the mean; the base does not take part.
-
-    Scores that read the same are equally good; where all do, none is best.
-    """
-    trained = [row for row in summary if row["method"] != BASE and row["finished"]]
-    best = {}
-    for name, info in tasks.items():
-        scores = {row["method"]: row["scores"][name]["mean"] for row in trained if name in row["scores"]}
-        best[name] = _best(scores, info["higher_is_better"], info["unit"])
-    means = {row["method"]: row["mean"]["mean"] for row in trained if row["mean"] is not None}
-    percent = any(info["unit"] == "%" for info in tasks.values())
-    higher = percent or any(info["higher_is_better"] for info in tasks.values())
-    best[""] = _best(means, higher, "%" if percent else "")
-    return best
-
-
-def _best(values: dict[str, float], higher_is_better: bool, unit: str) -> set[str]:
-    read = {method: round(value, decimals(unit)) for method, value in values.items()}
-    if len(set(read.values())) < 2:
-        return set()
-    wanted = max(read.values()) if higher_is_better else min(read.values())
-    return {method for method, value in read.items() if value == wanted}
-
-
-def decimals(unit: str) -> int:
-    """How many decimals a score in `unit` is read with."""
-    return 1 if unit == "%" else 3
-
-
-def seeds_in_words(counts: Sequence[int]) -> str:
-    """`"3 seeds"`, or `"2 to 3 seeds"` where methods have different numbers of them."""
-    few, many = min(counts), max(counts)
-    return f"{many} seeds" if few == many else f"{few} to {many} seeds"
-
-
-def notes(results: Results) -> list[str]:
-    """The sentences below the table: what its numbers are, and how far they can be trusted."""
-    said = []
-    tasks = results["tasks"]
-    losses = [name for name, info in tasks.items() if info["unit"] == "nats"]
-    if losses and len(losses) < len(tasks):
-        said.append(
-            f"{', '.join(losses)}: held-out loss in nats per token (lower is better), left out of the mean, "
-            "which is over the scores in percent."
-        )
-    elif losses:
-        said.append("Every score is a held-out loss in nats per token: lower is better.")
-    counts = [row["finished"] for row in results["summary"] if row["method"] != BASE and row["finished"]]
-    seeds = max(counts, default=0)
-    if seeds > 1:
-        said.append(f"± is the 95 % interval of the mean over {seeds_in_words(counts)} (Student's t).")
-    elif seeds == 1:
-        errors = [
-            score["stderr"]
-            for run in results["runs"]
-            for score in run["scores"].values()
-            if score["stderr"] is not None and score["unit"] == "%"
-        ]
-        size = f"; the standard error of a single score is up to {max(errors):.1f}" if errors else ""
-        said.append(f"One seed, so no interval: small differences may be chance{size}.")
-    failed = [(run["method"], run["seed"], run["error"]) for run in results["runs"] if run["status"] == "failed"]
-    said += [f"{method} with seed {seed} failed: {error}" for method, seed, error in failed]
-    said += _about_searches(results["searches"])
-    cut = {
-        task: score["truncated"]
-        for run in results["runs"]
-        for task, score in run["scores"].items()
-        if score["truncated"]
-    }
-    said += [
-        f"{task}: {count} requests were longer than the model reads and lost their beginning."
-        for task, count in cut.items()
-    ]
-    return said
-
-
-def _about_searches(searches: Sequence[Search]) -> list[str]:
-    """Learning rates at the end of what was tried, and those that failed."""
-    said = []
-    for edge, beyond in (("highest", "higher"), ("lowest", "lower")):
-        methods = [search["method"] for search in searches if search["edge"] == edge]
-        if methods:
-            said.append(
-                f"{', '.join(methods)}: the learning rate that was chosen is the {edge} that was tried; a {beyond} one "
-                "may do better."
-            )
-    said += [
-        f"{search['method']} failed at a learning rate of {trial['learning_rate']:.4g}: {trial['error']}"
-        for search in searches
-        for trial in search["trials"]
-        if trial["status"] == "failed"
-    ]
-    return said
+    differences: list[Against]
+    recommendation: Recommendation

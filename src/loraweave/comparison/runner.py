@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from loraweave.bases import Base
 from loraweave.comparison.display import OneRun
 from loraweave.comparison.records import BASE, Curves, RunRecord, Trial
 from loraweave.comparison.search import rate_name, validation_losses
@@ -22,11 +23,12 @@ from loraweave.evaluation.record import evaluation_settings, record
 from loraweave.evaluation.scores import TaskScore
 from loraweave.files import read_json_lines
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import RunFolder, differences
+from loraweave.runs.folder import RunFolder, changed_settings, read_summary
 from loraweave.runs.loading import load_run
 from loraweave.runs.methods import MethodSpec
+from loraweave.runs.resolve import own_rate, with_defaults
 from loraweave.tasks import Task
-from loraweave.training.run import Base, load_run_tasks, own_learning_rate, read_summary, resolved, train
+from loraweave.training.run import train
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Runner:
 
     def own_rate(self, spec: MethodSpec) -> float:
         """The learning rate of a method where none is searched for."""
-        return own_learning_rate(self.config.model_copy(update={"method": spec}), self.base[0])
+        return own_rate(self.config.model_copy(update={"method": spec}), self.base[0])
 
     def trial(self, run: Planned, report: OneRun) -> Trial:
         """Train at one rate of a search and read the validation loss. What goes wrong is recorded, not raised."""
@@ -136,7 +138,7 @@ class Runner:
         """The run's summary and its validation losses; it is trained first where it has not been."""
         config = self._config_of(run)
         if folder.summary.is_file():
-            changed = differences(RunConfig.load(folder.config).as_dict(), config.as_dict())
+            changed = changed_settings(RunConfig.load(folder.config).as_dict(), config.as_dict())
             if changed:
                 raise UserError(f"{folder.path} was trained otherwise; remove it to train anew: {'; '.join(changed)}")
         else:
@@ -160,11 +162,11 @@ class Runner:
         searched = {} if run.learning_rate is None else {"learning_rate": run.learning_rate}
         train = {**self.config.train, **searched}
         config = self.config.model_copy(update={"method": run.spec, "seed": run.seed, "train": train})
-        return resolved(config, self.base[0])
+        return with_defaults(config, self.base[0])
 
     def _tasks_of(self, seed: int) -> list[Task]:
         if self._tasks is None or self._tasks[0] != seed:
-            self._tasks = seed, load_run_tasks(self.config.model_copy(update={"seed": seed}))
+            self._tasks = seed, self.config.model_copy(update={"seed": seed}).load_tasks()
         return self._tasks[1]
 
     def _evaluated(

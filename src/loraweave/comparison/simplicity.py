@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from loraweave.config import WeaveConfig
-from loraweave.runs.methods import METHODS, MethodSpec, build_losses, build_peft_config, resolve_method
+from loraweave.runs.methods import METHODS, MethodSpec, choose_method
 
 WHOLE_MODEL = 5
 
@@ -26,13 +26,13 @@ class Simplicity(NamedTuple):
 
 def simplicity(spec: MethodSpec) -> Simplicity:
     """The simplicity of a method as it was compared, its fields included."""
-    method, _ = resolve_method(spec)
+    method = choose_method(spec).method
     level, means = _level(spec)
     return Simplicity(level, list(METHODS).index(method.name), means)
 
 
 def _level(spec: MethodSpec) -> tuple[int, str]:
-    config = build_peft_config(spec, ["task"])
+    config = choose_method(spec).peft_config(["task"])
     if config is None:
         return WHOLE_MODEL, "is a whole model, as large as the base, and not an adapter"
     if isinstance(config, WeaveConfig):
@@ -43,6 +43,6 @@ def _level(spec: MethodSpec) -> tuple[int, str]:
         return 2, "needs no task ids and can be folded into a plain LoRA without loss"
     if getattr(config, "use_dora", False):
         return 0, "is PEFT's own DoRA and needs no task ids; it merges into the weights, but is no plain LoRA"
-    if build_losses(spec).alignment:
+    if choose_method(spec).losses.alignment:
         return 1, "is a plain LoRA, which needs task ids in training only"
     return 0, "is a plain LoRA and needs no task ids"

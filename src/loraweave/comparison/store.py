@@ -8,12 +8,13 @@ from typing import Any
 from loraweave.comparison.differences import against, reference
 from loraweave.comparison.page import write_page
 from loraweave.comparison.recommend import recommend
-from loraweave.comparison.records import FORMAT, Results, describe_tasks, summarise
+from loraweave.comparison.records import FORMAT, Results
 from loraweave.comparison.search import rate_name
+from loraweave.comparison.summary import describe_tasks, summarise
 from loraweave.errors import UserError
 from loraweave.files import read_json, write_json
-from loraweave.runs.folder import RunFolder, differences
-from loraweave.runs.methods import MethodSpec, resolve_method
+from loraweave.runs.folder import RunFolder, changed_settings
+from loraweave.runs.methods import MethodSpec, choose_method
 
 
 def _fixed(settings: dict[str, Any], methods: Collection[str], evaluated: bool) -> dict[str, Any]:
@@ -37,8 +38,8 @@ def check_same_methods(earlier: Results, methods: Mapping[str, MethodSpec]) -> N
     trained |= {search["method"] for search in earlier["searches"] if search["chosen"] is not None}
     before = earlier["settings"]["methods"]
     for name in trained & before.keys() & methods.keys():
-        old, new = resolve_method(before[name])[1], resolve_method(methods[name])[1]
-        changed = differences({"method": dict(old)}, {"method": dict(new)})
+        old, new = choose_method(before[name]).given, choose_method(methods[name]).given
+        changed = changed_settings({"method": dict(old)}, {"method": dict(new)})
         if changed:
             raise UserError(f"{name} was trained otherwise in this comparison: {'; '.join(changed)}")
 
@@ -82,7 +83,7 @@ class ComparisonFolder:
             methods = earlier["settings"]["methods"]
             evaluated = any(run["scores"] for run in earlier["runs"])
             old, new = (_fixed(given, methods, evaluated) for given in (earlier["settings"], settings))
-            changed = differences(old, new)
+            changed = changed_settings(old, new)
             if changed:
                 raise UserError(f"{self.path} holds another comparison, which cannot be resumed: {'; '.join(changed)}")
             return earlier

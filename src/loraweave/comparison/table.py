@@ -12,7 +12,8 @@ from rich.text import Text
 
 from loraweave import amounts
 from loraweave.comparison import words
-from loraweave.comparison.records import BASE, MethodSummary, Results, Spread, best_methods, notes
+from loraweave.comparison.records import BASE, MethodSummary, Results, Spread
+from loraweave.comparison.summary import best_methods, notes
 
 LONGEST_HEAD = 10
 WIDE_GAP, NARROW_GAP = 2, 1

@@ -1,14 +1,18 @@
 """From the tasks of a run to the rows it is trained and validated on, and what the mixture came to."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loraweave.data.encode import Encoded, encode_all
 from loraweave.data.mixture import Mixture, MixtureConfig, Realised
+from loraweave.data.packing import Plan, keeps_examples_apart, validation_plan
 from loraweave.data.rows import Rows
+from loraweave.data.schedule import Schedule
 from loraweave.errors import UserError
 from loraweave.tasks import Task
 
@@ -103,3 +107,56 @@ def _rows(encoded: Sequence[Encoded]) -> Rows:
         [row for task in encoded for row in task.rows],
         [number for number, task in enumerate(encoded) for _ in task.rows],
     )
+
+
+def prepare(
+    tasks: Sequence[Task],
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    mixture: MixtureConfig,
+    schedule: Schedule,
+    *,
+    max_length: int,
+    packing: bool,
+    validate: bool,
+    seed: int,
+    console: Console,
+) -> tuple[RunData, Plan, Plan | None]:
+    """The rows of a whole run in their order, and those to validate on.
+
+    Args:
+        tasks: in the order of their ids.
+        tokenizer, model: of the base; the model may be on the meta device.
+        mixture: how often each task is drawn.
+        schedule: how long the run is.
+        max_length: tokens per row.
+        packing: put several examples into a row, where the model keeps them apart.
+        validate: whether rows to validate on are wanted.
+        seed: of the order.
+        console: where it is said what was left out.
+
+    Raises:
+        UserError: a task without training examples, one whose answers are all too long, or nothing to validate on.
+    """
+    longest = longest_example(max_length, model)
+    data = load_data(tasks, tokenizer, longest, mixture, seed)
+    for name, count in data.dropped.items():
+        if count:
+            console.print(f"{name}: {count} examples left out, their answer is longer than {longest} tokens")
+    if packing and not keeps_examples_apart(model):
+        console.print(f"{model.config.model_type} cannot keep packed examples apart, so rows hold one example each")
+        packing = False
+    plan = Plan(
+        data.training,
+        data.epoch,
+        max_length=max_length,
+        packing=packing,
+        seed=seed,
+        epochs=1 if schedule.max_steps > 0 else math.ceil(schedule.epochs),
+        minimum=schedule.max_steps * schedule.rows_per_step,
+    )
+    if not validate:
+        return data, plan, None
+    if data.validation is None:
+        raise UserError("no task has validation examples; set train.eval_strategy to no")
+    return data, plan, validation_plan(data.validation, max_length, packing)

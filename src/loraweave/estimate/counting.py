@@ -13,7 +13,7 @@ from peft import get_peft_model
 from transformers import PreTrainedModel
 
 from loraweave.errors import UserError
-from loraweave.runs.methods import MethodSpec, build_peft_config, resolve_method
+from loraweave.runs.methods import MethodSpec, choose_method
 
 TOLERANCE = 0.03
 
@@ -49,7 +49,8 @@ def match_rank(
     Raises:
         UserError: the method has no rank, or cannot come near the budget.
     """
-    method, given = resolve_method(spec)
+    chosen = choose_method(spec)
+    method, given = chosen.method, chosen.given
     if "r" not in method.fields():
         raise UserError(f"method {method.name} has no rank, so its parameters cannot be matched")
     given = {key: value for key, value in given.items() if key not in ("rank_pattern", "alpha_pattern")}
@@ -92,7 +93,7 @@ def _one_more_for_some(
 
 def _with_rank(spec: Mapping[str, Any], rank: int) -> dict[str, Any]:
     """The same method at another rank, with `lora_alpha` moved so that the scaling stays."""
-    config: Any = build_peft_config(spec, ("task",))
+    config: Any = choose_method(spec).peft_config(("task",))
     ratio = rank / config.r
     alpha = config.lora_alpha * (math.sqrt(ratio) if config.use_rslora else ratio)
     return {**spec, "r": rank, "lora_alpha": alpha}
@@ -100,11 +101,11 @@ def _with_rank(spec: Mapping[str, Any], rank: int) -> dict[str, Any]:
 
 def _trainable_by_layer(spec: MethodSpec, base: PreTrainedModel, task_names: Sequence[str]) -> dict[str, int]:
     """Trainable parameters per adapted layer, under the layer's path in the base."""
-    method, _ = resolve_method(spec)
+    method = choose_method(spec).method
     if method.trains == "nothing":
         return {}
     model: torch.nn.Module = copy.deepcopy(base)
-    config = build_peft_config(spec, task_names)
+    config = choose_method(spec).peft_config(task_names)
     if config is None:
         model.requires_grad_(True)
         return {name: p.numel() for name, p in model.named_parameters()}

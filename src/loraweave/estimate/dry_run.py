@@ -22,12 +22,11 @@ from loraweave.estimate.memory import Device, Memory, StepPlan, estimate
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import adapted
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import RunFolder
-from loraweave.runs.methods import Method, build_losses, build_peft_config, resolve_method
-from loraweave.runs.settings import build_arguments, uses_fsdp
+from loraweave.runs.methods import ChosenMethod, Method
+from loraweave.runs.resolve import ResolvedRun, resolve
+from loraweave.runs.settings import uses_fsdp
 from loraweave.tasks.outline import Outline, nothing_downloaded, outlines
 from loraweave.training.auxiliary import Auxiliary
-from loraweave.training.run import prepare_data, resolved, rows_used, steps_of
 
 SHAPES = Path(__file__).parents[1] / "bases" / "shapes"
 """Configurations of some public models, as far as sizes go, for where the hub is out of reach."""
@@ -84,40 +83,38 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
         UserError: what a run would end with before its first step, where that shows without weights and data.
     """
     console = console or Console(stderr=True)
-    folder = RunFolder(output or config.output or Path("runs") / config.method_name)
     with quiet_libraries():
         base, shipped = _empty_base(config.model)
         parameters = sum(p.numel() for p in base.parameters())
-        config = resolved(config, base)
-        args = build_arguments(config.train, config.seed, folder.path)
+        run = resolve(config, base, output)
+        config, args = run.config, run.args
         tasks = outlines(config.tasks, config.base_dir, config.data_dir, config.chat_template, config.seed)
         names = [task.name for task in tasks]
         config.mixture.check_tasks(names)
-        method = resolve_method(config.method)[0]
-        layers, trainable = _injected(config, base, names)
-        realised, rows = _data(config, args, base, tasks, console)
+        layers, trainable = _injected(run, base, names)
+        realised, rows = _data(run, base, tasks, console)
         shares: list[float | None] = [row["wanted"] for row in realised]
         memory: dict[str, Memory] = {}
         unknown = ""
-        if method.trains != "nothing":
+        if run.method.method.trains != "nothing":
             try:
                 memory = _memory(config, args, base, parameters, names)
             except Exception as error:  # a model may do anything on its way
                 unknown = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return DryRun(
         config=config,
-        folder=folder.path,
-        taken=not folder.is_new,
+        folder=run.folder.path,
+        taken=not run.folder.is_new,
         shipped=shipped,
         parameters=parameters,
-        method=method,
-        settings=_settings(config, names),
+        method=run.method.method,
+        settings=_settings(run.method, names),
         layers=layers,
         trainable=trainable,
         tasks=tasks,
         shares=shares or _shares(config, tasks),
         realised=realised,
-        steps=args.max_steps if args.max_steps > 0 else None if rows is None else steps_of(args, rows),
+        steps=args.max_steps if args.max_steps > 0 else None if rows is None else run.schedule.steps(rows),
         args=args,
         memory=memory,
         memory_unknown=unknown,
@@ -138,25 +135,25 @@ def _empty_base(name: str) -> tuple[PreTrainedModel, bool]:
         ) from error
 
 
-def _injected(config: RunConfig, base: PreTrainedModel, names: list[str]) -> tuple[dict[str, int], int]:
+def _injected(run: ResolvedRun, base: PreTrainedModel, names: list[str]) -> tuple[dict[str, int], int]:
     """Adapted layers by their last names, and the numbers that are trained, counted on the injected model."""
-    if resolve_method(config.method)[0].trains == "nothing":
+    if run.method.method.trains == "nothing":
         return {}, 0
-    with torch.device("meta"), adapted(base, config.method, names, config.seed, keep_base=False) as model:
-        Auxiliary(model, build_losses(config.method), names, accelerator=None).release()  # refuses what has no meaning
+    with torch.device("meta"), adapted(base, run.method, names, run.config.seed, keep_base=False) as model:
+        Auxiliary(model, run.method.losses, names, accelerator=None).release()  # refuses what has no meaning
         adapters = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
         layers = Counter(name.rpartition(".")[2] for name in adapters)
         return dict(layers), sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _settings(config: RunConfig, names: list[str]) -> dict[str, Any]:
+def _settings(choice: ChosenMethod, names: list[str]) -> dict[str, Any]:
     """The method's fields and what is in them; of PEFT's own methods, whose fields are many, those that were chosen."""
-    method, given = resolve_method(config.method)
-    peft_config = build_peft_config(config.method, names)
+    method, given = choice.method, choice.given
+    peft_config = choice.peft_config(names)
     values: dict[str, Any] = (
         {} if peft_config is None else {f.name: getattr(peft_config, f.name) for f in fields(peft_config)}
     )
-    values |= build_losses(config.method).model_dump()
+    values |= choice.losses.model_dump()
     chosen = [*method.defaults, *method.losses, *given]
     shown = [name for name in method.fields() if name in chosen or isinstance(peft_config, WeaveConfig)]
     without_effect = {
@@ -181,18 +178,19 @@ def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase | None:
 
 
 def _data(
-    config: RunConfig, args: SFTConfig, base: PreTrainedModel, tasks: list[Outline], console: Console
+    run: ResolvedRun, base: PreTrainedModel, tasks: list[Outline], console: Console
 ) -> tuple[list[Realised], int | None]:
     """What each task gets, as a real run works it out, and the rows of an epoch; with the data and tokenizer at hand.
 
     Without the tokenizer the rows of an epoch are known where each holds one example.
     """
     loaded = [outline.task for outline in tasks if outline.task is not None]
-    if len(loaded) < len(tasks) or resolve_method(config.method)[0].trains == "nothing":
+    if len(loaded) < len(tasks) or run.method.method.trains == "nothing":
         return [], None
-    if (tokenizer := _tokenizer(config)) is not None:
-        data, plan, _ = prepare_data(config, args, base, tokenizer, loaded, console)
-        return data.realised(plan.examples(rows_used(args, len(plan)))), len(plan)
+    if (tokenizer := _tokenizer(run.config)) is not None:
+        data, plan, _ = run.prepare_data(loaded, base, tokenizer, console)
+        return data.realised(plan.examples(run.schedule.rows(len(plan)))), len(plan)
+    config = run.config
     if config.mixture.by == "tokens" or config.train["packing"]:
         return [], None
     return [], sum(int(quota) for quota in _unit_mixture(config, tasks).quotas)

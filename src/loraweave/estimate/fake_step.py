@@ -24,7 +24,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from loraweave.lowrank import dropping
 from loraweave.quiet import quiet_libraries
-from loraweave.runs.methods import MethodSpec, build_peft_config, resolve_method
+from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.training.trainer import hidden_states_at
 from loraweave.tuner.context import TaskContext
 
@@ -116,8 +116,8 @@ class FakeModel:
     def __init__(
         self, config: PretrainedConfig, spec: MethodSpec, task_names: Sequence[str], dtype: torch.dtype
     ) -> None:
-        peft_config = build_peft_config(spec, task_names)
-        everything = peft_config is None and resolve_method(spec)[0].trains == "everything"
+        peft_config = choose_method(spec).peft_config(task_names)
+        everything = peft_config is None and choose_method(spec).method.trains == "everything"
         with quiet_libraries(), torch.device("meta"):
             self.base = AutoModelForCausalLM.from_config(config, dtype=torch.float32 if everything else dtype)
             self.model: nn.Module = self.base

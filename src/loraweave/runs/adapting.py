@@ -9,19 +9,19 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, set_seed
 
 from loraweave.errors import UserError
-from loraweave.runs.methods import MethodSpec, build_peft_config, resolve_method
+from loraweave.runs.methods import ChosenMethod
 from loraweave.tuner.context import detach
 
 
 @contextmanager
 def adapted(
-    base: PreTrainedModel, spec: MethodSpec, task_names: Sequence[str], seed: int, keep_base: bool
+    base: PreTrainedModel, method: ChosenMethod, task_names: Sequence[str], seed: int, keep_base: bool
 ) -> Iterator[PreTrainedModel | PeftModel]:
     """The model to train.
 
     Args:
         base: untouched afterwards: the adapter is taken off again, and `requires_grad` is what it was.
-        spec: the method.
+        method: with what the run file sets of it.
         task_names: the tasks in the order of their ids.
         seed: of the adapter's start.
         keep_base: full fine-tuning trains a copy, because the base is still needed afterwards.
@@ -29,16 +29,16 @@ def adapted(
     Raises:
         UserError: the method's configuration is not possible, or does not fit the base's layers.
     """
-    config = build_peft_config(spec, task_names)
+    config = method.peft_config(task_names)
     if config is None:
         model = copy.deepcopy(base) if keep_base else base
-        if resolve_method(spec)[0].trains == "everything":
+        if method.method.trains == "everything":
             model.float().requires_grad_(True)  # AdamW's small steps are lost in bfloat16 weights
         yield model
         return
     set_seed(seed)
     with unchanged(base):
-        model = inject(base, config, resolve_method(spec)[0].name)
+        model = inject(base, config, method.name)
         try:
             yield model
         finally:

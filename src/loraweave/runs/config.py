@@ -10,9 +10,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from loraweave.data.mixture import MixtureConfig
 from loraweave.errors import UserError, nearest
-from loraweave.runs.methods import METHODS, build_losses, resolve_method
+from loraweave.runs.methods import METHODS, choose_method
 from loraweave.runs.settings import check_train_values
 from loraweave.runs.yamlfile import Lines, parse_value, read_yaml
+from loraweave.tasks import Task, load_tasks
 from loraweave.tasks.spec import parse_spec
 
 MAX_SEED = 2**32 - 1  # what NumPy takes
@@ -74,8 +75,7 @@ class RunConfig(BaseModel):
     @field_validator("method")
     @classmethod
     def _known_method(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
-        resolve_method(value)
-        build_losses(value)
+        choose_method(value)
         return value
 
     @field_validator("train")
@@ -122,7 +122,11 @@ class RunConfig(BaseModel):
     @property
     def method_name(self) -> str:
         """The method's name, "weave" for bare knobs."""
-        return resolve_method(self.method)[0].name
+        return choose_method(self.method).name
+
+    def load_tasks(self) -> list[Task]:
+        """The tasks of the run file, in the order of their ids."""
+        return load_tasks(self.tasks, self.base_dir, self.data_dir, self.chat_template, self.seed)
 
     def as_dict(self) -> dict[str, Any]:
         """The run file as plain values, defaults included."""

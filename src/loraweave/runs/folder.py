@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from loraweave.errors import UserError
-from loraweave.files import last_good_checkpoint
+from loraweave.files import last_good_checkpoint, read_json
 from loraweave.runs.config import RunConfig
 
 _PACKAGES = ("loraweave", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "lm_eval")
@@ -71,7 +71,7 @@ class RunFolder:
                 raise UserError(f"{self.path}: this folder already holds a run; resume it or choose another output")
             if self.summary.exists():
                 raise UserError(f"{self.path}: the run in this folder is finished, so there is nothing to resume")
-            changed = differences(RunConfig.load(self.config).as_dict(), config.as_dict())
+            changed = changed_settings(RunConfig.load(self.config).as_dict(), config.as_dict())
             if changed:
                 raise UserError(f"{self.path}: cannot resume, the configuration differs: {'; '.join(changed)}")
             for unfinished in set(self.checkpoints.glob("checkpoint-*")):
@@ -98,6 +98,22 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
+def read_summary(folder: str | Path) -> dict[str, Any]:
+    """The summary of a finished run.
+
+    Raises:
+        UserError: the folder holds no finished run.
+    """
+    run = RunFolder(folder)
+    if not run.summary.is_file():
+        what = "the run in this folder did not finish" if run.config.exists() else "this folder holds no run"
+        raise UserError(f"{run.path}: {what}")
+    summary = read_json(run.summary)
+    if "adapter" not in summary:
+        raise UserError(f"{run.summary}: not the summary of a run by this version")
+    return summary
+
+
 def make_folder(path: Path, what: str = "the folder") -> None:
     """Make a folder if it is not there.
 
@@ -110,7 +126,7 @@ def make_folder(path: Path, what: str = "the folder") -> None:
         raise UserError(f"{path}: {what} cannot be made: {error.strerror}") from error
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], under: str = "") -> list[str]:
+def changed_settings(old: dict[str, Any], new: dict[str, Any], under: str = "") -> list[str]:
     """What differs between two configurations, in words; what does not touch the training is left out."""
     found = []
     for key in sorted(old.keys() | new.keys()):
@@ -118,7 +134,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], under: str = "") -> li
             continue
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            found += differences(before, after, f"{under}{key}.")
+            found += changed_settings(before, after, f"{under}{key}.")
         elif before != after:
             found.append(f"{under}{key} was {json.dumps(before)} and is now {json.dumps(after)}")
     return found

@@ -8,15 +8,14 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from loraweave.bases import check_fingerprint, load_base
+from loraweave.bases import Base, check_fingerprint, load_base
 from loraweave.files import read_json
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import take_off
 from loraweave.runs.attaching import attach
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import RunFolder
+from loraweave.runs.folder import RunFolder, read_summary
 from loraweave.tasks import Task
-from loraweave.training.run import Base, load_run_tasks, read_summary
 
 
 @dataclass
@@ -68,4 +67,4 @@ def load_run(folder: str | Path, *, base: Base | None = None, tasks: Sequence[Ta
             check_fingerprint(model, read_json(run.base).get("fingerprint", "none"), str(run.path))
         if summary["adapter"] == run.adapter.name:
             model = attach(model, run.adapter)
-        return Run(run.path, config, summary, model.eval(), tokenizer, list(tasks or load_run_tasks(config)))
+        return Run(run.path, config, summary, model.eval(), tokenizer, list(tasks or config.load_tasks()))

@@ -24,7 +24,7 @@ from loraweave.config import (
     WeaveConfig,
 )
 from loraweave.errors import UserError, nearest
-from loraweave.training.auxiliary import LossConfig
+from loraweave.runs.loss_config import LossConfig
 
 MethodSpec = str | Mapping[str, Any]
 
@@ -39,7 +39,7 @@ class Method:
     Args:
         name: as written in a run file.
         description: one line for people.
-        learning_rate: default for AdamW on a model of hidden size 2,048; see `default_learning_rate`.
+        learning_rate: default for AdamW on a model of hidden size 2,048; see `ChosenMethod.learning_rate`.
         trains: "nothing", "everything" or "adapter".
         config_class: the PEFT configuration, for adapters.
         defaults: fields in which we differ from the configuration class's own defaults.
@@ -150,16 +150,66 @@ METHODS: dict[str, Method] = {
 }
 
 
-def resolve_method(spec: MethodSpec) -> tuple[Method, dict[str, Any]]:
-    """The method that `spec` names and the fields that it sets.
+@dataclass(frozen=True)
+class ChosenMethod:
+    """A method with what a run file sets of it.
+
+    Attributes:
+        method: which one.
+        given: the fields that were set.
+        losses: added to the language model's.
+    """
+
+    method: Method
+    given: dict[str, Any]
+    losses: LossConfig
+
+    @property
+    def name(self) -> str:
+        """The method's."""
+        return self.method.name
+
+    def peft_config(self, task_names: Sequence[str]) -> PeftConfig | None:
+        """The PEFT configuration; None where the method has no adapter (`base`, `full`).
+
+        Args:
+            task_names: the run's tasks in the order of their ids; a Weave method saves them with the adapter.
+
+        Raises:
+            UserError: values out of range, or knobs that do not go together.
+        """
+        config_class = self.method.config_class
+        if config_class is None:
+            return None
+        fields_of_class = {key: value for key, value in self.given.items() if key not in LossConfig.model_fields}
+        values = {**self.method.defaults, **fields_of_class, "task_type": "CAUSAL_LM"}
+        if issubclass(config_class, WeaveConfig):
+            values["task_names"] = list(task_names)
+        try:
+            return config_class(**values)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"method {self.name}: {' '.join(str(error).split())}") from error
+
+    def learning_rate(self, model: PreTrainedModel) -> float:
+        """The default learning rate for a model: in inverse proportion to its width, below a hidden size of 2,048.
+
+        The papers tuned theirs on models of 0.9k to 4k channels; AdamW's best step on a matrix shrinks with its width.
+        """
+        width = getattr(model.config.get_text_config(), "hidden_size", _REFERENCE_WIDTH)
+        return self.method.learning_rate * max(1.0, _REFERENCE_WIDTH / width)
+
+
+def choose_method(spec: MethodSpec) -> ChosenMethod:
+    """The method that `spec` names, with the fields that it sets.
 
     Raises:
-        UserError: an unknown method or field (with the nearest known one), or a rank below 1.
+        UserError: an unknown method or field (with the nearest known one), a rank below 1, or a loss's weight of
+            another kind or out of range.
     """
     given = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = given.pop("name", "weave")
-    if name not in METHODS:
-        raise UserError(f"unknown method {name!r}{nearest(name, METHODS)} (known: {', '.join(METHODS)})")
+    if not isinstance(name, str) or name not in METHODS:
+        raise UserError(f"unknown method {name!r}{nearest(str(name), METHODS)} (known: {', '.join(METHODS)})")
     method = METHODS[name]
     known = method.fields()
     for key in given:
@@ -169,39 +219,10 @@ def resolve_method(spec: MethodSpec) -> tuple[Method, dict[str, Any]]:
     rank = given.get("r", 1)
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise UserError(f"method {name}: r (the rank) must be a whole number of at least 1, got {rank!r}")
-    return method, given
+    return ChosenMethod(method, given, _losses(method, given))
 
 
-def build_peft_config(spec: MethodSpec, task_names: Sequence[str]) -> PeftConfig | None:
-    """The PEFT configuration of a method; None where it has no adapter (`base`, `full`).
-
-    Args:
-        spec: the method.
-        task_names: the run's tasks in the order of their ids; a Weave method saves them with the adapter.
-
-    Raises:
-        UserError: unknown fields, values out of range, or knobs that do not go together.
-    """
-    method, given = resolve_method(spec)
-    if method.config_class is None:
-        return None
-    fields_of_class = {key: value for key, value in given.items() if key not in LossConfig.model_fields}
-    values = {**method.defaults, **fields_of_class, "task_type": "CAUSAL_LM"}
-    if issubclass(method.config_class, WeaveConfig):
-        values["task_names"] = list(task_names)
-    try:
-        return method.config_class(**values)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"method {method.name}: {' '.join(str(error).split())}") from error
-
-
-def build_losses(spec: MethodSpec) -> LossConfig:
-    """The losses that a method adds to the language model's.
-
-    Raises:
-        UserError: a value of another kind or out of range.
-    """
-    method, given = resolve_method(spec)
+def _losses(method: Method, given: Mapping[str, Any]) -> LossConfig:
     losses = {**method.losses, **{key: value for key, value in given.items() if key in LossConfig.model_fields}}
     try:
         return LossConfig.model_validate(losses)
@@ -210,13 +231,3 @@ def build_losses(spec: MethodSpec) -> LossConfig:
         raise UserError(
             f"method {method.name}: {problem['loc'][0]}: {problem['msg']}, got {problem['input']!r}"
         ) from None
-
-
-def default_learning_rate(spec: MethodSpec, model: PreTrainedModel) -> float:
-    """The method's learning rate for this model: in inverse proportion to its width, below a hidden size of 2,048.
-
-    The papers tuned theirs on models of 0.9k to 4k channels; AdamW's best step on a matrix shrinks with its width.
-    """
-    method, _ = resolve_method(spec)
-    width = getattr(model.config.get_text_config(), "hidden_size", _REFERENCE_WIDTH)
-    return method.learning_rate * max(1.0, _REFERENCE_WIDTH / width)

@@ -7,38 +7,22 @@ micro-batches of a step and are added up over processes, both without gradient; 
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.lowrank import divergences
+from loraweave.runs.loss_config import LossConfig
 from loraweave.tuner.context import TaskContext, attach, detach
 from loraweave.tuner.probe import Probe
 
 SAMPLES = 64  # of A x, per task and step, where a distance needs tokens and not only moments
-
-
-class LossConfig(BaseModel):
-    """Losses added to the language model's.
-
-    Args:
-        alignment: λ of Align-LoRA's loss, which pulls the tasks' distributions of A x together; 0.2 in the paper.
-        alignment_distance: "kl", symmetric KL between diagonal Gaussians, or "mmd", with 19 Gaussian kernels.
-        load_balance: weight of the importance loss of token routers, which pulls the heads' total weights together.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    alignment: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    alignment_distance: Literal["kl", "mmd"] = "kl"
-    load_balance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
 class Auxiliary:

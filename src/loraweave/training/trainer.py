@@ -17,7 +17,8 @@ from loraweave.config import WeaveConfig
 from loraweave.data.collate import Collator
 from loraweave.data.packing import EpochSampler, Plan
 from loraweave.files import saved_or_removed
-from loraweave.training.auxiliary import Auxiliary, LossConfig
+from loraweave.runs.loss_config import LossConfig
+from loraweave.training.auxiliary import Auxiliary
 from loraweave.training.losses import TaskLosses
 from loraweave.tuner.wrappers import without_checkpoint_wrappers
 

@@ -1,0 +1,95 @@
+"""A run file resolved once: everything that it says, chosen and checked, as one value that is handed on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTConfig
+
+from loraweave.data.packing import Plan
+from loraweave.data.prepare import RunData, prepare
+from loraweave.data.schedule import Schedule
+from loraweave.runs.config import RunConfig
+from loraweave.runs.folder import RunFolder
+from loraweave.runs.methods import ChosenMethod, choose_method
+from loraweave.runs.settings import DEFAULTS, build_arguments
+from loraweave.tasks import Task
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A run that can begin.
+
+    Attributes:
+        config: the run file with every default of training written out.
+        method: what it trains.
+        args: for the trainer.
+        folder: that it is written to.
+    """
+
+    config: RunConfig
+    method: ChosenMethod
+    args: SFTConfig
+    folder: RunFolder
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return bool(self.args.process_index == 0)
+
+    @property
+    def schedule(self) -> Schedule:
+        """How long it is."""
+        args = self.args
+        rows = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+        return Schedule(rows, args.num_train_epochs, max(0, args.max_steps))
+
+    def prepare_data(
+        self, tasks: Sequence[Task], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, console: Console
+    ) -> tuple[RunData, Plan, Plan | None]:
+        """The rows to train on and those to validate on; arguments and errors as of `data.prepare.prepare`."""
+        return prepare(
+            tasks,
+            tokenizer,
+            model,
+            self.config.mixture,
+            self.schedule,
+            max_length=self.config.train["max_length"],
+            packing=bool(self.config.train["packing"]),
+            validate=self.args.eval_strategy != "no",
+            seed=self.config.seed,
+            console=console,
+        )
+
+
+def resolve(config: RunConfig, model: PreTrainedModel, output: str | Path | None = None) -> ResolvedRun:
+    """Resolve a run file for a base.
+
+    Args:
+        config: the run file.
+        model: the base; on the meta device will do.
+        output: the run's folder; by default the run file's `output`, else `runs/<method>`.
+
+    Raises:
+        UserError: a training argument that transformers or TRL refuses.
+    """
+    method = choose_method(config.method)
+    folder = RunFolder(output or config.output or Path("runs") / method.name)
+    config = with_defaults(config, model)
+    return ResolvedRun(config, method, build_arguments(config.train, config.seed, folder.path), folder)
+
+
+def with_defaults(config: RunConfig, model: PreTrainedModel) -> RunConfig:
+    """The run file with every default of training written out."""
+    return config.model_copy(update={"train": {**DEFAULTS, **config.train, "learning_rate": own_rate(config, model)}})
+
+
+def own_rate(config: RunConfig, model: PreTrainedModel) -> float:
+    """The learning rate that the run file has for its method, or else the method's default for this model."""
+    method = choose_method(config.method)
+    rate = config.train.get("learning_rate")
+    if isinstance(rate, Mapping):  # one for each method, as a comparison wants them
+        rate = rate.get(method.name)
+    return method.learning_rate(model) if rate is None else rate
