@@ -161,6 +161,9 @@ def _settings(choice: ChosenMethod, names: list[str]) -> dict[str, Any]:
         "task_embedding_dim": values.get("gate") != "task_embedding",
         "alignment_distance": not values["alignment"],
         "init_weights": values.get("init_weights") is True,
+        "gate_groups": values.get("gate_groups") == 1,
+        "router_input": values.get("router_input") == "x",
+        "train_down": values.get("train_down") is True,
     }
     empty: tuple[Any, ...] = (None, False, 0, {}, [], "none")
     return {name: values[name] for name in shown if values[name] not in empty and not without_effect.get(name)}
