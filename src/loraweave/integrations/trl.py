@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from loraweave.errors import UserError, nearest
-from loraweave.tuner.context import TaskContext, task
+from loraweave.tuner.context import checked_ids, task
 from loraweave.tuner.layer import WeaveLinear
 
 if TYPE_CHECKING:
@@ -274,6 +274,4 @@ def _is_list(value: Any) -> bool:
 
 
 def _ids(values: Any, names: Sequence[str]) -> Tensor:
-    context = TaskContext()
-    context.given = values
-    return context.ids(names, torch.device("cpu"))
+    return checked_ids(values, names).to(torch.long)

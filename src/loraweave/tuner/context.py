@@ -8,6 +8,9 @@ second run, in the backward pass, sees the same ones; a second run that nobody h
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any, TypeAlias
 
 import torch
@@ -21,49 +24,85 @@ from loraweave.tuner.wrappers import WRAPPED
 Tasks: TypeAlias = str | Sequence[str] | int | Sequence[int] | Tensor
 
 
+@dataclass(frozen=True)
+class _Call:
+    """What is known of the call under way.
+
+    Attributes:
+        tasks: as the caller gave them.
+        given_in: the backward pass in which they were given, −1 outside of one.
+        probe: that watches it.
+        ids: what `TaskContext.ids` has worked out of the tasks: the same for every layer.
+    """
+
+    tasks: Tasks | None = None
+    given_in: int = -1
+    probe: Probe | None = None
+    ids: dict[tuple, Tensor] = field(default_factory=dict)
+
+
+_CALLS: ContextVar[dict[int, _Call]] = ContextVar("loraweave_calls")
+"""By the number of a `TaskContext`, the call under way in this thread or async task. Never changed, always replaced."""
+_NUMBERS = count()
+
+
 class TaskContext:
-    """The tasks of the forward pass under way, as given; one object for all adapted layers of a model."""
+    """The tasks of the call under way; one object for all adapted layers of a model.
+
+    They belong to the call: each thread and each async task has its own, so that a model may be called from many places
+    at once. A copy of a model has a context of its own.
+    """
 
     def __init__(self) -> None:
-        self.given = None
-        self.probe: Probe | None = None
+        self._number = next(_NUMBERS)
+
+    def __reduce__(self) -> tuple[type["TaskContext"], tuple[()]]:
+        return TaskContext, ()  # copies and pickles know nothing of calls under way
+
+    @property
+    def call(self) -> _Call:
+        """What is known of the call under way here."""
+        return _CALLS.get({}).get(self._number) or _Call()
+
+    @call.setter
+    def call(self, call: _Call) -> None:
+        others = {number: other for number, other in _CALLS.get({}).items() if number != self._number}
+        idle = call.tasks is None and call.probe is None
+        _CALLS.set(others if idle else {**others, self._number: call})
 
     @property
     def given(self) -> Tasks | None:
-        """As the caller gave them."""
-        return self._given
-
-    @given.setter
-    def given(self, tasks: Tasks | None) -> None:
-        self.state = tasks, _backward_pass()
+        """The tasks as the caller gave them."""
+        return self.call.tasks
 
     @property
-    def state(self) -> tuple[Tasks | None, int]:
-        """The tasks, and the backward pass in which they were given, −1 outside of one; to be put back later."""
-        return self._given, self._given_in
+    def probe(self) -> Probe | None:
+        """The probe that watches the call."""
+        return self.call.probe
 
-    @state.setter
-    def state(self, state: tuple[Tasks | None, int]) -> None:
-        self._given, self._given_in = state
-        self._ids: dict[tuple, Tensor] = {}  # what `ids` has worked out: the same for every layer
+    def give(self, tasks: Tasks | None) -> None:
+        """Set the tasks of the call under way."""
+        self.call = replace(self.call, tasks=tasks, given_in=_backward_pass(), ids={})
 
     @contextmanager
     def use(self, tasks: Tasks | None) -> Iterator[None]:
         """Set the tasks for a block of code; nested use restores the outer ones."""
-        before, self.given = self.state, tasks
+        before = self.call
+        self.give(tasks)
         try:
             yield
         finally:
-            self.state = before
+            self.call = replace(before, probe=self.call.probe)
 
     @contextmanager
     def watched_by(self, probe: Probe | None) -> Iterator[None]:
         """Show a block of code's rank-space tensors to a probe."""
-        before, self.probe = self.probe, probe
+        before = self.call.probe
+        self.call = replace(self.call, probe=probe)
         try:
             yield
         finally:
-            self.probe = before
+            self.call = replace(self.call, probe=before)
 
     def ids(self, task_names: Sequence[str], device: torch.device) -> Tensor:
         """The given tasks as ids into `task_names`: a LongTensor (), (batch,) or (batch, tokens).
@@ -72,40 +111,42 @@ class TaskContext:
             UserError: no tasks given, an unknown name or an id out of range; lists the known tasks. Or a layer is run
                 again in a backward pass, and the tasks of its first run are not known.
         """
-        if (backward := _backward_pass()) != -1 and backward != self._given_in:
+        call = self.call
+        if (backward := _backward_pass()) != -1 and backward != call.given_in:
             raise UserError(
                 "activation checkpointing runs an adapted layer again without the tasks of its first run: give "
                 "torch.utils.checkpoint.checkpoint use_reentrant=False and "
                 "context_fn=loraweave.checkpoint_context(model), or use model.gradient_checkpointing_enable()"
             )
         key = (*task_names, device)
-        if key not in self._ids:
-            self._ids[key] = self._checked_ids(task_names).to(device, torch.long)
-        return self._ids[key]
+        if key not in call.ids:
+            call.ids[key] = checked_ids(call.tasks, task_names).to(device, torch.long)
+        return call.ids[key]
 
-    def _checked_ids(self, task_names: Sequence[str]) -> Tensor:
-        known = f"the adapter's tasks are {', '.join(task_names)}"
-        given = self.given
-        if given is None:
+
+def checked_ids(given: Tasks | None, task_names: Sequence[str]) -> Tensor:
+    """Tasks as ids into `task_names`; arguments, shapes and errors as of `TaskContext.ids`."""
+    known = f"the adapter's tasks are {', '.join(task_names)}"
+    if given is None:
+        raise UserError(
+            f"this adapter needs to know the task: pass tasks=… (names or ids) or use loraweave.task(…); {known}"
+        )
+    if isinstance(given, Tensor):
+        ids = given
+        if ids.is_floating_point() or ids.ndim > 2:
             raise UserError(
-                f"this adapter needs to know the task: pass tasks=… (names or ids) or use loraweave.task(…); {known}"
+                f"tasks must be a LongTensor (batch,) or (batch, tokens), got {ids.dtype} {tuple(ids.shape)}"
             )
-        if isinstance(given, Tensor):
-            ids = given
-            if ids.is_floating_point() or ids.ndim > 2:
-                raise UserError(
-                    f"tasks must be a LongTensor (batch,) or (batch, tokens), got {ids.dtype} {tuple(ids.shape)}"
-                )
-        else:
-            listed = [given] if isinstance(given, (str, int)) else list(given)
-            ids = torch.tensor([_id_of(item, task_names, known) for item in listed])
-            ids = ids[0] if isinstance(given, (str, int)) else ids
-        if not torch.compiler.is_compiling() and ids.numel():
-            low, high = torch.aminmax(ids)
-            if low < 0 or high >= len(task_names):
-                wrong = int(low if low < 0 else high)
-                raise UserError(f"task id {wrong} is out of range 0 … {len(task_names) - 1}; {known}")
-        return ids
+    else:
+        listed = [given] if isinstance(given, (str, int)) else list(given)
+        ids = torch.tensor([_id_of(item, task_names, known) for item in listed])
+        ids = ids[0] if isinstance(given, (str, int)) else ids
+    if not torch.compiler.is_compiling() and ids.numel():
+        low, high = torch.aminmax(ids)
+        if low < 0 or high >= len(task_names):
+            wrong = int(low if low < 0 else high)
+            raise UserError(f"task id {wrong} is out of range 0 … {len(task_names) - 1}; {known}")
+    return ids
 
 
 def _backward_pass() -> int:
@@ -161,18 +202,21 @@ def per_token(values: Tensor, ids: Tensor, leading: torch.Size) -> Tensor:
     return picked
 
 
+_OUTER: ContextVar[tuple[_Call, ...]] = ContextVar("loraweave_outer_calls")
+"""What was known before each of the calls under way, in this thread or async task, the innermost last."""
+
+
 class _Hooks:
     """Take `tasks` out of the base model's keyword arguments for the time of one call."""
 
     def __init__(self, context: TaskContext) -> None:
         self.context = context
-        self.outer: list[tuple[Tasks | None, int]] = []
         self.handles: list[RemovableHandle] = []
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        self.outer.append(self.context.state)
+        _OUTER.set((*_OUTER.get(()), self.context.call))
         if (tasks := kwargs.pop("tasks", None)) is not None:
-            self.context.given = tasks
+            self.context.give(tasks)
         if self.context.given is not None and getattr(module, "_is_replica", False):
             raise UserError(
                 "nn.DataParallel runs copies of the model in threads, which would mix up each other's tasks: start one "
@@ -183,7 +227,9 @@ class _Hooks:
         return args, kwargs
 
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        self.context.state = self.outer.pop()
+        *outer, before = _OUTER.get()
+        _OUTER.set(tuple(outer))
+        self.context.call = before
 
 
 def attach(model: nn.Module) -> TaskContext:
