@@ -167,7 +167,7 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
     if isinstance(values["report_to"], str):
         values["report_to"] = [values["report_to"]]
     try:
-        return SFTConfig(
+        args = SFTConfig(
             **{
                 **values,
                 "output_dir": str(folder / "checkpoints"),
@@ -183,6 +183,9 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
         )
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"train: {' '.join(str(error).split())}") from error
+    if args.n_gpu > 1:  # without a launcher: one device per process, where transformers would take them all
+        args._n_gpu = 1
+    return args
 
 
 def uses_fsdp(args: SFTConfig) -> bool:
