@@ -185,6 +185,37 @@ def test_a_folder_with_a_run_file_alone_is_left_alone(project: Path) -> None:
     assert (project / "run.yaml").read_bytes() == before
 
 
+@pytest.mark.parametrize("method", ["lora", "hydralora"])
+def test_a_run_stopped_after_its_last_checkpoint_has_no_step_left(
+    project: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    settings = (
+        f"method={{name: {method}, r: 2}}",
+        "train.max_steps=3",
+        "train.save_strategy=steps",
+        "train.save_steps=1",
+        "train.packing=false",
+        "train.lr_scheduler_type=constant",
+    )
+    whole = run(project, *settings, output=project / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("loraweave.training.run._save", stops)
+        with pytest.raises(KeyboardInterrupt):
+            run(project, *settings)
+    steps = Steps()
+    resumed = run(project, *settings, progress=steps, resume=True)
+    assert resumed.steps == whole.steps == 3
+    assert steps.seen == []
+    assert all(torch.equal(value, adapter(whole.folder)[name]) for name, value in adapter(resumed.folder).items())
+    files = [folder / "routing.json" for folder in (whole.folder, resumed.folder)]
+    assert [file.is_file() for file in files] == [method == "hydralora"] * 2
+    if method == "hydralora":
+        assert files[0].read_text() == files[1].read_text()
+
+
 def test_another_configuration_cannot_be_resumed(project: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(project, progress=Steps(interrupt_at=3))

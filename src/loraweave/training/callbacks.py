@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from loraweave.files import write_json
 from loraweave.training.progress import RunProgress
 
 if TYPE_CHECKING:
@@ -90,6 +91,29 @@ class MetricsFile(TrainerCallback):
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         if kept:
             self.clock.seconds, self.clock.tokens_before = kept[-1]["seconds"], kept[-1]["tokens"]
+
+
+class RoutingFile(TrainerCallback):
+    """Write how the heads are used before each checkpoint: a run resumed after its last step looks at no step again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.trainer: MultiTaskTrainer | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_save:
+            self.write(state)
+
+    on_epoch_end = on_step_end
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.write(state)
+
+    def write(self, state: Any) -> None:
+        """Nothing is written where heads are not weighed, or where no step has been looked at."""
+        routing = self.trainer.auxiliary.routing() if self.trainer is not None else None
+        if state.is_world_process_zero and routing is not None:
+            write_json(self.path, routing)
 
 
 class Reporter(TrainerCallback):

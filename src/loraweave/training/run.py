@@ -24,7 +24,7 @@ from loraweave.runs.folder import RunFolder, environment
 from loraweave.runs.resolve import ResolvedRun, resolve
 from loraweave.runs.settings import uses_fsdp
 from loraweave.tasks import Task
-from loraweave.training.callbacks import Clock, MetricsFile, Reporter
+from loraweave.training.callbacks import Clock, MetricsFile, Reporter, RoutingFile
 from loraweave.training.gradients import GradientRecord
 from loraweave.training.memory import PeakMemory
 from loraweave.training.progress import RunProgress
@@ -165,14 +165,13 @@ def _trained(
         callbacks = _callbacks(run, clock, progress)
         sources = [rows for rows in (data.validation, data.training) if rows is not None]
         gradients = GradientRecord(folder.gradients, names, sources, len(examples), clock, console)
-        callbacks.append(gradients)
+        routing = RoutingFile(folder.routing)
+        callbacks += [gradients, routing]
         trainer = MultiTaskTrainer(model, run.args, base[1], plan, validation, names, callbacks, run.method.losses)
-        clock.trainer = gradients.trainer = trainer
+        clock.trainer = gradients.trainer = routing.trainer = trainer
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             saved = _save(folder, model, base[1], run.is_main, trainer)
-            if run.is_main and (routing := trainer.auxiliary.routing()) is not None:
-                write_json(folder.routing, routing)
         finally:
             trainer.release()
             _close_tensorboard(callbacks)

@@ -170,6 +170,13 @@ class MultiTaskTrainer(SFTTrainer):
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler:
         return torch.utils.data.SequentialSampler(eval_dataset)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """A run that was stopped after its last step has none left, where transformers would take one more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.task_losses["train"].check()
         with saved_or_removed(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
