@@ -122,9 +122,9 @@ def test_a_method_that_does_not_fit_gives_the_base_back(tiny_model: Callable, sp
     model = tiny_model()
     before = {name: id(module) for name, module in model.named_modules()}
     trainable = [p.requires_grad for p in model.parameters()]
-    with pytest.raises(UserError, match=words), adapted(model, spec, NAMES, 0, keep_base=True):
+    with pytest.raises(UserError, match=words), adapted(model, choose_method(spec), NAMES, 0, keep_base=True):
         pass
     assert {name: id(module) for name, module in model.named_modules()} == before
     assert [p.requires_grad for p in model.parameters()] == trainable
-    with adapted(model, "multilora", NAMES, 0, keep_base=True) as trained:
+    with adapted(model, choose_method("multilora"), NAMES, 0, keep_base=True) as trained:
         assert any(p.requires_grad for p in trained.parameters())
