@@ -6,6 +6,7 @@ adapted layers of a model share. Hooks on the base model take the `tasks` argume
 second run, in the backward pass, sees the same ones; a second run that nobody has told them is an error.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -46,6 +47,12 @@ _CALLS: ContextVar[dict[int, _Call]] = ContextVar("loraweave_calls")
 _NUMBERS = count()
 
 
+class _Here(threading.local):
+    """The call that this thread set last, for compiled code."""
+
+    call = _Call()
+
+
 class TaskContext:
     """The tasks of the call under way; one object for all adapted layers of a model.
 
@@ -55,6 +62,7 @@ class TaskContext:
 
     def __init__(self) -> None:
         self._number = next(_NUMBERS)
+        self._here = _Here()
 
     def __reduce__(self) -> tuple[type["TaskContext"], tuple[()]]:
         return TaskContext, ()  # copies and pickles know nothing of calls under way
@@ -62,11 +70,14 @@ class TaskContext:
     @property
     def call(self) -> _Call:
         """What is known of the call under way here."""
+        if torch.compiler.is_compiling():  # torch.compile cannot read a ContextVar
+            return self._here.call
         return _CALLS.get({}).get(self._number) or _Call()
 
     @call.setter
     def call(self, call: _Call) -> None:
         others = {number: other for number, other in _CALLS.get({}).items() if number != self._number}
+        self._here.call = call
         idle = call.tasks is None and call.probe is None
         _CALLS.set(others if idle else {**others, self._number: call})
 
@@ -214,7 +225,9 @@ class _Hooks:
         self.handles: list[RemovableHandle] = []
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        _OUTER.set((*_OUTER.get(()), self.context.call))
+        before = self.context.call
+        _OUTER.set((*_OUTER.get(()), before))
+        self.context.call = before  # in an async task, another may have called in this thread since
         if (tasks := kwargs.pop("tasks", None)) is not None:
             self.context.give(tasks)
         if self.context.given is not None and getattr(module, "_is_replica", False):
