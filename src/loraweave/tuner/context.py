@@ -224,6 +224,7 @@ class _Hooks:
         self.context = context
         self.handles: list[RemovableHandle] = []
 
+    @torch.compiler.disable  # keeps what must not be in a graph: the call under way
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         before = self.context.call
         _OUTER.set((*_OUTER.get(()), before))
@@ -239,6 +240,7 @@ class _Hooks:
             _carry_through_checkpoints(module, self.context)
         return args, kwargs
 
+    @torch.compiler.disable
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         *outer, before = _OUTER.get()
         _OUTER.set(tuple(outer))
