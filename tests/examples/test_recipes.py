@@ -126,7 +126,7 @@ def test_instruction_data_are_split_and_scored(
     column = "output" if task == "alpaca" else "response"
     rows = [row] * 600 + [{**row, column: ""}] * 3  # Alpaca has rows without an answer
     monkeypatch.setattr(datasets, "load_dataset", lambda path, split: datasets.Dataset.from_list(rows))
-    (loaded,) = load_tasks([f"tasks/{task}.yaml"], RECIPES)
+    (loaded,) = load_tasks([f"tasks/{task}.yaml"], RECIPES, trust_code=True)
     examples = loaded.training_examples() + loaded.validation_examples()
     assert (len(examples), len(loaded.test_examples())) == (100, 500)
     assert str(examples[0].prompt).endswith(prompt)

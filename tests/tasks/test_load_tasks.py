@@ -92,7 +92,7 @@ def test_includes_functions_and_process_docs_are_lm_evals_own(write_task: WriteT
         "include: base.yaml\ntask: child\ndoc_to_text: !function helpers.loud\nprocess_docs: !function helpers.keep\n"
         'target_delimiter: ": "\n'
     )
-    (task,) = load_tasks(["child.yaml"], tmp_path)
+    (task,) = load_tasks(["child.yaml"], tmp_path, trust_code=True)
     everything = task.training_examples() + task.validation_examples()
     assert len(everything) == 20
     assert Example("NUMBER 0 OF THE NEWS", ": Business") in everything

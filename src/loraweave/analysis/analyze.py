@@ -35,6 +35,7 @@ def analyze(
     *,
     full: Path | None = None,
     sample: int = 0,
+    trust_code: bool = False,
     command: str = "",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Entry:
@@ -44,6 +45,7 @@ def analyze(
         folders: of finished runs, adapters or comparisons.
         full: a fully fine-tuned model of the same base to compare with.
         sample: run so many examples of each task through runs with a token router.
+        trust_code: for the sample, run functions that their task files name, and code that comes with their bases.
         command: what the user typed, kept with the result.
         progress: told what is being looked at.
 
@@ -68,7 +70,7 @@ def analyze(
         routed: dict[str, Routing] = {}
         for run in runs:
             progress(f"{run.name}: routing")
-            routed[run.name] = _routing(run, sample, analysis)
+            routed[run.name] = _routing(run, sample, trust_code, analysis)
         _updates(runs, modules, routed, analysis, progress)
         _heads(runs, modules, analysis, progress)
         analysis["routing"] = [entry for run in runs for entry in routing.entries(run.name, routed[run.name], modules)]
@@ -135,14 +137,14 @@ def depth_of(layer: str) -> int | None:
     return next((int(part) for part in layer.split(".") if part.isdigit()), None)
 
 
-def _routing(run: AnalysedRun, sample: int, analysis: Entry) -> Routing:
+def _routing(run: AnalysedRun, sample: int, trust_code: bool, analysis: Entry) -> Routing:
     """A run's routing from the best source there is; fills in `tokens`."""
     analysis.setdefault("tokens", [])
     if sample and run.has_router:
         if run.config is None:
             analysis["notes"].append(f"{run.name}: no sample, an adapter alone does not know its tasks' data")
         else:
-            sampled = sample_router(run, sample)
+            sampled = sample_router(run, sample, trust_code)
             analysis["tokens"] += sampled.tokens
             return sampled.routing
     found = routing.task_routing(run) or routing.recorded_routing(run)

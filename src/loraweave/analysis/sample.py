@@ -75,17 +75,18 @@ class _TokenProbe(Probe):
             sums[layer].index_add_(0, places, values)
 
 
-def sample_router(run: AnalysedRun, count: int) -> RouterSample:
+def sample_router(run: AnalysedRun, count: int, trust_code: bool = False) -> RouterSample:
     """Weigh the heads of a run with a token router on examples of its own tasks.
 
     Args:
         run: a finished run; its base is loaded.
         count: validation examples per task; training examples where a task has none.
+        trust_code: run functions that its task files name, and code that comes with its base.
 
     Raises:
         UserError: the run, its base or its tasks cannot be loaded.
     """
-    loaded = load_run(run.folder)
+    loaded = load_run(run.folder, trust_code=trust_code)
     rows = _rows(loaded, count)
     model = loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
     probe = _TokenProbe(np.unique(rows.joined(range(len(rows)))["input_ids"]), len(loaded.tasks))

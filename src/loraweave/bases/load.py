@@ -18,18 +18,23 @@ Base = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 EMBEDDED = Path(__file__).parent / "nano"
 
+NEEDS_TRUST = (
+    "the model comes with Python code of its own, which would run: read it, and if you trust it, add --trust-code "
+    "(or `trust_code: true` to your own run file)"
+)
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_base(name: str | Path, dtype: str = "auto") -> Base:
+def load_base(name: str | Path, dtype: str = "auto", trust_code: bool = False) -> Base:
     """Load a base model and its tokenizer, with a padding token.
 
     Args:
         name: "nano", a folder written by `save_pretrained`, or a name on the hub.
         dtype: of the weights: "auto" (bfloat16 on a GPU that computes in it, else float32), "float32", "bfloat16" or
             "float16".
+        trust_code: run Python code that comes with the model (`auto_map` in its files).
 
     Returns:
         The model, in evaluation mode on the CPU, and the tokenizer.
@@ -43,18 +48,19 @@ def load_base(name: str | Path, dtype: str = "auto") -> Base:
     if Path(source).is_dir():
         _check_folder(Path(source), name)
     # The config first: where the name is wrong or the hub out of reach, this says so at once.
-    config = _from_hub_or_folder(AutoConfig, source, name)
+    config = _from_hub_or_folder(AutoConfig, source, name, trust_code)
     model, loaded = _from_hub_or_folder(
         AutoModelForCausalLM,
         source,
         name,
+        trust_code,
         config=config,
         dtype=torch_dtype,
         ignore_mismatched_sizes=True,  # told below, in one line
         output_loading_info=True,
     )
     _check_complete(loaded, source)
-    tokenizer = _from_hub_or_folder(AutoTokenizer, source, name)
+    tokenizer = _from_hub_or_folder(AutoTokenizer, source, name, trust_code)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(f"the tokenizer of {str(name)!r} has neither a padding nor an end-of-text token")
@@ -64,15 +70,15 @@ def load_base(name: str | Path, dtype: str = "auto") -> Base:
     return model.eval(), tokenizer
 
 
-def empty_base(name: str | Path) -> PreTrainedModel:
+def empty_base(name: str | Path, trust_code: bool = False) -> PreTrainedModel:
     """The same architecture on the meta device: shapes without weights, for counting parameters.
 
     Raises:
         UserError: as `load_base`, except that no weights are needed.
     """
-    config = _from_hub_or_folder(AutoConfig, resolve_base(name), name)
+    config = _from_hub_or_folder(AutoConfig, resolve_base(name), name, trust_code)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_code)
 
 
 def resolve_base(name: str | Path) -> str:
@@ -119,15 +125,19 @@ def _check_complete(loaded: dict[str, Any], source: str) -> None:
         raise UserError(f"{source}: the weights lack {missing[0]}{more}, so this is not the whole of the model")
 
 
-def _from_hub_or_folder(auto_class: Any, source: str, name: str | Path, **arguments: Any) -> Any:
+def _from_hub_or_folder(auto_class: Any, source: str, name: str | Path, trust_code: bool, **arguments: Any) -> Any:
     """`auto_class.from_pretrained`, with its many failures told as one line."""
     in_folder = Path(source).is_dir()
     # Without this the hub client retries for most of a minute before it says that there is no network.
     offline = not in_folder and not _hub_in_reach()
     try:
         with quiet_libraries():
-            return auto_class.from_pretrained(source, local_files_only=offline, **arguments)
+            return auto_class.from_pretrained(
+                source, local_files_only=offline, trust_remote_code=trust_code, **arguments
+            )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(f"{source}: {NEEDS_TRUST}") from error
         first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if first_line.endswith(":"):  # a list follows
             first_line = " ".join(str(error).split())

@@ -7,6 +7,7 @@ import typer
 
 from loraweave.amounts import fixed
 from loraweave.cli.output import console, errors, next_free, typed
+from loraweave.cli.train import TrustCode
 
 
 def analyze(
@@ -29,6 +30,7 @@ def analyze(
         int,
         typer.Option(min=0, metavar="N", help="Show token routers N examples of each task, for typical tokens."),
     ] = 0,
+    trust_code: TrustCode = False,
 ) -> None:
     """Analyse what training changed: spectra, overlap of runs, heads, routing, tasks against each other."""
     from rich.table import Table
@@ -39,7 +41,9 @@ def analyze(
     folder = output or next_free("analysis")
     check_free(folder)  # before the work, not after it
     with errors.status("reading") as status:
-        found = analysis.analyze(runs, full=full, sample=sample, command=typed(), progress=status.update)
+        found = analysis.analyze(
+            runs, full=full, sample=sample, trust_code=trust_code, command=typed(), progress=status.update
+        )
         status.update("drawing")
         path = analysis.save(found, folder)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loraweave.cli.output import console, errors, next_free, typed
-from loraweave.cli.train import Output, Overrides, Resume, RunFile
+from loraweave.cli.train import Output, Overrides, Resume, RunFile, TrustCode
 from loraweave.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def compare(
     set_: Overrides = None,
     output: Output = None,
     resume: Resume = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Train and evaluate several methods with several seeds on the same data.
 
@@ -49,6 +50,7 @@ def compare(
     from loraweave.runs.config import RunConfig
 
     config = RunConfig.load(run_file, set_ or ())
+    config.trust_code |= trust_code
     _compare(
         config,
         _names(methods),

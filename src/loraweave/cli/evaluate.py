@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from loraweave.cli.output import console, errors
+from loraweave.cli.train import TrustCode
 from loraweave.errors import UserError, nearest
 
 
@@ -13,6 +14,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.", metavar="RUN", show_default=False)],
     tasks: Annotated[str | None, typer.Option(help="Only these, separated by commas.", metavar="A,B")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many test examples of each task.")] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Score a finished run on its tasks and keep the result in its folder."""
     import torch
@@ -28,7 +30,7 @@ def evaluate(
     if (run / "results.json").is_file() and (run / "runs").is_dir():
         inside = next((run / "runs").iterdir(), run / "runs")
         raise UserError(f"{run} holds a comparison; name one of its runs, such as {inside}")
-    loaded = load_run(run)
+    loaded = load_run(run, trust_code=trust_code)
     chosen = _chosen(loaded.tasks, tasks)
     settings = loaded.config.eval.model_copy(update={"limit": limit} if limit else {})
     model = loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")

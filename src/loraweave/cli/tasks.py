@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loraweave.cli.output import console, errors
+from loraweave.cli.train import TrustCode
 from loraweave.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ def list_all(
 
 
 @app.command()
-def show(name: NameOrFile, data_dir: DataDir = None) -> None:
+def show(name: NameOrFile, data_dir: DataDir = None, trust_code: TrustCode = False) -> None:
     """Show where a task comes from, how it is scored, how large it is, and its prompt."""
     from loraweave.data.preview import summarise
 
-    for task in _load(name, data_dir, chat_template=False):
+    for task in _load(name, data_dir, False, trust_code):
         summary = summarise(task)
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(style="dim")
@@ -66,6 +67,7 @@ def preview(
     ] = "nano",
     data_dir: DataDir = None,
     chat_template: Annotated[bool, typer.Option("--chat-template", help="Through the tokenizer's template.")] = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Show a task's first examples exactly as the model reads them; what carries loss is highlighted."""
     from transformers import AutoTokenizer
@@ -75,10 +77,10 @@ def preview(
 
     base = resolve_base(model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base)
+        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_code)
     except (OSError, ValueError) as error:
         raise UserError(f"model {model!r}: no tokenizer: {str(error).splitlines()[0]}") from error
-    for task in _load(file, data_dir, chat_template):
+    for task in _load(file, data_dir, chat_template, trust_code):
         for number, shown in enumerate(previews(task, tokenizer, count), start=1):
             console.print(Rule(Text(f"{task.name}, example {number}", style="bold"), align="left", style="dim"))
             console.print(_rendered(shown))
@@ -86,10 +88,12 @@ def preview(
             console.print(f"{len(shown.tokens)} tokens, {trained} of them with loss", style="dim")
 
 
-def _load(name: str, data_dir: str | None, chat_template: bool) -> "list[Task]":
+def _load(name: str, data_dir: str | None, chat_template: bool, trust_code: bool) -> "list[Task]":
     from loraweave.tasks import load_tasks
 
-    return load_tasks([name], base_dir=Path.cwd(), data_dir=data_dir, chat_template=chat_template)
+    return load_tasks(
+        [name], base_dir=Path.cwd(), data_dir=data_dir, chat_template=chat_template, trust_code=trust_code
+    )
 
 
 def _rendered(shown: "Preview") -> Text:

@@ -18,9 +18,19 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what the run would be: settings, counts, tasks, memory.")
 ]
 
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Run Python functions that task files name, and code that comes with a base."),
+]
+
 
 def train(
-    run_file: RunFile, set_: Overrides = None, output: Output = None, resume: Resume = False, dry_run: DryRun = False
+    run_file: RunFile,
+    set_: Overrides = None,
+    output: Output = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Train one adapter on all tasks of a run file."""
     from rich.table import Table
@@ -30,6 +40,7 @@ def train(
     from loraweave.training.run import train as train_run
 
     config = RunConfig.load(run_file, set_ or ())
+    config.trust_code |= trust_code
     if dry_run:
         from loraweave.cli.dry_run import show
         from loraweave.estimate.dry_run import dry_run as work_out

@@ -91,7 +91,7 @@ def compare(
         raise UserError("a search can be widened from two learning rates on: name them in --learning-rates")
     if rates:
         check_searchable(config)
-    model, tokenizer = load_base(config.model)
+    model, tokenizer = load_base(config.model, trust_code=config.trust_code)
     base = (model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
     make_folder(folder.path)
 

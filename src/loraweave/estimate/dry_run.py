@@ -84,11 +84,13 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
     """
     console = console or Console(stderr=True)
     with quiet_libraries():
-        base, shipped = _empty_base(config.model)
+        base, shipped = _empty_base(config.model, config.trust_code)
         parameters = sum(p.numel() for p in base.parameters())
         run = resolve(config, base, output)
         config, args = run.config, run.args
-        tasks = outlines(config.tasks, config.base_dir, config.data_dir, config.chat_template, config.seed)
+        tasks = outlines(
+            config.tasks, config.base_dir, config.data_dir, config.chat_template, config.seed, config.trust_code
+        )
         names = [task.name for task in tasks]
         config.mixture.check_tasks(names)
         layers, trainable = _injected(run, base, names)
@@ -121,10 +123,10 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
     )
 
 
-def _empty_base(name: str) -> tuple[PreTrainedModel, bool]:
+def _empty_base(name: str, trust_code: bool) -> tuple[PreTrainedModel, bool]:
     """The base on the meta device, and whether its sizes are those that ship."""
     try:
-        return empty_base(name), False
+        return empty_base(name, trust_code), False
     except UserError as error:
         if (SHAPES / name / "config.json").is_file():
             return empty_base(SHAPES / name), True
@@ -173,7 +175,9 @@ def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase | None:
     """The base's tokenizer, if it is at hand."""
     try:
         with nothing_downloaded():
-            tokenizer = AutoTokenizer.from_pretrained(resolve_base(config.model), local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                resolve_base(config.model), local_files_only=True, trust_remote_code=config.trust_code
+            )
     except Exception:  # there are as many ways to fail as there are kinds of tokenizers
         return None
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

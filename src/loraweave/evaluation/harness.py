@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from jinja2 import TemplateError
 from lm_eval.api.task import Task as HarnessTask
 from lm_eval.evaluator import evaluate as harness_evaluate
 
 from loraweave.errors import UserError
 from loraweave.evaluation.lm import LoadedModel, ProgressHook
 from loraweave.evaluation.scores import PERCENT, TaskScore
+from loraweave.tasks.sandbox import reason_of
 
 # Metrics that lm-eval gives as a share between 0 and 1 (mcc: between -1 and 1); people read them in percent.
 SHARES = frozenset(
@@ -66,7 +68,9 @@ def score_with_harness(
             apply_chat_template=chat_template,
             fewshot_as_multiturn=chat_template,
         )
-    except (AssertionError, KeyError, ValueError) as error:
+    except (TemplateError, ArithmeticError, RecursionError) as error:  # of a template of the task or of the tokenizer
+        raise UserError(f"task {name!r}: a template fails: {reason_of(error)}") from error
+    except (AssertionError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"task {name!r}: lm-eval cannot evaluate it: {' '.join(str(error).split())}") from error
     measured = {key: value for key, value in results["results"][name].items() if isinstance(value, (int, float))}
     metric, used_filter = _headline(task, measured)

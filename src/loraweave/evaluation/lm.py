@@ -9,6 +9,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loraweave.evaluation.shared_prompt import batches, score_answers
+from loraweave.tasks.sandbox import sandbox_chat_templates
 
 
 class ProgressHook(CacheHook):
@@ -31,6 +32,7 @@ class LoadedModel(HFLM):
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+        sandbox_chat_templates()
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
         self.truncated = 0
 

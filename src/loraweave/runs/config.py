@@ -55,6 +55,8 @@ class RunConfig(BaseModel):
         eval: how the trained model is scored.
         seed: of the adapter's start, the order of the data and dropout.
         output: folder of the run.
+        trust_code: run functions that task files name, and code that comes with a base. It is never saved with a run,
+            and a run file that lies in a run's folder cannot say it.
         base_dir: where relative paths start; the run file's own folder.
     """
 
@@ -70,6 +72,7 @@ class RunConfig(BaseModel):
     eval: EvalConfig = Field(default_factory=EvalConfig)
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     output: str | None = None
+    trust_code: bool = Field(default=False, exclude=True)
     base_dir: Path = Field(default_factory=Path.cwd)
 
     @field_validator("method")
@@ -111,6 +114,8 @@ class RunConfig(BaseModel):
             config = cls.model_validate(values)
         except ValidationError as error:
             raise UserError(_first_problem(error, lines, set_here)) from error
+        if (path.parent / "base.json").exists():  # a run's folder, which may be somebody else's
+            config.trust_code = False
         start = {key: Path.cwd() if (key,) in set_here else base_dir for key in ("model", "data_dir")}
         config.model = _existing_path(config.model, start["model"])
         if config.data_dir is not None:
@@ -126,7 +131,7 @@ class RunConfig(BaseModel):
 
     def load_tasks(self) -> list[Task]:
         """The tasks of the run file, in the order of their ids."""
-        return load_tasks(self.tasks, self.base_dir, self.data_dir, self.chat_template, self.seed)
+        return load_tasks(self.tasks, self.base_dir, self.data_dir, self.chat_template, self.seed, self.trust_code)
 
     def as_dict(self) -> dict[str, Any]:
         """The run file as plain values, defaults included."""

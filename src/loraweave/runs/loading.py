@@ -44,13 +44,21 @@ class Run:
             self.model = take_off(self.model)
 
 
-def load_run(folder: str | Path, *, base: Base | None = None, tasks: Sequence[Task] | None = None) -> Run:
+def load_run(
+    folder: str | Path,
+    *,
+    base: Base | None = None,
+    tasks: Sequence[Task] | None = None,
+    trust_code: bool = False,
+) -> Run:
     """Load a finished run.
 
     Args:
         folder: of the run.
         base: the base model and tokenizer, if already loaded; call `Run.release` to have it back untouched.
         tasks: if already loaded.
+        trust_code: run functions that its task files name, and code that comes with its base; whatever its run file
+            says, since a folder may be somebody else's.
 
     Raises:
         UserError: the folder holds no finished run, the adapter is broken or does not fit (what is wrong is named), or
@@ -58,12 +66,12 @@ def load_run(folder: str | Path, *, base: Base | None = None, tasks: Sequence[Ta
     """
     run = RunFolder(folder)
     summary = read_summary(folder)
-    config = RunConfig.load(run.config)
+    config = RunConfig.load(run.config).model_copy(update={"trust_code": trust_code})
     with quiet_libraries():
         if summary["adapter"] == run.model.name:
-            model, tokenizer = load_base(run.model)
+            model, tokenizer = load_base(run.model, trust_code=trust_code)
         else:
-            model, tokenizer = base or load_base(config.model)
+            model, tokenizer = base or load_base(config.model, trust_code=trust_code)
             check_fingerprint(model, read_json(run.base).get("fingerprint", "none"), str(run.path))
         if summary["adapter"] == run.adapter.name:
             model = attach(model, run.adapter)

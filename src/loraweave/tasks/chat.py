@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
+from jinja2.sandbox import SecurityError
 
 from loraweave.errors import UserError
 from loraweave.tasks.examples import Example, Message
+from loraweave.tasks.sandbox import reason_of, sandbox_chat_templates
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,29 @@ def _apply(tokenizer: Any, messages: list[Message], add_generation_prompt: bool 
     if add_generation_prompt is not None:
         how |= {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
     try:
-        return str(tokenizer.apply_chat_template(messages, **how))
+        return _rendered(tokenizer, messages, how)
     except TemplateError:
         rest = [message for message in messages if message["role"] != "system"]
     try:
-        return str(tokenizer.apply_chat_template(rest, **how))
+        return _rendered(tokenizer, rest, how)
     except TemplateError as error:
         raise UserError(f"the tokenizer's chat template refuses the messages: {error}") from error
+
+
+def _rendered(tokenizer: Any, messages: list[Message], how: dict[str, Any]) -> str:
+    """What the template gives.
+
+    Raises:
+        TemplateError: it refuses the messages.
+        UserError: it does more than a template may, or fails in some other way.
+    """
+    sandbox_chat_templates()
+    try:
+        return str(tokenizer.apply_chat_template(messages, **how))
+    except Exception as error:  # a template may fail like any other program
+        if isinstance(error, TemplateError) and not isinstance(error, SecurityError):
+            raise
+        raise UserError(f"the tokenizer's chat template fails: {reason_of(error)}") from error
 
 
 def _short(text: Any) -> str:

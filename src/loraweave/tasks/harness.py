@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from loraweave.errors import UserError, nearest
-from loraweave.tasks.fields import share_compiled_templates
 from loraweave.tasks.files import existing
+from loraweave.tasks.sandbox import reason_of, sandbox_tasks
+from loraweave.tasks.task_yaml import check_trusted, read_task_yaml
 
 STRUCTURE_KEYS = {"task", "tag", "group", "task_list", "include", "class"}
 
@@ -49,20 +50,26 @@ def named_tasks(name: str) -> list[Any]:
     return _prepared(lambda: manager.load([wanted])["tasks"].values(), f"the lm-eval task {name!r}")
 
 
-def yaml_tasks(path: Path, data_dir: Path | None) -> list[Any]:
+def yaml_tasks(path: Path, data_dir: Path | None, trust_code: bool = False) -> list[Any]:
     """The tasks of a YAML in lm-eval's format: one, or all members of a group.
 
+    Args:
+        path: of the file.
+        data_dir: where its relative data files are looked for first.
+        trust_code: run the functions that it names.
+
     Raises:
-        UserError: the file is missing or does not parse, a key is unknown, or the data are missing or unfit.
+        UserError: the file is missing or does not parse, a key is unknown, the data are missing or unfit, or it names
+            code and is not trusted.
     """
     existing(path, "task file")
-    config = read_task_yaml(path)
+    config = read_task_yaml(path, trust_code)
     if isinstance(config.get("task"), list):
-        return _members(config, path, data_dir)
-    return _prepared(lambda: [_build(config, path, data_dir)], str(path))
+        return _members(config, path, data_dir, trust_code)
+    return _prepared(lambda: [_build(config, path, data_dir, trust_code)], str(path))
 
 
-def _members(config: dict[str, Any], path: Path, data_dir: Path | None) -> list[Any]:
+def _members(config: dict[str, Any], path: Path, data_dir: Path | None, trust_code: bool) -> list[Any]:
     """The tasks of a group: each a name, defined by a YAML in the group's folder or shipped with lm-eval."""
     beside = folder_index(path.parent)
     tasks = []
@@ -71,16 +78,21 @@ def _members(config: dict[str, Any], path: Path, data_dir: Path | None) -> list[
             raise UserError(f"{path}: a member of a group is the name of a task here, not {type(member).__name__}")
         entry = beside.get(member)
         local = entry is not None and entry.yaml_path not in (None, path)
-        tasks += yaml_tasks(entry.yaml_path, data_dir) if entry is not None and local else named_tasks(member)
+        if entry is not None and local:
+            tasks += yaml_tasks(entry.yaml_path, data_dir, trust_code)
+        else:
+            tasks += named_tasks(member)
     return tasks
 
 
-def _build(config: dict[str, Any], path: Path, data_dir: Path | None) -> Any:
+def _build(config: dict[str, Any], path: Path, data_dir: Path | None, trust_code: bool) -> Any:
     from lm_eval.api.task import ConfigurableTask
 
     from loraweave.tasks.local_data import LocalTask, resolve_data
 
     check_keys(config, path)
+    if not trust_code:
+        check_trusted(config, path)
     local = resolve_data(config, path.parent, data_dir)
     metadata = config.get("metadata")
     metadata = dict(metadata) if isinstance(metadata, dict) else {}
@@ -99,6 +111,8 @@ def check_keys(config: dict[str, Any], path: Path) -> None:
         if key not in known:
             raise UserError(f"{path}: unknown key {str(key)!r}{nearest(str(key), known)}")
     if "class" in config:
+        if not callable(config["class"]):
+            raise UserError(f"{path}: 'class' must be a !function that names a class, not {config['class']!r}")
         return
     if not isinstance(config.get("task"), str):
         raise UserError(f"{path}: lacks 'task', the task's name")
@@ -115,27 +129,9 @@ def check_keys(config: dict[str, Any], path: Path) -> None:
         raise UserError(f"{path}: lacks 'test_split' (or 'validation_split'): which split the task is evaluated on")
 
 
-def read_task_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-    from lm_eval.tasks._yaml_loader import load_yaml  # the reader that knows include: and !function
-
-    try:
-        return dict(load_yaml(path))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: includes {error.filename}, which is not there") from None
-    except (ValueError, ImportError, AttributeError) as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
-
-
 def _prepared(build: Callable[[], Any], what: str) -> list[Any]:
     """Build tasks, say plainly why when that fails, and set them to prompts without solved examples."""
-    share_compiled_templates()
+    sandbox_tasks()
     try:
         tasks = list(build())
     except UserError:
@@ -144,7 +140,7 @@ def _prepared(build: Callable[[], Any], what: str) -> list[Any]:
         reason = (str(error).splitlines() or [""])[0]
         if is_missing_data(error):
             raise UserError(f"{what}: its data set must be downloaded once, and that fails here: {reason}") from error
-        raise UserError(f"{what}: lm-eval cannot build it: {type(error).__name__}: {reason}") from error
+        raise UserError(f"{what}: lm-eval cannot build it: {reason_of(error)}") from error
     for task in tasks:
         task.set_config("num_fewshot", 0)
         _check_metrics(task, what)

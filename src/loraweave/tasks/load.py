@@ -22,6 +22,7 @@ def load_tasks(
     data_dir: str | Path | None = None,
     chat_template: bool = False,
     seed: int = 0,
+    trust_code: bool = False,
 ) -> list[Task]:
     """Load the tasks of a run, in the order given.
 
@@ -31,9 +32,11 @@ def load_tasks(
         data_dir: where the relative `data_files` of task YAMLs are looked for first; then in the YAML's own folder.
         chat_template: for tasks that do not say it themselves.
         seed: of the draw of validation examples.
+        trust_code: run functions that the task files name (`!function`). Those of lm-eval's own tasks always run.
 
     Raises:
-        UserError: with the file and the place of whatever is wrong, rows of local files included.
+        UserError: with the file and the place of whatever is wrong, rows of local files included; or a task file names
+            code and is not trusted.
     """
     base = Path(base_dir)
     tasks: list[Task] = []
@@ -44,7 +47,7 @@ def load_tasks(
         if folder is not None and not folder.is_dir():
             raise UserError(f"data_dir: there is no folder {folder}")
         chat = chat_template if spec.chat_template is None else spec.chat_template
-        tasks += _load(spec, base, folder, chat, seed)
+        tasks += _load(spec, base, folder, chat, seed, trust_code)
     if not tasks:
         raise UserError("tasks: there is none; name at least one")
     check_names((task.name, task.origin) for task in tasks)
@@ -63,9 +66,9 @@ def check_names(tasks: Iterable[tuple[str, str]]) -> None:
         seen[name] = origin
 
 
-def _load(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, seed: int) -> list[Task]:
+def _load(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, seed: int, trust_code: bool) -> list[Task]:
     if Path(spec.task).suffix in SUFFIXES:
-        return [_file_task(spec, base, data_dir, chat, seed)]
+        return [_file_task(spec, base, data_dir, chat, seed, trust_code)]
     for key in ("eval", "test"):
         if getattr(spec, key) is not None:
             raise UserError(
@@ -73,7 +76,7 @@ def _load(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, seed: i
             )
     if isinstance(spec.validation, str):
         raise UserError(f"{spec.task}: 'validation' is a share here, such as 0.05; a file goes into validation_split")
-    found, origin = _lm_eval_tasks(spec.task, base, data_dir)
+    found, origin = _lm_eval_tasks(spec.task, base, data_dir, trust_code)
     if spec.name is not None:
         if len(found) > 1:
             raise UserError(f"{spec.task} stands for {len(found)} tasks, so they cannot all be named {spec.name!r}")
@@ -87,14 +90,14 @@ def _load(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, seed: i
     return tasks
 
 
-def _file_task(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, seed: int) -> FileTask:
+def _file_task(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, seed: int, trust_code: bool) -> FileTask:
     if spec.data_dir is not None and spec.eval is None:
         raise UserError(f"{spec.task}: 'data_dir' is for task YAMLs; give the file's own path")
     lm_eval = None
     if spec.eval is not None:
         if Path(spec.eval).suffix in SUFFIXES:
             raise UserError(f"{spec.task}: 'eval' is an lm-eval name or YAML; a file to measure the loss on is 'test'")
-        found, _ = _lm_eval_tasks(spec.eval, base, data_dir)
+        found, _ = _lm_eval_tasks(spec.eval, base, data_dir, trust_code)
         if len(found) > 1:
             raise UserError(f"{spec.task}: 'eval' must be one task, and {spec.eval} stands for {len(found)}")
         lm_eval = found[0]
@@ -110,10 +113,10 @@ def _file_task(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, se
     return FileTask(name, path, chat, lm_eval, validation, test, seed)
 
 
-def _lm_eval_tasks(what: str, base: Path, data_dir: Path | None) -> tuple[list[Any], str]:
+def _lm_eval_tasks(what: str, base: Path, data_dir: Path | None, trust_code: bool) -> tuple[list[Any], str]:
     """The lm-eval tasks of a name or a YAML, and where they came from."""
     if Path(what).suffix in YAML_SUFFIXES:
-        return yaml_tasks(_at(base, what), data_dir), str(_at(base, what))
+        return yaml_tasks(_at(base, what), data_dir, trust_code), str(_at(base, what))
     if "/" in what or "\\" in what:
         known = ", ".join(YAML_SUFFIXES + SUFFIXES)
         raise UserError(f"{existing(_at(base, what), 'task')}: a task file ends in one of {known}")

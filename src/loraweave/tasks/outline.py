@@ -17,6 +17,7 @@ from loraweave.tasks.harness_task import HarnessTask
 from loraweave.tasks.load import YAML_SUFFIXES, check_names, load_tasks
 from loraweave.tasks.spec import TaskSpec, parse_spec
 from loraweave.tasks.task import Task
+from loraweave.tasks.task_yaml import read_task_yaml
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,12 @@ class Outline:
 
 
 def outlines(
-    specs: Iterable[Any], base_dir: Path, data_dir: str | Path | None, chat_template: bool, seed: int
+    specs: Iterable[Any],
+    base_dir: Path,
+    data_dir: str | Path | None,
+    chat_template: bool,
+    seed: int,
+    trust_code: bool = False,
 ) -> list[Outline]:
     """The tasks of a run, in the order of their ids; arguments as `load_tasks` takes them. Nothing is downloaded.
 
@@ -48,7 +54,7 @@ def outlines(
 
     def load(some: list[Any]) -> list[Task]:
         with nothing_downloaded():
-            return load_tasks(some, base_dir, data_dir, chat_template, seed)
+            return load_tasks(some, base_dir, data_dir, chat_template, seed, trust_code)
 
     try:
         return [_loaded(task) for task in load(specs)]
@@ -62,7 +68,7 @@ def outlines(
         except UserError as error:
             if not _is_missing_data(error):
                 raise
-            found += _described(parse_spec(entry, f"tasks, entry {number}"), base_dir)
+            found += _described(parse_spec(entry, f"tasks, entry {number}"), base_dir, trust_code)
     check_names((outline.name, outline.data) for outline in found)
     return found
 
@@ -87,13 +93,13 @@ def _loaded(task: Task) -> Outline:
     return Outline(task.name, data or task.origin, ", ".join(task.lm_eval.aggregation()), task)
 
 
-def _described(spec: TaskSpec, base_dir: Path) -> list[Outline]:
+def _described(spec: TaskSpec, base_dir: Path, trust_code: bool) -> list[Outline]:
     """A task whose data are not at hand, or the members of a group, from lm-eval's YAML alone."""
     if Path(spec.task).suffix in SUFFIXES:  # its own file is there, that of its evaluation is not
-        evaluation = _configs(str(spec.eval), base_dir)
+        evaluation = _configs(str(spec.eval), base_dir, trust_code)
         return [Outline(spec.name or Path(spec.task).stem, spec.task, _scored_by(evaluation[0]), None)]
     found = []
-    for config in _configs(spec.task, base_dir):
+    for config in _configs(spec.task, base_dir, trust_code):
         name = spec.name or str(config["task"])
         if config.get("training_split") is None and "class" not in config:
             raise UserError(f"the task {name!r} has no training split: it can only be evaluated")
@@ -101,24 +107,24 @@ def _described(spec: TaskSpec, base_dir: Path) -> list[Outline]:
     return found
 
 
-def _configs(what: str, base_dir: Path) -> list[dict[str, Any]]:
+def _configs(what: str, base_dir: Path, trust_code: bool) -> list[dict[str, Any]]:
     """The configurations behind a name of lm-eval's or a YAML: one, or those of all members of a group or tag."""
     if Path(what).suffix in YAML_SUFFIXES:
         path = base_dir / Path(what).expanduser()
-        config = harness.read_task_yaml(path)
+        config = read_task_yaml(path, trust_code)
         if not isinstance(config.get("task"), list):
             harness.check_keys(config, path)
             return [config]
         beside = harness.folder_index(path.parent)
         members = [str(beside[m].yaml_path) if m in beside else m for m in config["task"]]
-        return [config for member in members for config in _configs(member, base_dir)]
+        return [config for member in members for config in _configs(member, base_dir, trust_code)]
     if (shipped := harness.shipped_yaml(what)) is not None:
-        return [harness.read_task_yaml(shipped)]
+        return [read_task_yaml(shipped)]
     entry = harness.task_manager().task_index[what]
     if entry.kind.name not in ("GROUP", "TAG"):
-        return [harness.read_task_yaml(entry.yaml_path)]
+        return [read_task_yaml(entry.yaml_path)]
     members = sorted(entry.tags) if entry.kind.name == "TAG" else entry.cfg["task"]
-    return [config for m in members if isinstance(m, str) for config in _configs(m, base_dir)]
+    return [config for m in members if isinstance(m, str) for config in _configs(m, base_dir, trust_code)]
 
 
 def _data_set(config: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from loraweave.errors import UserError
 from loraweave.tasks.examples import Example, Message
+from loraweave.tasks.sandbox import reason_of
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ def example_from(task: Any, doc: Any, chat: bool, place: str) -> Example:
     except UserError:
         raise
     except Exception as error:  # templates and !function code are the user's: anything can come out of them
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{place}: the task's templates fail here: {type(error).__name__}: {reason}") from error
+        raise UserError(f"{place}: the task's templates fail here: {reason_of(error)}") from error
     if not isinstance(completion, str) or not completion.strip():
         raise UserError(f"{place}: the answer (doc_to_target) is empty, so there is nothing to learn")
     if isinstance(prompt, _Conversation):

@@ -100,7 +100,7 @@ def train(
     """
     console = console or Console(stderr=True)
     with quiet_libraries():
-        model, tokenizer = base or load_base(config.model)
+        model, tokenizer = base or load_base(config.model, trust_code=config.trust_code)
         run = resolve(config, model, output)
         if base is not None and uses_fsdp(run.args):
             raise UserError(
