@@ -8,16 +8,16 @@ import pytest
 from tiny_project import TASKS, byte_tokenizer, write_project
 from tiny_rows import NAMES, random_rows
 
-from loraweave.data.packing import Plan, validation_plan
-from loraweave.data.rows import Rows
+from loraweave.data.packing import RowPlan, validation_plan
+from loraweave.data.rows import TokenRows
 from loraweave.runs.loss_config import LossConfig
 from loraweave.runs.settings import build_arguments
 from loraweave.training.trainer import MultiTaskTrainer
 
 
 @pytest.fixture
-def rows() -> Rows:
-    return Rows(*random_rows())
+def rows() -> TokenRows:
+    return TokenRows(*random_rows())
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., MultiTaskTrainer]:
 
     def build(
         model: Any,
-        rows: Rows,
+        rows: TokenRows,
         packing: bool = False,
         names: Sequence[str] = NAMES,
         losses: LossConfig | None = None,
@@ -45,7 +45,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., MultiTaskTrainer]:
             **arguments,
         }
         args = build_arguments(values, 0, tmp_path / "run")
-        plan = Plan(rows, lambda _: range(len(rows)), max_length=64, packing=packing, seed=0, epochs=12)
+        plan = RowPlan(rows, lambda _: range(len(rows)), max_length=64, packing=packing, seed=0, epochs=12)
         validation = validation_plan(rows, 64, packing)
         return MultiTaskTrainer(model, args, byte_tokenizer(), plan, validation, names, losses=losses)
 

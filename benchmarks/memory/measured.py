@@ -10,8 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from loraweave.bases.load import EMBEDDED
-from loraweave.data.packing import Plan
-from loraweave.data.rows import Rows
+from loraweave.data.packing import RowPlan
+from loraweave.data.rows import TokenRows
 from loraweave.runs.adapting import adapted
 from loraweave.runs.methods import choose_method
 from loraweave.runs.settings import build_arguments
@@ -43,8 +43,10 @@ def peak_of_training(
         length = args.max_length
         count = 2 * args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         ids = torch.randint(10, config.vocab_size, (count, length)).tolist()
-        rows = Rows([{"input_ids": row, "labels": row} for row in ids], [i % len(task_names) for i in range(count)])
-        plan = Plan(rows, lambda _: range(count), max_length=length, packing=False, seed=0)
+        rows = TokenRows(
+            [{"input_ids": row, "labels": row} for row in ids], [i % len(task_names) for i in range(count)]
+        )
+        plan = RowPlan(rows, lambda _: range(count), max_length=length, packing=False, seed=0)
         trainer = MultiTaskTrainer(
             model,
             args,

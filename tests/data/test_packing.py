@@ -9,8 +9,8 @@ import torch
 from transformers import MambaConfig, MambaForCausalLM
 
 from loraweave.data.collate import Collator
-from loraweave.data.packing import Plan, keeps_examples_apart, pack
-from loraweave.data.rows import Rows
+from loraweave.data.packing import RowPlan, keeps_examples_apart, pack
+from loraweave.data.rows import TokenRows
 
 ARCHITECTURES = ["llama", "qwen2", "gpt2", "mixtral"]
 
@@ -24,9 +24,9 @@ def test_packing_keeps_every_example_whole() -> None:
     assert len(packs) <= 1.1 * lengths[order].sum() / 64
 
 
-def test_every_epoch_has_its_own_order_and_all_are_equally_long(rows: Rows) -> None:
-    def plan(seed: int) -> Plan:
-        return Plan(rows, lambda _: range(len(rows)), max_length=30, packing=True, seed=seed, epochs=3)
+def test_every_epoch_has_its_own_order_and_all_are_equally_long(rows: TokenRows) -> None:
+    def plan(seed: int) -> RowPlan:
+        return RowPlan(rows, lambda _: range(len(rows)), max_length=30, packing=True, seed=seed, epochs=3)
 
     first, again, other = plan(0), plan(0), plan(1)
     assert first.packs == again.packs != other.packs
@@ -35,21 +35,21 @@ def test_every_epoch_has_its_own_order_and_all_are_equally_long(rows: Rows) -> N
     assert all(sorted(chain.from_iterable(packs)) == list(range(len(rows))) for packs in epochs)
 
 
-def test_epochs_that_pack_differently_get_the_same_number_of_rows(rows: Rows) -> None:
+def test_epochs_that_pack_differently_get_the_same_number_of_rows(rows: TokenRows) -> None:
     long, short = [1, 3, 5, 7, 9, 11], [0, 2, 4, 6, 8, 10]
-    plan = Plan(rows, lambda epoch: (long, short)[epoch % 2], max_length=20, packing=True, seed=0, epochs=2)
+    plan = RowPlan(rows, lambda epoch: (long, short)[epoch % 2], max_length=20, packing=True, seed=0, epochs=2)
     half = len(plan)
     assert len(plan.packs) == 2 * half
     assert sorted(chain.from_iterable(plan.packs[:half])) == long
     assert sorted(chain.from_iterable(plan.packs[half:])) == short
 
 
-def test_a_plan_is_as_long_as_the_steps_asked_for(rows: Rows) -> None:
-    plan = Plan(rows, lambda _: range(len(rows)), max_length=64, packing=False, seed=0, minimum=30)
+def test_a_plan_is_as_long_as_the_steps_asked_for(rows: TokenRows) -> None:
+    plan = RowPlan(rows, lambda _: range(len(rows)), max_length=64, packing=False, seed=0, minimum=30)
     assert len(plan.packs) == 36
 
 
-def test_positions_restart_and_labels_never_cross_examples(rows: Rows) -> None:
+def test_positions_restart_and_labels_never_cross_examples(rows: TokenRows) -> None:
     batch = Collator(pad_token_id=0)([rows.joined([0, 1]), rows.joined([2])])
     first, second, third = (int(rows.lengths[i]) for i in range(3))
     assert batch["position_ids"][0].tolist() == [*range(first), *range(second)]
@@ -62,14 +62,14 @@ def test_positions_restart_and_labels_never_cross_examples(rows: Rows) -> None:
     assert len(targets) == (batch["labels"] != -100).sum()
 
 
-def test_rows_of_one_example_take_the_causal_path(rows: Rows) -> None:
+def test_rows_of_one_example_take_the_causal_path(rows: TokenRows) -> None:
     assert "position_ids" not in Collator(pad_token_id=0)([rows.joined([0]), rows.joined([1])])
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_packed_row_has_the_logits_of_the_separate_rows(
-    tiny_model: Callable, rows: Rows, architecture: str, attention: str
+    tiny_model: Callable, rows: TokenRows, architecture: str, attention: str
 ) -> None:
     model = tiny_model(architecture)
     model.set_attn_implementation(attention)
@@ -85,7 +85,7 @@ def test_a_packed_row_has_the_logits_of_the_separate_rows(
                 start += len(alone)
 
 
-def test_one_flat_row_has_the_logits_of_the_separate_rows(tiny_model: Callable, rows: Rows) -> None:
+def test_one_flat_row_has_the_logits_of_the_separate_rows(tiny_model: Callable, rows: TokenRows) -> None:
     batch = Collator(pad_token_id=0, one_row=True)([rows.joined([1, 0]), rows.joined([2])])
     assert batch["input_ids"].shape[0] == 1
     model = tiny_model("llama")

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from tiny_rows import NAMES, random_rows
 
 from loraweave.config import PRESETS, WeaveConfig
-from loraweave.data.rows import Rows
+from loraweave.data.rows import TokenRows
 from loraweave.errors import UserError
 from loraweave.runs.adapting import adapted
 from loraweave.runs.loss_config import LossConfig
@@ -169,7 +169,7 @@ def test_processes_count_as_one(tiny_model: Callable, name: str, config: LossCon
 @pytest.mark.parametrize("config", [KL, MMD], ids=["kl", "mmd"])
 @pytest.mark.parametrize("name", ["lora", "rlora", "multilora"])
 def test_alignment_goes_down_in_training(
-    tiny_model: Callable, make_trainer: Callable, rows: Rows, name: str, config: LossConfig
+    tiny_model: Callable, make_trainer: Callable, rows: TokenRows, name: str, config: LossConfig
 ) -> None:
     logged = {}
     for weight in (0.0, 0.5):
@@ -193,7 +193,7 @@ def test_alignment_goes_down_in_training(
     assert sum(logged[0.5][-3:]) < sum(logged[0.5][:3])
 
 
-def test_load_balance_brings_the_heads_together(tiny_model: Callable, make_trainer: Callable, rows: Rows) -> None:
+def test_load_balance_brings_the_heads_together(tiny_model: Callable, make_trainer: Callable, rows: TokenRows) -> None:
     model = adapted_model(tiny_model, "hydralora")
     routers = [m for m in model.modules() if hasattr(m, "weave_router")]
     means: dict[Any, torch.Tensor] = {}
@@ -222,7 +222,7 @@ def test_load_balance_brings_the_heads_together(tiny_model: Callable, make_train
 
 @pytest.mark.parametrize("name", ["hydralora", "rlora", "mtllora", "moelora"])
 def test_router_health_is_what_the_gates_say(
-    tiny_model: Callable, make_trainer: Callable, rows: Rows, name: str
+    tiny_model: Callable, make_trainer: Callable, rows: TokenRows, name: str
 ) -> None:
     model = adapted_model(tiny_model, name)
     trainer = make_trainer(model, rows, max_steps=2, logging_steps=2, learning_rate=1e-9)
@@ -247,7 +247,7 @@ def test_router_health_is_what_the_gates_say(
 
 @pytest.mark.parametrize("name", ["lora", "mlora", "multilora"])
 def test_nothing_is_looked_at_where_there_is_nothing_to_see(
-    tiny_model: Callable, make_trainer: Callable, rows: Rows, name: str
+    tiny_model: Callable, make_trainer: Callable, rows: TokenRows, name: str
 ) -> None:
     trainer = make_trainer(adapted_model(tiny_model, name), rows, max_steps=1)
     trainer.train()
@@ -300,7 +300,7 @@ def test_align_lora_is_lora_with_a_loss_and_leaves_the_base_alone(tiny_model: Ca
     base = tiny_model()
     with adapted(base, choose_method("alignlora"), NAMES, 0, True) as model:
         assert isinstance(model.active_peft_config, LoraConfig)
-        trainer = make_trainer(model, Rows(*random_rows()), losses=choose_method("alignlora").losses, max_steps=2)
+        trainer = make_trainer(model, TokenRows(*random_rows()), losses=choose_method("alignlora").losses, max_steps=2)
         trainer.train()
         trainer.release()
         assert "loss_alignment" in trainer.state.log_history[0]

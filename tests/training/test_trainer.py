@@ -11,13 +11,13 @@ from torch.nn.functional import cross_entropy
 
 from loraweave.bases import fingerprint
 from loraweave.config import MtlLoraConfig, RLoraConfig
-from loraweave.data.rows import Rows
+from loraweave.data.rows import TokenRows
 from loraweave.errors import UserError
 from loraweave.runs.adapting import adapted
 from loraweave.runs.methods import choose_method
 
 
-def losses_by_hand(model: Any, rows: Rows) -> dict[str, list[float]]:
+def losses_by_hand(model: Any, rows: TokenRows) -> dict[str, list[float]]:
     """Per task the loss of every completion token, one example at a time, from plain logits."""
     losses: dict[str, list[float]] = {name: [] for name in NAMES}
     with torch.no_grad():
@@ -34,7 +34,7 @@ def losses_by_hand(model: Any, rows: Rows) -> dict[str, list[float]]:
     [("llama", False), ("llama", True), ("qwen2", True), ("gpt2", True), ("opt", False), ("mixtral", True)],
 )
 def test_evaluation_gives_the_loss_of_each_task(
-    tiny_model: Callable, make_trainer: Callable, rows: Rows, architecture: str, packing: bool
+    tiny_model: Callable, make_trainer: Callable, rows: TokenRows, architecture: str, packing: bool
 ) -> None:
     model = tiny_model(architecture)
     by_hand = losses_by_hand(model, rows)
@@ -48,7 +48,9 @@ def test_evaluation_gives_the_loss_of_each_task(
     assert metrics["eval_loss"] == pytest.approx(sum(everything) / len(everything), rel=1e-4)
 
 
-def one_step(make_trainer: Callable, model: Any, rows: Rows, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def one_step(
+    make_trainer: Callable, model: Any, rows: TokenRows, **arguments: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters after one step, and what was logged for it. SGD, so that a wrong scale of the loss shows."""
     trainer = make_trainer(model, rows, max_steps=1, optim="sgd", max_grad_norm=0, **arguments)
     trainer.train()
@@ -56,7 +58,7 @@ def one_step(make_trainer: Callable, model: Any, rows: Rows, **arguments: Any) -
     return dict(model.state_dict()), trainer.state.log_history[0]
 
 
-def test_accumulating_and_packing_change_nothing(tiny_model: Callable, make_trainer: Callable, rows: Rows) -> None:
+def test_accumulating_and_packing_change_nothing(tiny_model: Callable, make_trainer: Callable, rows: TokenRows) -> None:
     start = tiny_model()
     by_hand = losses_by_hand(start, rows)
     whole, logged = one_step(make_trainer, tiny_model(), rows, per_device_train_batch_size=12)
@@ -78,7 +80,7 @@ def test_accumulating_and_packing_change_nothing(tiny_model: Callable, make_trai
 
 @pytest.mark.parametrize("config", [LoraConfig(r=2, target_modules="all-linear"), RLoraConfig(r=2, lora_dropout=0.0)])
 def test_gradient_checkpointing_changes_nothing(
-    tiny_model: Callable, make_trainer: Callable, rows: Rows, config: Any
+    tiny_model: Callable, make_trainer: Callable, rows: TokenRows, config: Any
 ) -> None:
     after = []
     for checkpointing in (False, True):
@@ -91,7 +93,7 @@ def test_gradient_checkpointing_changes_nothing(
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_method_that_needs_tasks_gets_them_token_by_token(
-    tiny_model: Callable, make_trainer: Callable, rows: Rows, checkpointing: bool
+    tiny_model: Callable, make_trainer: Callable, rows: TokenRows, checkpointing: bool
 ) -> None:
     model = get_peft_model(tiny_model(), MtlLoraConfig(r=2, task_names=NAMES))
     trainer = make_trainer(model, rows, packing=True, max_steps=2, gradient_checkpointing=checkpointing)
@@ -104,7 +106,7 @@ def test_a_method_that_needs_tasks_gets_them_token_by_token(
 
 def test_only_one_task_in_the_data_trains_only_its_parameters(tiny_model: Callable, make_trainer: Callable) -> None:
     listed, tasks = random_rows()
-    rows = Rows([row for row, task in zip(listed, tasks, strict=True) if task == 1], [1] * 6)
+    rows = TokenRows([row for row, task in zip(listed, tasks, strict=True) if task == 1], [1] * 6)
     model = get_peft_model(tiny_model(), MtlLoraConfig(r=2, task_names=NAMES))
     make_trainer(model, rows, packing=True, max_steps=2).train()
     for name, parameter in model.named_parameters():
@@ -112,7 +114,7 @@ def test_only_one_task_in_the_data_trains_only_its_parameters(tiny_model: Callab
             assert torch.equal(parameter[0], torch.eye(2))
 
 
-def test_a_plain_lora_is_not_told_tasks(tiny_model: Callable, make_trainer: Callable, rows: Rows) -> None:
+def test_a_plain_lora_is_not_told_tasks(tiny_model: Callable, make_trainer: Callable, rows: TokenRows) -> None:
     model = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules="all-linear"))
     trainer = make_trainer(model, rows, max_steps=1)
     assert not trainer.takes_tasks
@@ -123,7 +125,7 @@ def test_a_plain_lora_is_not_told_tasks(tiny_model: Callable, make_trainer: Call
 def test_a_loss_that_is_not_a_number_stops_with_step_and_task(
     tiny_model: Callable, make_trainer: Callable, packing: bool, named: str
 ) -> None:
-    rows = Rows(*random_rows())
+    rows = TokenRows(*random_rows())
     model = tiny_model()
     with torch.no_grad():
         model.get_input_embeddings().weight[30:50] = float("nan")  # tokens of the task `long` alone
@@ -132,7 +134,7 @@ def test_a_loss_that_is_not_a_number_stops_with_step_and_task(
         trainer.train()
 
 
-def test_the_base_is_given_back_untouched(tiny_model: Callable, make_trainer: Callable, rows: Rows) -> None:
+def test_the_base_is_given_back_untouched(tiny_model: Callable, make_trainer: Callable, rows: TokenRows) -> None:
     base = tiny_model()
     before = {name: value.clone() for name, value in base.state_dict().items()}
     mark = fingerprint(base)

@@ -15,7 +15,7 @@ from loraweave.analysis.subjects import AnalysedRun
 from loraweave.data.collate import Collator
 from loraweave.data.encode import encode_all
 from loraweave.data.prepare import longest_example
-from loraweave.data.rows import Rows
+from loraweave.data.rows import TokenRows
 from loraweave.runs.loading import Run, load_run
 from loraweave.tuner.context import attach
 from loraweave.tuner.probe import Probe
@@ -106,7 +106,7 @@ def _layer(key: str) -> str:
     return key.rpartition(".")[0]
 
 
-def _rows(loaded: Run, count: int) -> Rows:
+def _rows(loaded: Run, count: int) -> TokenRows:
     """The examples, as token rows."""
     length = longest_example(loaded.config.train["max_length"], loaded.model)
     found: list[Any] = []
@@ -116,7 +116,7 @@ def _rows(loaded: Run, count: int) -> Rows:
         rows = encode_all(examples, loaded.tokenizer, length).rows
         found += rows
         tasks += [number] * len(rows)
-    return Rows(found, tasks)
+    return TokenRows(found, tasks)
 
 
 def _routing(sums: Tensor, counts: Tensor, names: Sequence[str]) -> LayerRouting:

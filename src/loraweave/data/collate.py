@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from loraweave.data.rows import Row
+from loraweave.data.rows import PackedRow
 
 
 class Collator:
@@ -27,7 +27,7 @@ class Collator:
         self.one_row = one_row
         self.multiple_of = multiple_of
 
-    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[PackedRow]) -> dict[str, Any]:
         """The batch.
 
         Returns:

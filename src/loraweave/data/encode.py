@@ -19,7 +19,7 @@ IGNORED = -100
 """The label of a token that carries no loss."""
 
 
-class Row(TypedDict):
+class EncodedRow(TypedDict):
     """Two lists of one length: token ids, and the same ids where there is loss (`IGNORED` elsewhere)."""
 
     input_ids: list[int]
@@ -40,7 +40,7 @@ class Encoded:
         dropped: how many examples were left out.
     """
 
-    rows: list[Row]
+    rows: list[EncodedRow]
     kept: list[int]
     cut: int
     dropped: int
@@ -51,7 +51,7 @@ class Encoded:
         return [len(row["input_ids"]) for row in self.rows]
 
 
-def encode(example: Example, tokenizer: Any, max_length: int) -> Row:
+def encode(example: Example, tokenizer: Any, max_length: int) -> EncodedRow:
     """Token ids of prompt, answer and end of sequence; loss on the answer and the end.
 
     A row longer than `max_length` loses the beginning of its prompt, as in HFLM; the answer is never cut.
@@ -99,7 +99,7 @@ def split_ids(prompt: str, completion: str, tokenizer: Any) -> tuple[list[int], 
     return context, whole[len(context) :]
 
 
-def _encode(example: Example, tokenizer: Any, max_length: int) -> tuple[Row, bool]:
+def _encode(example: Example, tokenizer: Any, max_length: int) -> tuple[EncodedRow, bool]:
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no end-of-sequence token, so the end of an answer cannot be learned")
     text = render(example, tokenizer)

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from trl import pack_dataset
 
-from loraweave.data.rows import Row, Rows
+from loraweave.data.rows import PackedRow, TokenRows
 from loraweave.quiet import quiet_libraries
 
 Pack = Sequence[int]
@@ -43,7 +43,7 @@ def pack(lengths: np.ndarray, order: Sequence[int], max_length: int) -> list[Pac
     return [[row[end - 1] for end in np.cumsum(group)] for row, group in zip(examples, groups, strict=True)]
 
 
-class Plan(Dataset[Row]):
+class RowPlan(Dataset[PackedRow]):
     """Every row of a run, epoch after epoch, in the order in which it is trained on.
 
     Args:
@@ -58,7 +58,7 @@ class Plan(Dataset[Row]):
 
     def __init__(
         self,
-        rows: Rows,
+        rows: TokenRows,
         epoch: Callable[[int], Sequence[int]],
         *,
         max_length: int,
@@ -84,7 +84,7 @@ class Plan(Dataset[Row]):
         """Rows of one epoch: what the Trainer counts its steps by."""
         return self.rows_per_epoch
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> PackedRow:
         return self.rows.joined(self.packs[index])
 
     def examples(self, count: int) -> np.ndarray:
@@ -95,7 +95,7 @@ class Plan(Dataset[Row]):
 class EpochSampler(Sampler[int]):
     """The rows of the plan's current epoch, in the plan's order."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: RowPlan) -> None:
         self.plan = plan
         self.epoch = 0
 
@@ -110,9 +110,9 @@ class EpochSampler(Sampler[int]):
         return iter(range(start, start + len(self.plan)))
 
 
-def validation_plan(rows: Rows, max_length: int, packing: bool) -> Plan:
+def validation_plan(rows: TokenRows, max_length: int, packing: bool) -> RowPlan:
     """All examples once, in their own order."""
-    return Plan(rows, lambda _: range(len(rows)), max_length=max_length, packing=packing, seed=0)
+    return RowPlan(rows, lambda _: range(len(rows)), max_length=max_length, packing=packing, seed=0)
 
 
 @torch.no_grad()

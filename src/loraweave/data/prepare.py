@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loraweave.data.encode import Encoded, encode_all
 from loraweave.data.mixture import Mixture, MixtureConfig, Realised
-from loraweave.data.packing import Plan, keeps_examples_apart, validation_plan
-from loraweave.data.rows import Rows
+from loraweave.data.packing import RowPlan, keeps_examples_apart, validation_plan
+from loraweave.data.rows import TokenRows
 from loraweave.data.schedule import Schedule
 from loraweave.errors import UserError
 from loraweave.tasks import Task
@@ -27,8 +27,8 @@ class RunData:
         cut, dropped: per task, the examples whose prompt was shortened and those whose answer did not fit at all.
     """
 
-    training: Rows
-    validation: Rows | None
+    training: TokenRows
+    validation: TokenRows | None
     mixture: Mixture
     cut: dict[str, int]
     dropped: dict[str, int]
@@ -102,8 +102,8 @@ def _encoded(name: str, examples: Sequence, tokenizer: PreTrainedTokenizerBase, 
         raise UserError(f"task {name!r}: {error}") from error
 
 
-def _rows(encoded: Sequence[Encoded]) -> Rows:
-    return Rows(
+def _rows(encoded: Sequence[Encoded]) -> TokenRows:
+    return TokenRows(
         [row for task in encoded for row in task.rows],
         [number for number, task in enumerate(encoded) for _ in task.rows],
     )
@@ -121,7 +121,7 @@ def prepare(
     validate: bool,
     seed: int,
     console: Console,
-) -> tuple[RunData, Plan, Plan | None]:
+) -> tuple[RunData, RowPlan, RowPlan | None]:
     """The rows of a whole run in their order, and those to validate on.
 
     Args:
@@ -146,7 +146,7 @@ def prepare(
     if packing and not keeps_examples_apart(model):
         console.print(f"{model.config.model_type} cannot keep packed examples apart, so rows hold one example each")
         packing = False
-    plan = Plan(
+    plan = RowPlan(
         data.training,
         data.epoch,
         max_length=max_length,

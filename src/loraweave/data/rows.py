@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-Row = dict[str, np.ndarray]
+PackedRow = dict[str, np.ndarray]
 
 
-class Rows:
+class TokenRows:
     """Examples as token ids, labels and the task that each belongs to.
 
     Args:
@@ -28,7 +28,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.tasks)
 
-    def joined(self, examples: Sequence[int]) -> Row:
+    def joined(self, examples: Sequence[int]) -> PackedRow:
         """Several examples as one row: input_ids, labels, tasks (tokens,) each, and seq_lengths (examples,).
 
         The first label of every example is −100: what precedes it in the row is another example.

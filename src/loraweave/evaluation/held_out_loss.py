@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from loraweave.data.encode import IGNORED, Encoded, Row
+from loraweave.data.encode import IGNORED, Encoded, EncodedRow
 from loraweave.evaluation.scores import TaskScore
 
 
@@ -53,7 +53,7 @@ def score_with_loss(
     )
 
 
-def _losses(model: PreTrainedModel, batch: Sequence[Row], pad: int) -> tuple[list[float], list[int]]:
+def _losses(model: PreTrainedModel, batch: Sequence[EncodedRow], pad: int) -> tuple[list[float], list[int]]:
     """Summed loss and number of scored tokens of each row."""
     length = max(len(row["input_ids"]) for row in batch)
 

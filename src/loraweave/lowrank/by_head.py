@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 
 
 @dataclass(frozen=True)
-class Rows:
+class HeadRows:
     """Which head each of T rows has.
 
     Attributes:
@@ -34,7 +34,7 @@ class Rows:
         return self.heads.argsort(stable=True), list(zip(heads.tolist(), counts.tolist(), strict=True))
 
 
-def down(x: Tensor, A: Tensor, rows: Rows) -> Tensor:
+def down(x: Tensor, A: Tensor, rows: HeadRows) -> Tensor:
     """Each row of x through its own head's A.
 
     Args:
@@ -54,7 +54,7 @@ def down(x: Tensor, A: Tensor, rows: Rows) -> Tensor:
     return torch.cat(products).index_select(0, order.argsort())
 
 
-def add_up(y: Tensor, u: Tensor, B: Tensor, rows: Rows, scaling: float, in_place: bool = False) -> Tensor:
+def add_up(y: Tensor, u: Tensor, B: Tensor, rows: HeadRows, scaling: float, in_place: bool = False) -> Tensor:
     """y + s · B_h u, each row with its own head's B.
 
     Args:

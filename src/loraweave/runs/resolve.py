@@ -8,7 +8,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig
 
-from loraweave.data.packing import Plan
+from loraweave.data.packing import RowPlan
 from loraweave.data.prepare import RunData, prepare
 from loraweave.data.schedule import Schedule
 from loraweave.runs.config import RunConfig
@@ -48,7 +48,7 @@ class ResolvedRun:
 
     def prepare_data(
         self, tasks: Sequence[Task], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, console: Console
-    ) -> tuple[RunData, Plan, Plan | None]:
+    ) -> tuple[RunData, RowPlan, RowPlan | None]:
         """The rows to train on and those to validate on; arguments and errors as of `data.prepare.prepare`."""
         return prepare(
             tasks,

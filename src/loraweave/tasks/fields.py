@@ -3,13 +3,13 @@
 from typing import Any
 
 from loraweave.errors import UserError, nearest
-from loraweave.tasks.files import Rows
+from loraweave.tasks.files import FileRows
 from loraweave.tasks.sandbox import compiled, reason_of
 
 TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix")
 
 
-def check_fields(config: Any, rows: Rows) -> None:
+def check_fields(config: Any, rows: FileRows) -> None:
     """Check that every row has what the templates of `config` (an lm-eval task configuration) print.
 
     A template may ask whether a field is there (`{% if context %}`), but not print one that is missing or null.

@@ -11,7 +11,7 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
 @dataclass(frozen=True)
-class Rows:
+class FileRows:
     """The rows of one file. `numbers` counts from 1: lines of a JSON Lines file, else entries."""
 
     path: Path
@@ -35,7 +35,7 @@ def existing(path: Path, what: str = "file") -> Path:
     raise UserError(f"no such {what}: {path}{missing}{hint}")
 
 
-def read_rows(path: Path) -> Rows:
+def read_rows(path: Path) -> FileRows:
     """Read a `.jsonl`, `.json` (an array, or JSON Lines under that name) or `.parquet` file.
 
     A byte-order mark, Windows line ends and blank lines are fine.
@@ -68,7 +68,7 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _read_lines(text: str, path: Path) -> Rows:
+def _read_lines(text: str, path: Path) -> FileRows:
     rows, numbers = [], []
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines() would split inside strings (U+2028)
         if not line.strip():
@@ -85,7 +85,7 @@ def _read_lines(text: str, path: Path) -> Rows:
             )
         rows.append(row)
         numbers.append(number)
-    return Rows(path, rows, numbers, "line")
+    return FileRows(path, rows, numbers, "line")
 
 
 def _check_characters(source: str, value: Any, place: str) -> None:
@@ -98,7 +98,7 @@ def _check_characters(source: str, value: Any, place: str) -> None:
         raise UserError(f"{place}: holds {error.object[error.start]!r}, half of a character; write the whole") from None
 
 
-def _json_array(text: str, path: Path) -> Rows | None:
+def _json_array(text: str, path: Path) -> FileRows | None:
     """The rows of a JSON array of objects; None when the file is JSON Lines after all."""
     if not text.lstrip().startswith("["):
         return None
@@ -110,10 +110,10 @@ def _json_array(text: str, path: Path) -> Rows | None:
         _check_characters(text, item, f"{path}, entry {number}")
         if not isinstance(item, dict):
             raise UserError(f"{path}, entry {number}: a JSON object is wanted, not {type(item).__name__}")
-    return Rows(path, items, list(range(1, len(items) + 1)), "entry")
+    return FileRows(path, items, list(range(1, len(items) + 1)), "entry")
 
 
-def _read_parquet(path: Path) -> Rows:
+def _read_parquet(path: Path) -> FileRows:
     import pyarrow
     import pyarrow.parquet
 
@@ -121,4 +121,4 @@ def _read_parquet(path: Path) -> Rows:
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    return Rows(path, rows, list(range(1, len(rows) + 1)), "row")
+    return FileRows(path, rows, list(range(1, len(rows) + 1)), "row")

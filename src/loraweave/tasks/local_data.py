@@ -13,7 +13,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from loraweave.errors import UserError, nearest
 from loraweave.tasks.fields import check_fields
-from loraweave.tasks.files import SUFFIXES, Rows, existing, read_rows
+from loraweave.tasks.files import SUFFIXES, FileRows, existing, read_rows
 
 SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
@@ -40,7 +40,7 @@ class LocalTask(ConfigurableTask):
         train = self.config.training_split
         if train is not None and evaluated is not None and set(files[train]) & set(files[evaluated]):
             raise UserError(f"{source}: the splits {train!r} and {evaluated!r} read the same file: {files[train][0]}")
-        self.sources: dict[str, list[Rows]] = {}
+        self.sources: dict[str, list[FileRows]] = {}
         for split in wanted:
             self.sources[split] = [read_rows(Path(path)) for path in files[split]]
             if self.config.process_docs is None:  # else the templates see other fields than the file has
@@ -125,7 +125,7 @@ def _absolute(path: Path, folders: list[Path], plain: bool) -> str:
     return str((folders[0] / path).absolute())
 
 
-def _dataset(parts: list[Rows], names: list[str]) -> datasets.Dataset:
+def _dataset(parts: list[FileRows], names: list[str]) -> datasets.Dataset:
     """One split, with the fields of all splits. A field that a row lacks is None there, as `datasets` has it."""
     columns = {name: [row.get(name) for part in parts for row in part.rows] for name in names}
     return datasets.Dataset.from_dict(columns, on_mixed_types="use_json")  # as `datasets` reads JSON Lines

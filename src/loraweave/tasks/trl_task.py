@@ -5,7 +5,7 @@ from typing import Any
 
 from loraweave.errors import UserError, nearest
 from loraweave.tasks.examples import Example, Message
-from loraweave.tasks.files import Rows, read_rows
+from loraweave.tasks.files import FileRows, read_rows
 from loraweave.tasks.task import Group, Task
 
 ROLES = ("system", "developer", "user", "assistant")
@@ -50,7 +50,7 @@ class FileTask(Task):
     def _own_validation(self) -> list[Example] | None:
         return _flat(self._validation) if self._validation is not None else None
 
-    def _groups(self, rows: Rows) -> list[Group]:
+    def _groups(self, rows: FileRows) -> list[Group]:
         return [_examples(row, rows.place(i), self.chat_template) for i, row in enumerate(rows.rows)]
 
 
@@ -58,7 +58,7 @@ def _flat(groups: list[Group]) -> list[Example]:
     return [example for group in groups for example in group]
 
 
-def _is_conversational(rows: Rows) -> bool:
+def _is_conversational(rows: FileRows) -> bool:
     """Whether the file holds messages; checks that it is in one of TRL's formats at all."""
     columns = set(rows.rows[0])
     if "messages" in columns:

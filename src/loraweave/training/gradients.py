@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from loraweave.data.rows import Rows
+from loraweave.data.rows import TokenRows
 from loraweave.files import read_json, write_json
 from loraweave.training.callbacks import Clock
 
@@ -51,7 +51,7 @@ class GradientRecord(TrainerCallback):
         self,
         path: Path,
         task_names: Sequence[str],
-        sources: Sequence[Rows],
+        sources: Sequence[TokenRows],
         examples_of_run: int,
         clock: Clock,
         console: Console,
@@ -142,20 +142,20 @@ def _numbers(values: Tensor) -> list[float | None]:
     return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
-def _spread(sources: Sequence[Rows], task: int, count: int) -> tuple[Rows, np.ndarray]:
+def _spread(sources: Sequence[TokenRows], task: int, count: int) -> tuple[TokenRows, np.ndarray]:
     """So many rows of a task, spread evenly over those that it has, from the first source with enough of them."""
     of_task = [(rows, (rows.tasks == task).nonzero()[0]) for rows in sources]
     rows, there = max(of_task, key=lambda one: min(len(one[1]), count))
     return rows, there[np.linspace(0, len(there) - 1, min(count, len(there))).astype(int)]
 
 
-def _scored(rows: Rows, examples: np.ndarray) -> int:
+def _scored(rows: TokenRows, examples: np.ndarray) -> int:
     """Completion tokens in these examples."""
     return int((rows.joined(examples.tolist())["labels"] != -100).sum())
 
 
 def _gradient(
-    trainer: "MultiTaskTrainer", parameters: Sequence[nn.Parameter], rows: Rows, part: np.ndarray, stride: int
+    trainer: "MultiTaskTrainer", parameters: Sequence[nn.Parameter], rows: TokenRows, part: np.ndarray, stride: int
 ) -> Tensor:
     """The gradient of the loss on some examples, summed over their completion tokens, as one vector on the CPU."""
     total: Tensor | None = None

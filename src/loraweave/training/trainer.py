@@ -15,7 +15,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from loraweave.config import WeaveConfig
 from loraweave.data.collate import Collator
-from loraweave.data.packing import EpochSampler, Plan
+from loraweave.data.packing import EpochSampler, RowPlan
 from loraweave.files import saved_or_removed
 from loraweave.runs.loss_config import LossConfig
 from loraweave.training.auxiliary import Auxiliary
@@ -46,8 +46,8 @@ class MultiTaskTrainer(SFTTrainer):
         model: PreTrainedModel | PeftModel,
         args: SFTConfig,
         tokenizer: PreTrainedTokenizerBase,
-        train: Plan,
-        validation: Plan | None,
+        train: RowPlan,
+        validation: RowPlan | None,
         task_names: Sequence[str],
         callbacks: Sequence[TrainerCallback] = (),
         losses: LossConfig | None = None,

@@ -185,7 +185,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         formula, pick = self.formula(adapter), self._pick(adapter, leading)
         x = x.reshape(-1, x.shape[-1])
         numbers = torch.arange(formula.num_heads, device=x.device)
-        rows = by_head.Rows(pick(numbers).flatten(), len(x))
+        rows = by_head.HeadRows(pick(numbers).flatten(), len(x))
         drop, shared = self._dropout_on_x(adapter), len(formula.A) == 1
         if shared:
             u, _, _ = _down(formula, x, x.shape[:-1], drop)
