@@ -1,0 +1,53 @@
+"""The hash of a task's examples: the same wherever it is taken, another for any other content."""
+
+import os
+import subprocess
+import sys
+from datetime import date
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loraweave.data.identity import content_hash
+from loraweave.tasks.examples import Example
+
+TEXTS = st.text(st.characters(codec=None), max_size=5)
+MESSAGES = st.lists(st.fixed_dictionaries({"role": TEXTS, "content": TEXTS}), max_size=3)
+EXAMPLES = st.lists(st.builds(Example, TEXTS | MESSAGES, TEXTS | MESSAGES, st.booleans()), max_size=4)
+
+
+@given(EXAMPLES, EXAMPLES)
+def test_hashes_are_equal_where_examples_are(some: list[Example], others: list[Example]) -> None:
+    assert (content_hash(some) == content_hash(others)) == (some == others)
+    assert content_hash(iter(some)) == content_hash(list(some))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([Example("ab", "c")], [Example("a", "bc")]),
+        ([Example("a", "b"), Example("c", "d")], [Example("c", "d"), Example("a", "b")]),
+        ([Example("a", "b")], [Example("a", "b")] * 2),
+        ([Example([{"content": "a"}], "b")], [Example([{"content": "a"}], "b", open_turn=True)]),
+        ([Example([{"content": "a", "n": 1}], "b")], [Example([{"content": "a", "n": 1.0}], "b")]),
+        ([Example([{"role": "a", "content": "a"}], "b")], [Example([{"content": "a", "role": "a"}], "b")]),
+        ([Example([{"on": date(2024, 1, 2)}], "b")], [Example([{"on": date(2024, 1, 3)}], "b")]),
+        ([Example([{"of": b"1"}], "b")], [Example([{"of": "b'1'"}], "b")]),
+    ],
+)
+def test_what_looks_alike_is_told_apart(one: list[Example], other: list[Example]) -> None:
+    assert content_hash(one) != content_hash(other)
+
+
+def test_the_hash_is_the_same_in_another_process() -> None:
+    examples = [Example("a\ud800ü", "b"), Example([{"role": "user", "content": "x"}], "y")]
+    code = f"""
+from loraweave.data.identity import content_hash
+from loraweave.tasks.examples import Example
+print(content_hash({examples!r}))"""
+    seeds = {
+        subprocess.check_output([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, text=True)
+        for seed in "12"
+    }
+    assert seeds == {content_hash(examples) + "\n"}
