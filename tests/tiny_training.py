@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_project import TASKS, byte_tokenizer, write_project
 from tiny_rows import NAMES, random_rows
 
-from loraweave.data.packing import RowPlan, validation_plan
+from loraweave.data.plan import RowPlan, validation_plan
 from loraweave.data.rows import TokenRows
+from loraweave.data.schedule import Schedule
 from loraweave.runs.loss_config import LossConfig
 from loraweave.runs.settings import build_arguments
 from loraweave.training.trainer import MultiTaskTrainer
@@ -45,7 +47,8 @@ def make_trainer(tmp_path: Path) -> Callable[..., MultiTaskTrainer]:
             **arguments,
         }
         args = build_arguments(values, 0, tmp_path / "run")
-        plan = RowPlan(rows, lambda _: range(len(rows)), max_length=64, packing=packing, seed=0, epochs=12)
+        everything, schedule = np.arange(len(rows)), Schedule.of(args)
+        plan = RowPlan(rows, lambda _: everything, max_length=64, packing=packing, seed=0, schedule=schedule)
         validation = validation_plan(rows, 64, packing)
         return MultiTaskTrainer(model, args, byte_tokenizer(), plan, validation, names, losses=losses)
 

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from loraweave.bases.load import EMBEDDED
-from loraweave.data.packing import RowPlan
+from loraweave.data.plan import validation_plan
 from loraweave.data.rows import TokenRows
 from loraweave.runs.adapting import adapted
 from loraweave.runs.methods import choose_method
@@ -46,7 +46,7 @@ def peak_of_training(
         rows = TokenRows(
             [{"input_ids": row, "labels": row} for row in ids], [i % len(task_names) for i in range(count)]
         )
-        plan = RowPlan(rows, lambda _: range(count), max_length=length, packing=False, seed=0)
+        plan = validation_plan(rows, length, packing=False)
         trainer = MultiTaskTrainer(
             model,
             args,

@@ -1,52 +1,61 @@
-"""Packing: every example once, none split, none seen by its neighbour; and an order that is fixed beforehand."""
+"""Packing: every example once, none split, and none seen by its neighbour."""
 
 from collections.abc import Callable
-from itertools import chain
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import MambaConfig, MambaForCausalLM
+from trl import pack_dataset
 
 from loraweave.data.collate import Collator
-from loraweave.data.packing import RowPlan, keeps_examples_apart, pack
+from loraweave.data.packing import keeps_examples_apart, pack, split_into
 from loraweave.data.rows import TokenRows
+from loraweave.quiet import quiet_libraries
 
 ARCHITECTURES = ["llama", "qwen2", "gpt2", "mixtral"]
 
 
-def test_packing_keeps_every_example_whole() -> None:
+LENGTHS = st.lists(st.integers(1, 24), min_size=1, max_size=40)
+
+
+def packed_by_trl(lengths: list[int], max_length: int) -> list[int]:
+    """Tokens of each row as TRL packs them, fullest first."""
+    data = datasets.Dataset.from_dict({"input_ids": [[0] * length for length in lengths]})
+    with quiet_libraries():
+        return sorted(map(sum, pack_dataset(data, max_length, "bfd")["seq_lengths"]), reverse=True)
+
+
+@given(LENGTHS, st.integers(24, 60))
+@settings(max_examples=60, deadline=None)
+def test_packing_is_best_fit_decreasing_as_in_trl(lengths: list[int], max_length: int) -> None:
+    packs = pack(np.array(lengths), np.arange(len(lengths)), max_length)
+    assert sorted(packs.examples) == list(range(len(lengths)))
+    tokens = np.add.reduceat(np.array(lengths)[packs.examples], packs.starts[:-1])
+    assert sorted(tokens, reverse=True) == packed_by_trl(lengths, max_length)
+
+
+def test_packing_fills_rows_and_takes_examples_as_often_as_asked() -> None:
     lengths = np.random.default_rng(0).integers(1, 40, size=300)
-    order = np.random.default_rng(1).permutation(300)[:250]
+    order = np.random.default_rng(1).integers(300, size=2000)
     packs = pack(lengths, order, 64)
-    assert sorted(chain.from_iterable(packs)) == sorted(order)
-    assert all(lengths[list(p)].sum() <= 64 for p in packs)
-    assert len(packs) <= 1.1 * lengths[order].sum() / 64
+    assert sorted(packs.examples) == sorted(order)
+    assert max(lengths[packs[row]].sum() for row in range(len(packs))) <= 64
+    assert len(packs) <= 1.02 * lengths[order].sum() / 64
 
 
-def test_every_epoch_has_its_own_order_and_all_are_equally_long(rows: TokenRows) -> None:
-    def plan(seed: int) -> RowPlan:
-        return RowPlan(rows, lambda _: range(len(rows)), max_length=30, packing=True, seed=seed, epochs=3)
-
-    first, again, other = plan(0), plan(0), plan(1)
-    assert first.packs == again.packs != other.packs
-    epochs = [first.packs[i * len(first) : (i + 1) * len(first)] for i in range(3)]
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert all(sorted(chain.from_iterable(packs)) == list(range(len(rows))) for packs in epochs)
-
-
-def test_epochs_that_pack_differently_get_the_same_number_of_rows(rows: TokenRows) -> None:
-    long, short = [1, 3, 5, 7, 9, 11], [0, 2, 4, 6, 8, 10]
-    plan = RowPlan(rows, lambda epoch: (long, short)[epoch % 2], max_length=20, packing=True, seed=0, epochs=2)
-    half = len(plan)
-    assert len(plan.packs) == 2 * half
-    assert sorted(chain.from_iterable(plan.packs[:half])) == long
-    assert sorted(chain.from_iterable(plan.packs[half:])) == short
-
-
-def test_a_plan_is_as_long_as_the_steps_asked_for(rows: TokenRows) -> None:
-    plan = RowPlan(rows, lambda _: range(len(rows)), max_length=64, packing=False, seed=0, minimum=30)
-    assert len(plan.packs) == 36
+@given(LENGTHS, st.data())
+def test_rows_are_divided_between_examples_and_none_is_empty(lengths: list[int], data: st.DataObject) -> None:
+    packs = pack(np.array(lengths), np.arange(len(lengths)), 24)
+    rows = data.draw(st.integers(len(packs), len(lengths)))
+    divided = split_into(packs, rows)
+    assert len(divided) == rows
+    assert (np.diff(divided.starts) > 0).all()
+    assert divided.examples.tolist() == packs.examples.tolist()
+    assert set(packs.starts) <= set(divided.starts)
 
 
 def test_positions_restart_and_labels_never_cross_examples(rows: TokenRows) -> None:
@@ -102,3 +111,17 @@ def test_an_architecture_whose_mask_ignores_positions_is_not_packed(tiny_model: 
 def test_an_architecture_whose_state_runs_along_the_row_is_not_packed() -> None:
     model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=1))
     assert not keeps_examples_apart(model)
+
+
+def test_blank_rows_have_no_token_and_change_nothing(rows: TokenRows) -> None:
+    plain = Collator(pad_token_id=0)([rows.joined([0]), rows.joined([1])])
+    batch = Collator(pad_token_id=0)([rows.joined([0]), rows.joined([1]), rows.joined([])])
+    for key in ("input_ids", "labels", "tasks", "padding"):
+        assert torch.equal(batch[key][:2], plain[key])
+    assert batch["padding"][2].all()
+    assert torch.equal(batch["scored"], plain["scored"])
+    assert batch["tokens"] == plain["tokens"]
+    blank = Collator(pad_token_id=0)([rows.joined([])])
+    assert blank["input_ids"].shape == (1, 1)
+    assert blank["padding"].all()
+    assert (len(blank["scored"]), blank["tokens"]) == (0, 0)

@@ -84,6 +84,38 @@ def test_two_processes_train_like_one(project: Path, methods: list[str]) -> None
             torch.testing.assert_close(adapter(two), adapter(one), atol=1e-4, rtol=1e-3)
 
 
+def test_rows_that_do_not_come_out_even_are_seen_once(project: Path) -> None:
+    """150 rows to validate on and 13 to train on, of different lengths, by two processes: every number is as by one."""
+    for name, count in (("few", 13), ("many", 150)):
+        lines = [{"prompt": f"{i} is", "completion": " " + "ab" * (i % 7 + 1)} for i in range(count)]
+        (project / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = (project / "run.yaml").read_text().splitlines()
+    run = ["tasks: [{task: few.jsonl, validation: many.jsonl}]" if line.startswith("tasks") else line for line in run]
+    (project / "run.yaml").write_text("\n".join(run) + "\n")
+    settings = [
+        "train.num_train_epochs=1.5",
+        "train.per_device_eval_batch_size=8",
+        "train.eval_strategy=steps",
+        "train.eval_steps=3",
+        "train.save_strategy=no",
+        "train.bf16=false",
+        "method.lora_dropout=0.0",
+    ]
+    packings = ["true", "false"]
+    jobs = [(f"two/{packing}", [*settings, TWO, f"train.packing={packing}"], False) for packing in packings]
+    launch(project, "runs", json.dumps(jobs))
+    for packing in packings:
+        config = RunConfig.load(str(project / "run.yaml"), [*settings, ONE, f"train.packing={packing}"])
+        one = train(config, project / "one" / packing, console=Console(file=io.StringIO())).folder
+        two = project / "two" / packing
+        assert losses(two) == [pytest.approx(step, rel=1e-5) for step in losses(one)]
+        assert (two / "mixture.json").read_text() == (one / "mixture.json").read_text()
+        for folder in (one, two):
+            tokens = json.loads((folder / "summary.json").read_text())["tokens"]
+            assert tokens == sum(task["tokens"] for task in json.loads((folder / "mixture.json").read_text()))
+        torch.testing.assert_close(adapter(two), adapter(one), atol=1e-5, rtol=1e-4)
+
+
 def test_a_base_that_is_needed_afterwards_is_not_sharded(project: Path) -> None:
     config = RunConfig.load(str(project / "run.yaml"), [*SETTINGS, *KINDS["fsdp2"]])
     with pytest.raises(UserError, match="FSDP keeps the base"):

@@ -38,7 +38,7 @@ class Collator:
         if self.one_row:
             rows = [{key: np.concatenate([row[key] for row in rows]) for key in rows[0]}]
         lengths = [len(row["input_ids"]) for row in rows]
-        width = -(-max(lengths) // self.multiple_of) * self.multiple_of
+        width = -(-max(1, *lengths) // self.multiple_of) * self.multiple_of  # a batch may be blank
         batch: dict[str, Any] = {
             "input_ids": _padded([row["input_ids"] for row in rows], width, self.pad_token_id),
             "labels": _padded([row["labels"] for row in rows], width, -100),

@@ -7,6 +7,7 @@ on from epoch to epoch, and the order of each epoch is a new one. All of it foll
 that are compared see the same data in the same order.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
@@ -20,6 +21,9 @@ from loraweave.errors import UserError, nearest
 
 SETTING_OF = {"temperature": "temperature", "cap": "capped", "weights": "weights"}
 """Which strategy each setting belongs to."""
+
+PASSES = 64
+"""Through each task, and epochs, before a long run may draw as it did in its first ones."""
 
 
 class MixtureConfig(BaseModel):
@@ -103,19 +107,17 @@ class Mixture:
     shares: np.ndarray
     quotas: np.ndarray
     by: str
-    epochs: int
     seed: int
-    _ends: list[list[int]] = field(default_factory=list)
+    _ends: list[list[tuple[int, int]]] = field(default_factory=list)  # by tokens: after each epoch, draws and tokens
+    _shuffles: dict[int, tuple[int, np.ndarray]] = field(default_factory=dict)  # each task's latest, and its number
 
     @classmethod
-    def build(
-        cls, lengths: Mapping[str, Sequence[int]], config: MixtureConfig, epochs: int = 1, seed: int = 0
-    ) -> "Mixture":
+    def build(cls, lengths: Mapping[str, Sequence[int]], config: MixtureConfig, seed: int = 0) -> "Mixture":
         """Work out the quotas of a mixture.
 
         Args:
             lengths: for each task, in the order of the task ids, the number of tokens of each of its rows.
-            epochs: how many epochs `realised` covers; `epoch` answers for any number.
+            seed: of the draws and their order.
 
         Raises:
             UserError: `weights` does not fit the tasks, a task has no rows, or `total` is too small for a task to
@@ -132,7 +134,7 @@ class Mixture:
         shares = claims / claims.sum()
         total = config.total or int(np.minimum(sizes, config.cap or np.inf)[shares > 0].sum())
         quotas = _largest_remainder(shares, total) if config.by == "examples" else shares * total
-        mixture = cls(names, rows, shares, quotas, config.by, epochs, seed, [[0] for _ in names])
+        mixture = cls(names, rows, shares, quotas, config.by, seed, [[(0, 0)] for _ in names])
         for task, name in enumerate(names):
             if shares[task] > 0 and not mixture._end(task, 0):
                 raise UserError(
@@ -141,28 +143,36 @@ class Mixture:
                 )
         return mixture
 
-    def epoch(self, number: int) -> list[tuple[int, int]]:
-        """The draws of epoch `number` (from 0) in training order: (task id, index of the row within the task)."""
-        draws = [(task, int(row)) for task in range(len(self.names)) for row in self._drawn(task, number)]
-        order = np.random.default_rng([self.seed, number, crc32(b"order")]).permutation(len(draws))
-        return [draws[i] for i in order]
+    @property
+    def period(self) -> int:
+        """Epochs in which every task has been gone through many times: who trains on may begin anew, with the first."""
+        sizes = [len(rows) if self.by == "examples" else rows.sum() for rows in self.lengths]
+        drawn = self.quotas > 0
+        return math.ceil(PASSES * max(1.0, float((np.array(sizes)[drawn] / self.quotas[drawn]).max())))
 
-    def realised(self, epoch: int | None = None) -> list[Realised]:
-        """What each task got in one epoch, or in all epochs together: ready for JSON."""
-        numbers = range(self.epochs) if epoch is None else [epoch]
-        drawn = [np.concatenate([self._drawn(task, number) for number in numbers]) for task in range(len(self.names))]
-        tokens = [int(self.lengths[task][rows].sum()) for task, rows in enumerate(drawn)]
-        all_examples, all_tokens = sum(map(len, drawn)), sum(tokens)
+    def epoch(self, number: int) -> np.ndarray:
+        """(draws, 2), those of epoch `number` (from 0) in training order: task id, index of the row within the task."""
+        rows = [self._drawn(task, number) for task in range(len(self.names))]
+        draws = np.stack([np.repeat(np.arange(len(rows)), list(map(len, rows))), np.concatenate(rows)], axis=1)
+        return draws[np.random.default_rng([self.seed, number, crc32(b"order")]).permutation(len(draws))]
+
+    def realised(self, drawn: np.ndarray, tokens: np.ndarray) -> list[Realised]:
+        """What each task got, ready for JSON.
+
+        Args:
+            drawn: (K,) examples of each task, each as often as it was drawn.
+            tokens: (K,) in those.
+        """
         return [
             Realised(
                 task=name,
                 available=len(self.lengths[task]),
-                drawn=len(drawn[task]),
-                passes=len(drawn[task]) / len(self.lengths[task]),
-                tokens=tokens[task],
+                drawn=int(drawn[task]),
+                passes=float(drawn[task] / len(self.lengths[task])),
+                tokens=int(tokens[task]),
                 wanted=float(self.shares[task]),
-                share_of_examples=len(drawn[task]) / all_examples,
-                share_of_tokens=tokens[task] / all_tokens,
+                share_of_examples=float(drawn[task] / drawn.sum()),
+                share_of_tokens=float(tokens[task] / tokens.sum()),
             )
             for task, name in enumerate(self.names)
         ]
@@ -178,32 +188,38 @@ class Mixture:
             return int(self.quotas[task]) * (epoch + 1)
         ends = self._ends[task]
         while len(ends) < epoch + 2:
-            ends.append(self._next_end(task, ends[-1], self.quotas[task] * len(ends)))
-        return ends[epoch + 1]
+            ends.append(self._next_end(task, *ends[-1], self.quotas[task] * len(ends)))
+        return ends[epoch + 1][0]
 
-    def _next_end(self, task: int, start: int, wanted: float) -> int:
-        """The end whose tokens since the first epoch come nearest to `wanted`: errors do not add up over epochs."""
-        lengths = self.lengths[task]
-        used = int(lengths.sum()) * (start // len(lengths))
-        used += int(lengths[self._stretch(task, start - start % len(lengths), start)].sum())
-        end = start
+    def _next_end(self, task: int, end: int, used: int, wanted: float) -> tuple[int, int]:
+        """The end whose tokens since the first epoch come nearest to `wanted`, and those tokens: errors do not add up
+        over epochs.
+
+        Args:
+            end, used: of the epoch before.
+        """
+        lengths, ahead = self.lengths[task], 64
         while True:
-            stretch = lengths[self._stretch(task, end, end + len(lengths))]
+            stretch = lengths[self._stretch(task, end, end + ahead)]
             after = used + np.cumsum(stretch)
             fits = int(np.searchsorted(after - stretch / 2, wanted, side="right"))
-            end += fits
             if fits < len(stretch):
-                return end
-            used = int(after[-1])
+                return end + fits, int(after[fits - 1]) if fits else used
+            end, used, ahead = end + fits, int(after[-1]), 2 * ahead
 
     def _stretch(self, task: int, start: int, end: int) -> np.ndarray:
-        rows = len(self.lengths[task])
-        cycles = range(start // rows, -(-end // rows))
-        shuffles = [
-            np.random.default_rng([self.seed, crc32(self.names[task].encode()), c]).permutation(rows) for c in cycles
-        ]
-        first = cycles.start * rows
-        return np.concatenate([np.empty(0, dtype=np.int64), *shuffles])[start - first : end - first]
+        """Draws `start` to `end` of a task's endless series of shuffles."""
+        rows, pieces = len(self.lengths[task]), [np.empty(0, dtype=np.int64)]
+        for cycle in range(start // rows, -(-end // rows)):
+            shuffle = self._shuffle(task, cycle)
+            pieces.append(shuffle[max(0, start - cycle * rows) : end - cycle * rows])
+        return np.concatenate(pieces)
+
+    def _shuffle(self, task: int, number: int) -> np.ndarray:
+        if self._shuffles.get(task, (-1,))[0] != number:
+            seed = [self.seed, crc32(self.names[task].encode()), number]
+            self._shuffles[task] = number, np.random.default_rng(seed).permutation(len(self.lengths[task]))
+        return self._shuffles[task][1]
 
 
 def realised_table(rows: Sequence[Realised], title: str) -> Table:

@@ -1,118 +1,96 @@
-"""From rows to the batches of a whole run: packed, shuffled, and fixed before the first step.
+"""Packing: several examples to a row, none of them split; and whether a model keeps them apart."""
 
-Each epoch has an order of its own, drawn from the seed alone, so that every method sees the same data in the same
-order. All epochs have the same number of packed rows, which is what lets the Trainer count steps and resume.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left, insort
+from dataclasses import dataclass
 from inspect import signature
 
-import datasets
 import numpy as np
-import pyarrow as pa
 import torch
-from torch.utils.data import Dataset, Sampler
-from trl import pack_dataset
-
-from loraweave.data.rows import PackedRow, TokenRows
-from loraweave.quiet import quiet_libraries
-
-Pack = Sequence[int]
 
 
-def pack(lengths: np.ndarray, order: Sequence[int], max_length: int) -> list[Pack]:
-    """Group examples into rows of at most `max_length` tokens, none of them split, with TRL's packing.
+@dataclass(frozen=True)
+class Packs:
+    """Which examples share a row.
 
-    Args:
-        lengths: (examples,) tokens of every example.
-        order: which examples, and in which order they are offered.
-        max_length: tokens per row; an example may not be longer.
-
-    Returns:
-        For each row the examples in it.
-    """
-    chosen = np.asarray(order, dtype=np.int64)
-    sizes = lengths[chosen]
-    # The packing looks at lengths alone, so each token is stood for by the number of its example.
-    tokens = pa.array(np.repeat(chosen, sizes))
-    column = pa.LargeListArray.from_arrays(np.concatenate([[0], np.cumsum(sizes)]), tokens)
-    with quiet_libraries():
-        packed = pack_dataset(datasets.Dataset(pa.table({"example": column})), max_length, "bfd")
-    table = packed.data.table.combine_chunks()
-    examples, groups = table["example"].to_pylist(), table["seq_lengths"].to_pylist()
-    return [[row[end - 1] for end in np.cumsum(group)] for row, group in zip(examples, groups, strict=True)]
-
-
-class RowPlan(Dataset[PackedRow]):
-    """Every row of a run, epoch after epoch, in the order in which it is trained on.
-
-    Args:
-        rows: the examples.
-        epoch: the examples of the epoch of a given number, each once for every time it is drawn.
-        max_length: tokens per packed row.
-        packing: put several examples into a row; else one.
-        seed: of the order.
-        epochs: epochs wanted at least.
-        minimum: rows wanted at least, for runs that are as long as a number of steps.
+    Attributes:
+        examples: (n,) those of the first row, then of the second, ….
+        starts: (rows + 1,) where each row begins in `examples`, and the end.
     """
 
-    def __init__(
-        self,
-        rows: TokenRows,
-        epoch: Callable[[int], Sequence[int]],
-        *,
-        max_length: int,
-        packing: bool,
-        seed: int,
-        epochs: int = 1,
-        minimum: int = 0,
-    ) -> None:
-        self.rows = rows
-        self.packed = packing
-        by_epoch: list[list[Pack]] = []
-        while len(by_epoch) < epochs or len(by_epoch) * max(map(len, by_epoch)) < minimum:
-            number = len(by_epoch)
-            examples = epoch(number)
-            packs = pack(rows.lengths, examples, max_length) if packing else [[int(i)] for i in examples]
-            order = np.random.default_rng([seed, number]).permutation(len(packs))
-            by_epoch.append([packs[i] for i in order])
-        # Packed epochs differ by a few rows, unpacked ones do where a mixture counts tokens.
-        self.rows_per_epoch = (max if packing else min)(map(len, by_epoch))
-        self.packs = [pack for packs in by_epoch for pack in _exactly(self.rows_per_epoch, packs)]
+    examples: np.ndarray
+    starts: np.ndarray
 
     def __len__(self) -> int:
-        """Rows of one epoch: what the Trainer counts its steps by."""
-        return self.rows_per_epoch
+        return len(self.starts) - 1
 
-    def __getitem__(self, index: int) -> PackedRow:
-        return self.rows.joined(self.packs[index])
-
-    def examples(self, count: int) -> np.ndarray:
-        """The examples in the first `count` rows, each as often as it is seen."""
-        return np.array([example for pack in self.packs[:count] for example in pack], dtype=np.int64)
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.examples[self.starts[row] : self.starts[row + 1]]
 
 
-class EpochSampler(Sampler[int]):
-    """The rows of the plan's current epoch, in the plan's order."""
+def pack(lengths: np.ndarray, order: np.ndarray, max_length: int) -> Packs:
+    """Group examples into rows of at most `max_length` tokens by best fit decreasing, none of them split.
 
-    def __init__(self, plan: RowPlan) -> None:
-        self.plan = plan
-        self.epoch = 0
+    The longest come first, each goes to the fullest row that has room for it. Examples of one length are placed
+    together, so that the time follows the number of different lengths and not of examples.
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    Args:
+        lengths: (examples,) tokens of every example, at least 1 and at most `max_length`.
+        order: (n,) which examples; of one length, in the order in which they are placed.
+        max_length: tokens per row.
+    """
+    sizes = lengths[order]
+    by_size = np.argsort(-sizes, kind="stable")
+    row_of = np.empty(len(order), dtype=np.int64)
+    rows = placed = 0
+    spaces: list[int] = []  # of the rows that still have some, sorted
+    with_space: dict[int, np.ndarray] = {}
 
-    def __len__(self) -> int:
-        return len(self.plan)
+    def keep(which: np.ndarray, space: int) -> None:
+        if not space or not len(which):
+            return
+        if space in with_space:
+            which = np.concatenate([with_space[space], which])
+        else:
+            insort(spaces, space)
+        with_space[space] = which
 
-    def __iter__(self) -> Iterator[int]:
-        start = self.epoch * len(self.plan)
-        return iter(range(start, start + len(self.plan)))
+    different, counts = np.unique(-sizes, return_counts=True)
+    for size, left in zip((-different).tolist(), counts.tolist(), strict=True):
+        while left:
+            if (at := bisect_left(spaces, size)) < len(spaces):
+                space = spaces.pop(at)
+                open_rows = with_space.pop(space)
+            else:
+                space = max_length
+                open_rows = np.arange(rows, rows - (-left // (space // size)))
+                rows += len(open_rows)
+            each = space // size  # what is left of a row is its best fit again, until the next does not go in
+            used = open_rows[: -(-left // each)]
+            take = min(left, each * len(used))
+            row_of[by_size[placed : placed + take]] = np.repeat(used, each)[:take]
+            placed, left = placed + take, left - take
+            last = take - each * (len(used) - 1)
+            keep(used[:-1], space - each * size)
+            keep(used[-1:], space - last * size)
+            keep(open_rows[len(used) :], space)
+    together = np.argsort(row_of, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(row_of, minlength=rows))])
+    return Packs(order[together], starts)
 
 
-def validation_plan(rows: TokenRows, max_length: int, packing: bool) -> RowPlan:
-    """All examples once, in their own order."""
-    return RowPlan(rows, lambda _: range(len(rows)), max_length=max_length, packing=packing, seed=0)
+def split_into(packs: Packs, rows: int) -> Packs:
+    """The same examples in so many rows: those with most examples are cut in two, between examples.
+
+    Args:
+        rows: at least as many as there are, and no more than there are examples.
+    """
+    starts = packs.starts
+    while (missing := rows - (len(starts) - 1)) > 0:
+        sizes = np.diff(starts)
+        fullest = np.argsort(-sizes, kind="stable")[:missing]
+        fullest = fullest[sizes[fullest] > max(1, sizes.max() // 2)]
+        starts = np.sort(np.concatenate([starts, starts[fullest] + sizes[fullest] // 2]))
+    return Packs(packs.examples, starts)
 
 
 @torch.no_grad()
@@ -141,13 +119,3 @@ def keeps_examples_apart(model: torch.nn.Module) -> bool:
         model.train(was_training)
     scale = alone.abs().max().clamp(min=1e-6)
     return bool((together - alone).abs().max() / scale < (1e-3 if alone.dtype == torch.float32 else 5e-2))
-
-
-def _exactly(count: int, packs: list[Pack]) -> list[Pack]:
-    """So many rows: the fullest are cut in two, between examples, until there are enough; rows too many are dropped."""
-    packs = packs[:count]
-    while len(packs) < count:
-        fullest = max(range(len(packs)), key=lambda i: len(packs[i]))
-        examples = packs[fullest]
-        packs[fullest : fullest + 1] = [examples[: len(examples) // 2], examples[len(examples) // 2 :]]
-    return packs

@@ -1,6 +1,5 @@
 """From the tasks of a run to the rows it is trained and validated on, and what the mixture came to."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loraweave.data.encode import Encoded, encode_all
 from loraweave.data.mixture import Mixture, MixtureConfig, Realised
-from loraweave.data.packing import RowPlan, keeps_examples_apart, validation_plan
+from loraweave.data.packing import keeps_examples_apart
+from loraweave.data.plan import RowPlan, validation_plan
 from loraweave.data.rows import TokenRows
 from loraweave.data.schedule import Schedule
 from loraweave.errors import UserError
@@ -33,37 +33,25 @@ class RunData:
     cut: dict[str, int]
     dropped: dict[str, int]
 
-    def epoch(self, number: int) -> list[int]:
-        """The rows of `training` that an epoch draws, in the order of the mixture."""
-        return [int(self._first[task]) + row for task, row in self.mixture.epoch(number)]
-
     def __post_init__(self) -> None:
         self._first = np.concatenate([[0], np.cumsum([len(lengths) for lengths in self.mixture.lengths])])
 
-    def realised(self, examples: np.ndarray) -> list[Realised]:
+    def epoch(self, number: int) -> np.ndarray:
+        """(draws,) the rows of `training` that an epoch draws, in the order of the mixture."""
+        tasks, rows = self.mixture.epoch(number).T
+        return self._first[tasks] + rows
+
+    def realised(self, seen: np.ndarray) -> list[Realised]:
         """What each task got.
 
         Args:
-            examples: the rows of `training` that the run trains on, each as often as it is seen.
+            seen: (rows of `training`,) how often the run trains on each.
         """
-        tasks, lengths = self.training.tasks[examples], self.training.lengths[examples]
-        names = self.mixture.names
-        drawn = np.bincount(tasks, minlength=len(names))
-        tokens = np.bincount(tasks, weights=lengths, minlength=len(names)).astype(int)
-        available = [len(rows) for rows in self.mixture.lengths]
-        return [
-            Realised(
-                task=name,
-                available=available[i],
-                drawn=int(drawn[i]),
-                passes=float(drawn[i] / available[i]),
-                tokens=int(tokens[i]),
-                wanted=float(self.mixture.shares[i]),
-                share_of_examples=float(drawn[i] / drawn.sum()),
-                share_of_tokens=float(tokens[i] / tokens.sum()),
-            )
-            for i, name in enumerate(names)
-        ]
+        drawn = np.zeros(len(self.mixture.names), dtype=np.int64)
+        tokens = np.zeros_like(drawn)
+        np.add.at(drawn, self.training.tasks, seen)
+        np.add.at(tokens, self.training.tasks, seen * self.training.lengths)
+        return self.mixture.realised(drawn, tokens)
 
 
 def longest_example(max_length: int, model: PreTrainedModel) -> int:
@@ -152,8 +140,8 @@ def prepare(
         max_length=max_length,
         packing=packing,
         seed=seed,
-        epochs=1 if schedule.max_steps > 0 else math.ceil(schedule.epochs),
-        minimum=schedule.max_steps * schedule.rows_per_step,
+        schedule=schedule,
+        period=data.mixture.period,
     )
     if not validate:
         return data, plan, None

@@ -28,11 +28,14 @@ class TokenRows:
     def __len__(self) -> int:
         return len(self.tasks)
 
-    def joined(self, examples: Sequence[int]) -> PackedRow:
+    def joined(self, examples: Sequence[int] | np.ndarray) -> PackedRow:
         """Several examples as one row: input_ids, labels, tasks (tokens,) each, and seq_lengths (examples,).
 
-        The first label of every example is −100: what precedes it in the row is another example.
+        The first label of every example is −100: what precedes it in the row is another example. No examples make a
+        blank row, without a token.
         """
+        if not len(examples):
+            return {key: np.empty(0, dtype=np.int64) for key in ("input_ids", "labels", "tasks", "seq_lengths")}
         slices = [slice(self._starts[i], self._starts[i + 1]) for i in examples]
         lengths = self.lengths[list(examples)]
         labels = np.concatenate([self._labels[s] for s in slices])

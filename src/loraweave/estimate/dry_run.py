@@ -196,7 +196,7 @@ def _data(
         return [], None
     if (tokenizer := _tokenizer(run.config)) is not None:
         data, plan, _ = run.prepare_data(loaded, base, tokenizer, console)
-        return data.realised(plan.examples(run.schedule.rows(len(plan)))), len(plan)
+        return data.realised(plan.seen(run.schedule.rows(len(plan)))), len(plan)
     config = run.config
     if config.mixture.by == "tokens" or config.train["packing"]:
         return [], None

@@ -8,7 +8,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig
 
-from loraweave.data.packing import RowPlan
+from loraweave.data.plan import RowPlan
 from loraweave.data.prepare import RunData, prepare
 from loraweave.data.schedule import Schedule
 from loraweave.runs.config import RunConfig
@@ -42,9 +42,7 @@ class ResolvedRun:
     @property
     def schedule(self) -> Schedule:
         """How long it is."""
-        args = self.args
-        rows = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-        return Schedule(rows, args.num_train_epochs, max(0, args.max_steps))
+        return Schedule.of(self.args)
 
     def prepare_data(
         self, tasks: Sequence[Task], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, console: Console

@@ -46,6 +46,7 @@ _SETTLED = {
     "auto_find_batch_size": "the order of the data is fixed before the first step; choose per_device_train_batch_size",
     "train_sampling_strategy": "the order of the data comes from `mixture`",
     "shuffle_dataset": "the order of the data comes from `mixture`",
+    "dataloader_drop_last": "every row of an epoch is trained on; an epoch's last step may hold fewer",
     "packing_strategy": "packing never splits an example; choose `packing: true` or `false`",
     "padding_free": "choose `packing: true` or `false`",
     "eval_packing": "validation is packed like training",

@@ -24,14 +24,13 @@ class Clock(TrainerCallback):
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.tokens_before = 0
         self.trainer: MultiTaskTrainer | None = None
         self._since: float | None = None
 
     @property
     def tokens(self) -> int:
         """Real tokens trained on."""
-        return self.tokens_before + (self.trainer.tokens_seen if self.trainer else 0)
+        return self.trainer.tokens_seen if self.trainer else 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -90,7 +89,7 @@ class MetricsFile(TrainerCallback):
         kept = [line for line in lines if line["step"] <= state.global_step]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         if kept:
-            self.clock.seconds, self.clock.tokens_before = kept[-1]["seconds"], kept[-1]["tokens"]
+            self.clock.seconds = kept[-1]["seconds"]
 
 
 class RoutingFile(TrainerCallback):

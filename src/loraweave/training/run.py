@@ -154,8 +154,8 @@ def _trained(
 ) -> RunResult:
     folder, names = run.folder, [task.name for task in tasks]
     data, plan, validation = run.prepare_data(tasks, *base, console)
-    examples = plan.examples(run.schedule.rows(len(plan)))
-    realised = data.realised(examples)
+    seen = plan.seen(run.schedule.rows(len(plan)))
+    realised = data.realised(seen)
     if run.is_main:
         write_json(folder.mixture, realised)
     console.print(realised_table(realised, "The mixture of this run"))
@@ -164,7 +164,7 @@ def _trained(
     with adapted(base[0], run.method, names, run.config.seed, keep_base) as model:
         callbacks = _callbacks(run, clock, progress)
         sources = [rows for rows in (data.validation, data.training) if rows is not None]
-        gradients = GradientRecord(folder.gradients, names, sources, len(examples), clock, console)
+        gradients = GradientRecord(folder.gradients, names, sources, int(seen.sum()), clock, console)
         routing = RoutingFile(folder.routing)
         callbacks += [gradients, routing]
         trainer = MultiTaskTrainer(model, run.args, base[1], plan, validation, names, callbacks, run.method.losses)

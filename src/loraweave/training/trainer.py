@@ -15,7 +15,9 @@ from trl.trainer.utils import add_fused_lm_head
 
 from loraweave.config import WeaveConfig
 from loraweave.data.collate import Collator
-from loraweave.data.packing import EpochSampler, RowPlan
+from loraweave.data.order import EpochSampler
+from loraweave.data.plan import RowPlan
+from loraweave.data.schedule import Schedule
 from loraweave.files import saved_or_removed
 from loraweave.runs.loss_config import LossConfig
 from loraweave.training.auxiliary import Auxiliary
@@ -52,7 +54,8 @@ class MultiTaskTrainer(SFTTrainer):
         callbacks: Sequence[TrainerCallback] = (),
         losses: LossConfig | None = None,
     ) -> None:
-        self.sampler = EpochSampler(train)
+        self.sampler = EpochSampler(train, args.per_device_train_batch_size, args.world_size)
+        self.schedule = Schedule.of(args)
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         attention = getattr(base.config, "_attn_implementation", None) or ""
         flash = "flash" in attention
@@ -77,7 +80,6 @@ class MultiTaskTrainer(SFTTrainer):
         self.takes_tasks = isinstance(model, PeftModel) and isinstance(model.active_peft_config, WeaveConfig)
         self.task_losses = {mode: TaskLosses(task_names, args.device) for mode in ("train", "eval")}
         self.auxiliary = Auxiliary(model, losses or LossConfig(), task_names, self.accelerator)
-        self.tokens_seen = 0
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -94,10 +96,10 @@ class MultiTaskTrainer(SFTTrainer):
             outputs = self.scored_outputs(model, inputs)
         losses = -outputs.log_probs.flatten()
         self.task_losses[mode].add(losses.detach(), tasks, self.state.global_step + (mode == "train"))
-        if mode == "train":
-            self.tokens_seen += inputs["tokens"] * self.args.world_size
 
-        loss = losses.sum() / (len(scored) if num_items_in_batch is None else num_items_in_batch)
+        # A batch of blank rows, which evens out the processes, has no scored token.
+        items = len(scored) if num_items_in_batch is None else num_items_in_batch
+        loss = losses.sum() / (items.clamp(min=1) if isinstance(items, torch.Tensor) else max(1, items))
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())  # DDP averages over processes
         if self.aux_loss_enabled:
@@ -167,8 +169,14 @@ class MultiTaskTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return self.sampler
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler:
-        return torch.utils.data.SequentialSampler(eval_dataset)
+    def _get_eval_sampler(self, eval_dataset: Any) -> EpochSampler:
+        return EpochSampler(eval_dataset, self.args.eval_batch_size, self.args.world_size)
+
+    @property
+    def tokens_seen(self) -> int:
+        """Real tokens trained on in all steps so far, by all processes."""
+        plan = self.sampler.plan
+        return plan.tokens(self.schedule.rows_after(self.state.global_step, len(plan)))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """A run that was stopped after its last step has none left, where transformers would take one more."""
