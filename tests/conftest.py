@@ -1,10 +1,16 @@
 """Fixtures for all tests: the recorded material beside the checkout, and small models of several architectures."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "LORAWEAVE_CACHE" not in os.environ:  # what tests encode is nobody else's
+    os.environ["LORAWEAVE_CACHE"] = tempfile.mkdtemp(prefix="loraweave-tests-")
+    atexit.register(shutil.rmtree, os.environ["LORAWEAVE_CACHE"], ignore_errors=True)
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # pytest-xdist fills the cores; two pools of threads get in each other's way

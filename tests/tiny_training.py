@@ -10,16 +10,21 @@ from tiny_project import TASKS, byte_tokenizer, write_project
 from tiny_rows import NAMES, random_rows
 
 from loraweave.data.plan import RowPlan, validation_plan
-from loraweave.data.rows import TokenRows
+from loraweave.data.rows import TaskTokens, TokenRows
 from loraweave.data.schedule import Schedule
 from loraweave.runs.loss_config import LossConfig
 from loraweave.runs.settings import build_arguments
 from loraweave.training.trainer import MultiTaskTrainer
 
 
+def as_rows(listed: Sequence[dict[str, list[int]]], tasks: Sequence[int]) -> TokenRows:
+    """Token rows from lists, in their order."""
+    return TokenRows([TaskTokens.of([row]) for row in listed], tasks)
+
+
 @pytest.fixture
 def rows() -> TokenRows:
-    return TokenRows(*random_rows())
+    return as_rows(*random_rows())
 
 
 @pytest.fixture

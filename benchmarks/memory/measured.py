@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from loraweave.bases.load import EMBEDDED
 from loraweave.data.plan import validation_plan
-from loraweave.data.rows import TokenRows
+from loraweave.data.rows import TaskTokens, TokenRows
 from loraweave.runs.adapting import adapted
 from loraweave.runs.methods import choose_method
 from loraweave.runs.settings import build_arguments
@@ -43,9 +43,8 @@ def peak_of_training(
         length = args.max_length
         count = 2 * args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         ids = torch.randint(10, config.vocab_size, (count, length)).tolist()
-        rows = TokenRows(
-            [{"input_ids": row, "labels": row} for row in ids], [i % len(task_names) for i in range(count)]
-        )
+        parts = [TaskTokens.of([{"input_ids": row, "labels": row}]) for row in ids]
+        rows = TokenRows(parts, [i % len(task_names) for i in range(count)])
         plan = validation_plan(rows, length, packing=False)
         trainer = MultiTaskTrainer(
             model,

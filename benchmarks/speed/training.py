@@ -69,7 +69,9 @@ def write_rows(config: RunConfig, path: Path) -> int:
     from loraweave.bases import load_base
 
     _, tokenizer = load_base("nano", "float32")
-    data = load_data(config.load_tasks(), tokenizer, SHARED["max_length"], config.mixture, config.seed)
+    data = load_data(
+        config.load_tasks(), tokenizer, SHARED["max_length"], config.mixture, config.seed, Console(quiet=True)
+    )
     tokens = 0
     with path.open("w", encoding="utf-8") as file:
         for example in data.epoch(0):

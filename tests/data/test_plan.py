@@ -17,7 +17,7 @@ from loraweave.data.mixture import Mixture, MixtureConfig
 from loraweave.data.order import EpochSampler
 from loraweave.data.plan import BLANK, RowPlan, validation_plan
 from loraweave.data.prepare import RunData
-from loraweave.data.rows import TokenRows
+from loraweave.data.rows import TaskTokens, TokenRows
 from loraweave.data.schedule import Schedule
 
 MAX_LENGTH = 24
@@ -25,10 +25,9 @@ LENGTHS = st.lists(st.integers(2, MAX_LENGTH), min_size=1, max_size=12)
 
 
 def run_data(lengths: list[list[int]], **mixture: Any) -> RunData:
-    rows = [{"input_ids": [1] * n, "labels": [-100] + [1] * (n - 1)} for n in chain.from_iterable(lengths)]
-    tasks = [task for task, of_task in enumerate(lengths) for _ in of_task]
+    parts = [TaskTokens.of([{"input_ids": [1] * n, "labels": [-100] + [1] * (n - 1)} for n in ns]) for ns in lengths]
     by_task = {f"t{task}": of_task for task, of_task in enumerate(lengths)}
-    return RunData(TokenRows(rows, tasks), None, Mixture.build(by_task, MixtureConfig(**mixture)), {}, {})
+    return RunData(TokenRows(parts), None, Mixture.build(by_task, MixtureConfig(**mixture)), {}, {})
 
 
 def plan_of(data: RunData, schedule: Schedule, packing: bool, seed: int = 0) -> RowPlan:

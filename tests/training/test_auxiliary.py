@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_rows import NAMES, random_rows
+from tiny_training import as_rows
 
 from loraweave.config import PRESETS, WeaveConfig
 from loraweave.data.rows import TokenRows
@@ -300,7 +301,7 @@ def test_align_lora_is_lora_with_a_loss_and_leaves_the_base_alone(tiny_model: Ca
     base = tiny_model()
     with adapted(base, choose_method("alignlora"), NAMES, 0, True) as model:
         assert isinstance(model.active_peft_config, LoraConfig)
-        trainer = make_trainer(model, TokenRows(*random_rows()), losses=choose_method("alignlora").losses, max_steps=2)
+        trainer = make_trainer(model, as_rows(*random_rows()), losses=choose_method("alignlora").losses, max_steps=2)
         trainer.train()
         trainer.release()
         assert "loss_alignment" in trainer.state.log_history[0]

@@ -9,10 +9,10 @@ import torch
 from peft import get_peft_model
 from rich.console import Console
 from tiny_rows import NAMES, random_rows
+from tiny_training import as_rows
 from torch.nn.functional import cosine_similarity
 
 from loraweave import MtlLoraConfig
-from loraweave.data.rows import TokenRows
 from loraweave.runs.config import RunConfig
 from loraweave.training import gradients
 from loraweave.training.callbacks import Clock
@@ -83,7 +83,7 @@ def test_cosines_and_norms_are_those_of_the_losses_gradients(record, rows):
 
 
 def test_examples_come_from_validation_unless_it_has_too_few(rows, tmp_path):
-    few = TokenRows(*(part[:3] for part in random_rows(seed=1)))  # two of the first task, one of the second
+    few = as_rows(*(part[:3] for part in random_rows(seed=1)))  # two of the first task, one of the second
     made = GradientRecord(tmp_path / "g.json", NAMES, [few, rows], 2400, Clock(), Console(file=io.StringIO()))
     assert [source is few for source, _ in made.examples] == [True, False]
     assert made.record["examples"] == [2, 2]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_rows import NAMES, random_rows
+from tiny_training import as_rows
 from torch.nn.functional import cross_entropy
 
 from loraweave.bases import fingerprint
@@ -106,7 +107,7 @@ def test_a_method_that_needs_tasks_gets_them_token_by_token(
 
 def test_only_one_task_in_the_data_trains_only_its_parameters(tiny_model: Callable, make_trainer: Callable) -> None:
     listed, tasks = random_rows()
-    rows = TokenRows([row for row, task in zip(listed, tasks, strict=True) if task == 1], [1] * 6)
+    rows = as_rows([row for row, task in zip(listed, tasks, strict=True) if task == 1], [1] * 6)
     model = get_peft_model(tiny_model(), MtlLoraConfig(r=2, task_names=NAMES))
     make_trainer(model, rows, packing=True, max_steps=2).train()
     for name, parameter in model.named_parameters():
@@ -125,7 +126,7 @@ def test_a_plain_lora_is_not_told_tasks(tiny_model: Callable, make_trainer: Call
 def test_a_loss_that_is_not_a_number_stops_with_step_and_task(
     tiny_model: Callable, make_trainer: Callable, packing: bool, named: str
 ) -> None:
-    rows = TokenRows(*random_rows())
+    rows = as_rows(*random_rows())
     model = tiny_model()
     with torch.no_grad():
         model.get_input_embeddings().weight[30:50] = float("nan")  # tokens of the task `long` alone

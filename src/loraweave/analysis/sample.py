@@ -15,7 +15,7 @@ from loraweave.analysis.subjects import AnalysedRun
 from loraweave.data.collate import Collator
 from loraweave.data.encode import encode_all
 from loraweave.data.prepare import longest_example
-from loraweave.data.rows import TokenRows
+from loraweave.data.rows import TaskTokens, TokenRows
 from loraweave.runs.loading import Run, load_run
 from loraweave.tuner.context import attach
 from loraweave.tuner.probe import Probe
@@ -109,14 +109,11 @@ def _layer(key: str) -> str:
 def _rows(loaded: Run, count: int) -> TokenRows:
     """The examples, as token rows."""
     length = longest_example(loaded.config.train["max_length"], loaded.model)
-    found: list[Any] = []
-    tasks: list[int] = []
-    for number, task in enumerate(loaded.tasks):
+    parts = []
+    for task in loaded.tasks:
         examples = (task.validation_examples() or task.training_examples())[:count]
-        rows = encode_all(examples, loaded.tokenizer, length).rows
-        found += rows
-        tasks += [number] * len(rows)
-    return TokenRows(found, tasks)
+        parts.append(TaskTokens.of(encode_all(examples, loaded.tokenizer, length).rows))
+    return TokenRows(parts)
 
 
 def _routing(sums: Tensor, counts: Tensor, names: Sequence[str]) -> LayerRouting:

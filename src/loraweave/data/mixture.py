@@ -112,7 +112,9 @@ class Mixture:
     _shuffles: dict[int, tuple[int, np.ndarray]] = field(default_factory=dict)  # each task's latest, and its number
 
     @classmethod
-    def build(cls, lengths: Mapping[str, Sequence[int]], config: MixtureConfig, seed: int = 0) -> "Mixture":
+    def build(
+        cls, lengths: Mapping[str, Sequence[int] | np.ndarray], config: MixtureConfig, seed: int = 0
+    ) -> "Mixture":
         """Work out the quotas of a mixture.
 
         Args:

@@ -2,19 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from loraweave.data.encode import Encoded, encode_all
 from loraweave.data.mixture import Mixture, MixtureConfig, Realised
 from loraweave.data.packing import keeps_examples_apart
 from loraweave.data.plan import RowPlan, validation_plan
-from loraweave.data.rows import TokenRows
+from loraweave.data.rows import TaskTokens, TokenRows
 from loraweave.data.schedule import Schedule
+from loraweave.data.store import TokenStore
 from loraweave.errors import UserError
+from loraweave.heartbeat import Heartbeat
 from loraweave.tasks import Task
+from loraweave.tasks.examples import Example
 
 
 @dataclass
@@ -61,40 +64,45 @@ def longest_example(max_length: int, model: PreTrainedModel) -> int:
 
 
 def load_data(
-    tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase, max_length: int, mixture: MixtureConfig, seed: int
+    tasks: Sequence[Task],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    mixture: MixtureConfig,
+    seed: int,
+    console: Console,
 ) -> RunData:
-    """Encode all examples of all tasks and set up the mixture.
+    """Encode all examples of all tasks, or find them encoded, and set up the mixture.
 
     Raises:
         UserError: a task without training examples, or one whose answers are all too long; names the task.
     """
-    training = [_encoded(task.name, task.training_examples(), tokenizer, max_length) for task in tasks]
+    store = TokenStore(tokenizer)
+    with Heartbeat(partial(console.print, markup=False, highlight=False, soft_wrap=True)) as heart:
+        training = [_encoded(task.name, task.training_examples(), store, max_length, heart) for task in tasks]
+        validation = [_encoded(task.name, task.validation_examples(), store, max_length, heart) for task in tasks]
     for task, encoded in zip(tasks, training, strict=True):
-        if not encoded.rows:
+        if not len(encoded):
             raise UserError(f"{task.origin}: the task {task.name!r} has no training examples")
-    validation = [_encoded(task.name, task.validation_examples(), tokenizer, max_length) for task in tasks]
     names = [task.name for task in tasks]
     return RunData(
-        training=_rows(training),
-        validation=_rows(validation) if any(encoded.rows for encoded in validation) else None,
+        training=TokenRows(training),
+        validation=TokenRows(validation) if any(map(len, validation)) else None,
         mixture=Mixture.build({n: e.lengths for n, e in zip(names, training, strict=True)}, mixture, seed=seed),
         cut={n: e.cut for n, e in zip(names, training, strict=True)},
         dropped={n: e.dropped for n, e in zip(names, training, strict=True)},
     )
 
 
-def _encoded(name: str, examples: Sequence, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+def _encoded(
+    name: str, examples: Sequence[Example], store: TokenStore, max_length: int, heart: Heartbeat
+) -> TaskTokens:
+    heart.tell(f"{name}: waiting for its encoded examples")
     try:
-        return encode_all(examples, tokenizer, max_length)
+        return store.encoded(
+            examples, max_length, lambda done: heart.tell(f"{name}: {done} of {len(examples)} examples encoded")
+        )
     except UserError as error:
         raise UserError(f"task {name!r}: {error}") from error
-
-
-def _rows(encoded: Sequence[Encoded]) -> TokenRows:
-    return TokenRows(
-        [row for task in encoded for row in task.rows],
-        [number for number, task in enumerate(encoded) for _ in task.rows],
-    )
 
 
 def prepare(
@@ -127,7 +135,7 @@ def prepare(
         UserError: a task without training examples, one whose answers are all too long, or nothing to validate on.
     """
     longest = longest_example(max_length, model)
-    data = load_data(tasks, tokenizer, longest, mixture, seed)
+    data = load_data(tasks, tokenizer, longest, mixture, seed, console)
     for name, count in data.dropped.items():
         if count:
             console.print(f"{name}: {count} examples left out, their answer is longer than {longest} tokens")
