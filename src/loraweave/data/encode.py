@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from loraweave.data.tail import last_tokens
 from loraweave.errors import UserError
 from loraweave.tasks.chat import render
 from loraweave.tasks.examples import Example
@@ -103,7 +104,8 @@ def _encode(example: Example, tokenizer: Any, max_length: int) -> tuple[EncodedR
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no end-of-sequence token, so the end of an answer cannot be learned")
     text = render(example, tokenizer)
-    context, answer = split_ids(text.prompt, text.completion, tokenizer)
+    prompt = last_tokens(text.prompt, tokenizer, max_length)
+    context, answer = split_ids(prompt, text.completion, tokenizer)
     answer = answer + _end_ids(text.closing, tokenizer)
     room = max_length - len(answer)
     if room < 1:
