@@ -65,6 +65,38 @@ def test_mmd_is_the_textbook_sum_over_samples():
     torch.testing.assert_close(divergences.mmd(samples, weights), expected, rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("pairs", [1, 40, 2**22])
+def test_the_gradient_of_mmd_is_right_in_parts_of_any_size(monkeypatch, pairs):
+    monkeypatch.setattr(divergences, "PAIRS", pairs)
+    torch.manual_seed(0)
+    samples = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(4, 3, dtype=torch.float64)
+    weights[3] = 0
+    bandwidths = (0.3, 1.0, 20.0)
+    assert torch.autograd.gradcheck(lambda points: divergences.mmd(points, weights, bandwidths), samples)
+    divergences.mmd(samples, weights, bandwidths).backward()
+    assert samples.grad[3].eq(0).all()
+    assert samples.grad[:3].ne(0).all()
+
+
+def test_mmd_is_zero_without_two_tasks():
+    weights = torch.zeros(3, 4)
+    for there in range(2):
+        weights[:there] = 1
+        samples = torch.randn(3, 4, 2, requires_grad=True)
+        result = divergences.mmd(samples, weights)
+        result.backward()
+        assert result == 0
+        assert samples.grad.eq(0).all()
+
+
+def test_mmd_keeps_no_more_than_its_points():
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        divergences.mmd(torch.randn(20, 16, 8, requires_grad=True), torch.ones(20, 16))
+    assert sum(kept) <= 2 * 20 * 16 * 8
+
+
 def test_nineteen_bandwidths_from_1e_minus_6_to_1e6():
     assert len(divergences.BANDWIDTHS) == 19
     assert divergences.BANDWIDTHS[0] == pytest.approx(1e-6)
