@@ -21,6 +21,8 @@ from loraweave.lowrank.gates import Gate
 WEIGHTS = "adapter_model.safetensors"
 _WEAVE = re.compile(r"(?:base_model\.model\.)?(.+)\.(weave_\w+)")
 _LORA = re.compile(r"(?:base_model\.model\.)?(.+)\.(lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.weight)?")
+VOCABULARY = frozenset({"embed_tokens", "lm_head", "wte", "trainable_tokens_delta"})
+"""Parts of a tensor's name by which PEFT saves embeddings and heads, asked for or not."""
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -110,7 +112,7 @@ class AdapterFile:
         whole = tuple(config.modules_to_save or ())  # PEFT takes every module whose path ends like that
         parts = key.split(".")
         trained_bias = getattr(config, "bias", "none") != "none" and parts[-1] == "bias"
-        vocabulary = any(part in ("embed_tokens", "lm_head", "wte", "trainable_tokens_delta") for part in parts)
+        vocabulary = not VOCABULARY.isdisjoint(parts)
         lora_bias = bool(getattr(config, "lora_bias", False)) and key.endswith(".lora_B.bias")
         new_head = config.task_type in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
         trained_whole = any(".".join(parts[:end]).endswith(whole) for end in range(1, len(parts)))

@@ -25,7 +25,7 @@ from loraweave.files import read_json_lines
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder, changed_settings, read_summary
 from loraweave.runs.loading import load_run
-from loraweave.runs.methods import MethodSpec
+from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.runs.resolve import own_rate, with_defaults
 from loraweave.tasks import Task
 from loraweave.training.run import train
@@ -74,7 +74,7 @@ class Runner:
 
     def own_rate(self, spec: MethodSpec) -> float:
         """The learning rate of a method where none is searched for."""
-        return own_rate(self.config.model_copy(update={"method": spec}), self.base[0])
+        return own_rate(self.config, choose_method(spec), self.base[0])
 
     def trial(self, run: Planned, report: OneRun) -> Trial:
         """Train at one rate of a search and read the validation loss. What goes wrong is recorded, not raised."""
@@ -162,7 +162,7 @@ class Runner:
         searched = {} if run.learning_rate is None else {"learning_rate": run.learning_rate}
         train = {**self.config.train, **searched}
         config = self.config.model_copy(update={"method": run.spec, "seed": run.seed, "train": train})
-        return with_defaults(config, self.base[0])
+        return with_defaults(config, choose_method(run.spec), self.base[0])
 
     def _tasks_of(self, seed: int) -> list[Task]:
         if self._tasks is None or self._tasks[0] != seed:

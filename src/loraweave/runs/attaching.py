@@ -8,12 +8,10 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
 from loraweave.adapters.fields import check_expressions
-from loraweave.adapters.file import AdapterFile, Size
+from loraweave.adapters.file import VOCABULARY, AdapterFile, Size
 from loraweave.errors import UserError
 from loraweave.runs.adapting import inject, take_off
 from loraweave.tuner import WeaveLinear
-
-_VOCABULARY = ("embed_tokens", "lm_head", "wte", "trainable_tokens_delta")
 
 
 def attach(base: PreTrainedModel, folder: Path) -> PeftModel:
@@ -78,7 +76,7 @@ def _load(model: PeftModel, adapter: AdapterFile) -> None:
     for name, shape in there.items():
         if name in asked and tuple(asked[name].shape) != shape:
             raise UserError(f"{adapter.path}: {name} is {shape}, in the base it should be {tuple(asked[name].shape)}")
-        if name not in asked and not any(part in _VOCABULARY for part in name.split(".")):
+        if name not in asked and VOCABULARY.isdisjoint(name.split(".")):
             raise UserError(f"{adapter.path}: {name} is unexpected: nothing in this base takes it")
     conversions = getattr(model.get_base_model(), "_checkpoint_conversion_mapping", {})
     try:

@@ -75,18 +75,18 @@ def resolve(config: RunConfig, model: PreTrainedModel, output: str | Path | None
     """
     method = choose_method(config.method)
     folder = RunFolder(output or config.output or Path("runs") / method.name)
-    config = with_defaults(config, model)
+    config = with_defaults(config, method, model)
     return ResolvedRun(config, method, build_arguments(config.train, config.seed, folder.path), folder)
 
 
-def with_defaults(config: RunConfig, model: PreTrainedModel) -> RunConfig:
-    """The run file with every default of training written out."""
-    return config.model_copy(update={"train": {**DEFAULTS, **config.train, "learning_rate": own_rate(config, model)}})
+def with_defaults(config: RunConfig, method: ChosenMethod, model: PreTrainedModel) -> RunConfig:
+    """The run file with every default of training written out, for its method on this model."""
+    rate = own_rate(config, method, model)
+    return config.model_copy(update={"train": {**DEFAULTS, **config.train, "learning_rate": rate}})
 
 
-def own_rate(config: RunConfig, model: PreTrainedModel) -> float:
-    """The learning rate that the run file has for its method, or else the method's default for this model."""
-    method = choose_method(config.method)
+def own_rate(config: RunConfig, method: ChosenMethod, model: PreTrainedModel) -> float:
+    """The learning rate that the run file has for a method, or else the method's default for this model."""
     rate = config.train.get("learning_rate")
     if isinstance(rate, Mapping):  # one for each method, as a comparison wants them
         rate = rate.get(method.name)

@@ -42,6 +42,7 @@ class _Call:
     ids: dict[tuple, Tensor] = field(default_factory=dict)
 
 
+_IDLE = _Call()
 _CALLS: ContextVar[dict[int, _Call]] = ContextVar("loraweave_calls")
 """By the number of a `TaskContext`, the call under way in this thread or async task. Never changed, always replaced."""
 _NUMBERS = count()
@@ -50,7 +51,7 @@ _NUMBERS = count()
 class _Here(threading.local):
     """The call that this thread set last, for compiled code."""
 
-    call = _Call()
+    call = _IDLE
 
 
 class TaskContext:
@@ -72,7 +73,7 @@ class TaskContext:
         """What is known of the call under way here."""
         if torch.compiler.is_compiling():  # torch.compile cannot read a ContextVar
             return self._here.call
-        return _CALLS.get({}).get(self._number) or _Call()
+        return _CALLS.get({}).get(self._number, _IDLE)
 
     @call.setter
     def call(self, call: _Call) -> None:
