@@ -59,12 +59,30 @@ def test_presets_are_their_papers_choices(name: str, knobs: dict):
         ({"task_transform": True}, "needs task_names"),
         ({"gate": "task", "task_names": ["a", "a"]}, "must differ"),
         ({"layers_pattern": "layers"}, "layers_to_transform"),
+        ({"top_k": 0, "gate": "token"}, "top_k must be a whole number of at least 1, got 0"),
+        ({"top_k": 2, "num_heads": 3}, "top_k needs one of the gates token, task, task_embedding: a uniform gate"),
+        ({"top_k": 4, "num_heads": 3, "gate": "token"}, "top_k=4 is more than there are heads: num_heads has 3"),
+        ({"top_k": 2, "num_heads": 3, "gate": "token", "num_heads_pattern": {"q": 1}}, "num_heads_pattern has 1"),
+        ({"top_k": 2, "num_heads": 3, "gate": "token", "start": "random_anchored"}, "does not go with top_k"),
+        ({"gate_groups": 2}, "gate_groups=2 needs gate='token'"),
+        ({"router_input": "rank"}, "router_input='rank' needs gate='token'"),
+        ({"router_input": "ranks"}, "did you mean 'rank'"),
+        ({"num_heads_pattern": {"q_proj": 0}}, "num_heads_pattern"),
+        ({"gate": "own"}, "needs task_names"),
+        ({"gate": "own", "task_names": ["a", "b"], "num_heads": 3}, "one head for each of its 2 tasks"),
+        ({"gate": "own", "task_names": ["a", "b"], "num_heads_pattern": {"q": 2}}, "leave out num_heads_pattern"),
+        ({"gate": "own", "task_names": ["a"], "start": "random_anchored"}, "does not go with gate='own'"),
+        ({"task_transform": "diag"}, "task_transform='diag' is not one of False, True, full, diagonal"),
     ],
 )
 def test_bad_knobs_are_named_in_one_line(knobs: dict, message: str):
     with pytest.raises(UserError, match=message) as error:
         WeaveConfig(**knobs)
     assert "\n" not in str(error.value)
+
+
+def test_heads_of_their_own_are_as_many_as_tasks():
+    assert WeaveConfig(gate="own", task_names=["a", "b", "c"]).num_heads == 3
 
 
 def test_the_default_is_a_plain_lora_on_all_linear_layers():

@@ -41,7 +41,7 @@ class WeaveConfig(PeftConfig):
             "own": head h is task h's, 1 for the token's own task and 0 for the others; `num_heads` is the number of
             tasks, and need not be said.
         top_k: only the k heads with the highest logits speak, with a softmax over those; for gates "token", "task" and
-            "task_embedding".
+            "task_embedding". With 1 the gate's own weights get no gradient: the softmax of one logit is always 1.
         num_heads_pattern: {layer name or regular expression: N} for single layers, as `rank_pattern` (MoLA).
         gate_groups: G, a softmax over heads for each of G groups of neighbouring output channels, for gate "token"
             (mtLoRA's fine-grained routing).

@@ -81,3 +81,9 @@ def test_a_sample_weighs_heads_as_the_router_does(runs):
         assert entry["tokens"][0]["count"] == len(by_token[best])
         assert all(token["count"] >= SEEN for token in entry["tokens"])
     assert {e["head"] for e in sampled.tokens if e["layer"] is None} == set(range(5))
+
+
+def test_means_over_layers_take_a_head_where_it_is():
+    two, three = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.2, 0.3, 0.5]])
+    torch.testing.assert_close(routing.mean_over_layers([two, three]), torch.tensor([[0.35, 0.4, 0.5]]))
+    torch.testing.assert_close(routing.mean_over_layers([three]), three)

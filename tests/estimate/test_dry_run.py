@@ -141,3 +141,9 @@ def test_what_is_printed_fits_eighty_columns(
         "nothing was trained",
     ):
         assert fact in text
+
+
+def test_memory_is_known_where_every_task_has_a_head_of_its_own(project: Path) -> None:
+    said = worked_out(project, "method={gate: own, down: per_head, r: 2}")
+    assert said.memory
+    assert not said.memory_unknown

@@ -96,7 +96,7 @@ def head_map(run: AnalysedRun, modules: Mapping[str, str]) -> list[dict[str, Any
     for module, group in groupby(shaped, key=lambda layer: modules[layer]):
         layers = list(group)
         stacked = [update.tensors(layer)["B"].flatten(1).float() for layer in layers]
-        if len({one.shape for one in stacked}) > 1 or sum(map(len, stacked)) < 3:
+        if len({one.shape[1] for one in stacked}) > 1 or sum(map(len, stacked)) < 3:
             continue  # a rank_pattern gave layers of one type different ranks
         heads = torch.nn.functional.normalize(torch.cat(stacked), dim=1)
         points, explained = _principal(heads)

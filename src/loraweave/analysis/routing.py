@@ -3,10 +3,12 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from loraweave.analysis.subjects import AnalysedRun
 from loraweave.files import read_json
@@ -86,13 +88,16 @@ def summary(name: str, routing: Routing) -> dict[str, Any]:
     return {
         "run": name,
         "tasks": tasks,
-        "usage": [_mean(one.usage[task] for one in routing.values() if task in one.usage).tolist() for task in tasks],
-        "entropy": [
-            float(_mean(torch.tensor(one.entropy[task]) for one in routing.values() if task in one.entropy))
+        "usage": [
+            mean_over_layers(one.usage[task] for one in routing.values() if task in one.usage).tolist()
             for task in tasks
         ],
+        "entropy": [fmean(one.entropy[task] for one in routing.values() if task in one.entropy) for task in tasks],
     }
 
 
-def _mean(values: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(values)).mean(0)
+def mean_over_layers(values: Iterable[Tensor]) -> Tensor:
+    """The mean of (…, N) over layers; of a head that some layers do not have, over those that have it."""
+    values = list(values)
+    most = max(value.shape[-1] for value in values)
+    return torch.stack([pad(value, (0, most - value.shape[-1]), value=math.nan) for value in values]).nanmean(0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from loraweave.analysis.routing import LayerRouting, Routing
+from loraweave.analysis.routing import LayerRouting, Routing, mean_over_layers
 from loraweave.analysis.subjects import AnalysedRun
 from loraweave.data.collate import Collator
 from loraweave.data.encode import encode_all
@@ -130,7 +130,7 @@ def _typical(probe: _TokenProbe, tokenizer: PreTrainedTokenizerBase) -> Iterator
         return
     counts = probe.counts_by_token[often]
     means = {_layer(key): sums[often] / counts[:, None] for key, sums in probe.by_token.items()}
-    for layer, weights in [(None, torch.stack(list(means.values())).mean(0)), *means.items()]:
+    for layer, weights in [(None, mean_over_layers(means.values())), *means.items()]:
         for head in range(weights.shape[1]):
             best = weights[:, head].topk(min(SHOWN, len(often))).indices
             yield {

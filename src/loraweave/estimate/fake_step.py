@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, masking_utils
 from trl.kernels import chunked_logprob
 from trl.trainer.utils import add_fused_lm_head
 
-from loraweave.lowrank import dropping
+from loraweave.lowrank import by_head, dropping
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.training.trainer import hidden_states_at
@@ -205,6 +205,9 @@ def _shapes_alone(batch: Batch, on_gpu: bool) -> Iterator[None]:
     def nothing(*args: Any, **kwargs: Any) -> None:
         """A kernel that works in place."""
 
+    def all_of_one_head(rows: by_head.HeadRows) -> tuple[Tensor, list[tuple[int, int]]]:
+        return torch.zeros(rows.count, dtype=torch.long), [(0, rows.count)]
+
     def examples_in_rows(position_ids: Tensor) -> Tensor | None:
         return torch.zeros_like(position_ids) if batch.packed else None
 
@@ -212,6 +215,7 @@ def _shapes_alone(batch: Batch, on_gpu: bool) -> Iterator[None]:
         stack.enter_context(patch.object(masking_utils, "find_packed_sequence_indices", examples_in_rows))
         stack.enter_context(patch.object(TaskContext, "ids", lambda *_: ids))
         stack.enter_context(patch.object(dropping, "dropped", dropped))
+        stack.enter_context(patch.object(by_head.HeadRows, "segments", property(all_of_one_head)))
         if on_gpu:
             stack.enter_context(patch.object(nn.functional, "dropout", dropout))
             for name in ("_forward_tile", "_backward_tile", "_addmm_fp32"):

@@ -5,6 +5,7 @@ product where every sequence has one, and otherwise a product for each head that
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ class HeadRows:
         """S where rows come in stretches of one head each; 0 where every row has its own."""
         return len(self.heads) if len(self.heads) < self.count or self.count == 1 else 0
 
-    def sorted(self) -> tuple[Tensor, list[tuple[int, int]]]:
+    @cached_property
+    def segments(self) -> tuple[Tensor, list[tuple[int, int]]]:
         """(T,) the places of the rows sorted by head; and (head, number of its rows) for each that any row has."""
         heads, counts = self.heads.unique(return_counts=True)
         return self.heads.argsort(stable=True), list(zip(heads.tolist(), counts.tolist(), strict=True))
@@ -48,7 +50,7 @@ def down(x: Tensor, A: Tensor, rows: HeadRows) -> Tensor:
         return linear(x, A.index_select(0, rows.heads)[0])
     if rows.stretches:
         return torch.bmm(x.unflatten(0, (rows.stretches, -1)), A.index_select(0, rows.heads).mT).flatten(0, 1)
-    order, present = rows.sorted()
+    order, present = rows.segments
     parts = x.index_select(0, order).split([count for _, count in present])
     products = [linear(part, A[head]) for part, (head, _) in zip(parts, present, strict=True)]
     return torch.cat(products).index_select(0, order.argsort())
@@ -72,7 +74,7 @@ def add_up(y: Tensor, u: Tensor, B: Tensor, rows: HeadRows, scaling: float, in_p
         shape = (rows.stretches, -1)
         up = B.index_select(0, rows.heads).mT
         return torch.baddbmm(y.unflatten(0, shape), u.unflatten(0, shape), up, alpha=scaling).flatten(0, 1)
-    order, present = rows.sorted()
+    order, present = rows.segments
     places = order.split([count for _, count in present])
     y = y if in_place else y.clone()
     for part, (head, _) in zip(places, present, strict=True):

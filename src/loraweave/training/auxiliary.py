@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
+from torch.nn.functional import pad
 
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
@@ -65,6 +66,11 @@ class Auxiliary:
             raise UserError("alignment brings tasks together and needs at least two, this run has one")
         if self.config.load_balance and not (isinstance(adapter, WeaveConfig) and adapter.depends_on_input):
             raise UserError("load_balance needs a router on tokens: gate 'token' and at least two heads")
+        if self.has_gate and adapter.top_k == 1:
+            raise UserError(
+                "top_k=1 gives the one head that speaks the weight 1 whatever its logit, so training would teach "
+                "nothing of which to choose; take 2 or more, or gate='own' for one head per task"
+            )
 
     def release(self) -> None:
         """Take the hooks off again."""
@@ -215,26 +221,42 @@ class Auxiliary:
         return points, weights
 
     def _note_health(self, tensors: dict[tuple[str, str], Tensor], counts: Tensor) -> None:
+        """Layers with one head alone have nothing to weigh and are left out."""
         self.by_layer = {
-            name: torch.cat([tensors[name, "entropy"][:, None], weights, counts[:, None]], 1).detach()
+            name: _sums(tensors[name, "entropy"], weights, counts).detach()
             for (name, kind), weights in tensors.items()
-            if kind == "weights"
+            if kind == "weights" and weights.shape[1] > 1
         }
-        if self.by_layer:
-            self._add("router", torch.stack(list(self.by_layer.values())).sum(0))
+        for sums in self.by_layer.values():
+            self._add("router", sums)
 
     def _add(self, name: str, value: Tensor) -> None:
-        self.totals[name] = self.totals[name] + value if name in self.totals else value
+        """Layers may have different numbers of heads: what one lacks counts as nothing."""
+        total = self.totals.get(name, torch.zeros_like(value))
+        most = max(total.shape[-1], value.shape[-1])
+        self.totals[name] = pad(total, (0, most - total.shape[-1])) + pad(value, (0, most - value.shape[-1]))
+
+
+def _sums(entropy: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
+    """One layer's sums over tokens as (2, K, 1 + N): entropy over log N, and weight of each head; and for each of these
+    numbers how many tokens it is the sum of.
+
+    Args:
+        entropy: (K,) in nats. weights: (K, N). counts: (K,) tokens.
+    """
+    values = torch.cat([entropy[:, None] / math.log(weights.shape[1]), weights], 1)
+    return torch.stack([values, counts[:, None].to(values.dtype).expand_as(values)])
 
 
 def _health(sums: Tensor) -> dict[str, Any]:
-    """Means from sums over tokens (K, 1 + N + 1): entropy in nats, weight of each head, tokens; None without tokens."""
-    entropy, usage, tokens = sums.double().cpu().tensor_split([1, -1], dim=1)
-    most = math.log(usage.shape[1])
+    """Means from `_sums` of one layer, or of several added up; None for a task without tokens."""
+    values, tokens = sums.double().cpu()
+    means = values / tokens
+    there = (tokens[:, 0] > 0).tolist()
     return {
-        "entropy": float(entropy.sum() / tokens.sum()) / most,
-        "entropy_by_task": [float(e / n) / most if n > 0 else None for e, n in zip(entropy, tokens, strict=True)],
-        "usage": [(u / n).tolist() if n > 0 else None for u, n in zip(usage, tokens, strict=True)],
+        "entropy": float(values[:, 0].sum() / tokens[:, 0].sum()),
+        "entropy_by_task": [float(row[0]) if known else None for row, known in zip(means, there, strict=True)],
+        "usage": [row[1:].tolist() if known else None for row, known in zip(means, there, strict=True)],
     }
 
 

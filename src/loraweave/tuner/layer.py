@@ -160,7 +160,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             weights = gate.of_tokens(logits)
         elif (table := gate.by_task(formula.B)) is not None:
             weights = pick(table)
-        self._show(adapter, u, weights)
+        self._show(adapter, u, weights if weights is None or gate.groups == 1 else weights.mean(-2))
         if formula.transform is not None:
             u = lowrank.transformed(u, pick(formula.transform), formula.has_diagonal)
         masks = self._masks(adapter, u, heads, 1 / gate.share)

@@ -72,7 +72,8 @@ class Probe:
         Args:
             layer: its path.
             u: (…, a, r), A x.
-            weights: (…, N) of the heads, or None where they are not weighed.
+            weights: (…, N) of the heads, their mean where groups of output channels are weighed apart; or None where
+                they are not weighed.
 
         Raises:
             UserError: gradients are wanted of a block that is run without them.
