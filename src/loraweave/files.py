@@ -1,11 +1,15 @@
-"""Saving so that a full disk or a crash never costs the last good checkpoint."""
+"""Where files are written: whole or not at all, whatever happens to the process, the disk or the machine.
+
+A file or folder is written aside (`NAME.unfinished`), brought to the disk, and renamed.
+"""
 
 import errno
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,82 +19,96 @@ from loraweave.errors import UserError
 _FULL = ("No space left", "os error 28", "os error 27", "failed writing file", "unexpected pos", "iostream error")
 
 
+def write_text(path: Path, content: str) -> None:
+    """Write a text file in UTF-8; see `write_bytes`."""
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))  # half a character, in JSON's own spelling of it
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        UserError: the disk is full, or the file may not be written; what was at `path` before is still there.
+    """
+    unfinished = aside(path, "unfinished")
+    with _written_or_told(path, lambda: unfinished.unlink(missing_ok=True)):
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        sync(path.parent)
+
+
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
+    """Write a JSON file; see `write_bytes`. A number that is not finite becomes null."""
+    write_text(path, json.dumps(finite(content), indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_json_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file with an object on each line; see `write_json`."""
+    write_text(path, "".join(map(_json_line, lines)))
+
+
+def append_json_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Add an object to a file that has one on each line. A crash can leave the last line torn, and no other.
+
+    Raises:
+        UserError: the disk is full, or the file may not be written.
+    """
+    with _written_or_told(path), path.open("a", encoding="utf-8") as file:
+        file.write(_json_line(line))
+
+
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `folder` when the block ends without an error.
 
+    The old folder stays beside it until the new one stands in its place; `mended` brings it back after a crash between.
+
     Raises:
-        UserError: the disk is full; what was at `folder` before is still there.
+        UserError: the disk is full, or the folder may not be written; what was at `folder` before is still there.
     """
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
+    mended(folder)
+    unfinished, old = aside(folder, "unfinished"), aside(folder, "old")
+    _remove(unfinished)
+
+    def put_back() -> None:
+        mended(folder)
+        _remove(unfinished)
+
+    with _written_or_told(folder, put_back):
         unfinished.mkdir(parents=True)
         yield unfinished
-        if folder.exists():
-            shutil.rmtree(folder)
+        sync_tree(unfinished)
+        if os.path.lexists(folder):
+            os.replace(folder, old)
         os.replace(unfinished, folder)
-    except Exception as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        if disk_is_full(error):
-            raise UserError(f"{folder}: the disk is full, so this was not saved; nothing was written over") from error
-        raise
+        sync(folder.parent)
+    _remove(old)
 
 
-@contextmanager
-def saved_or_removed(checkpoint: Path) -> Iterator[None]:
-    """Around the saving of a checkpoint: if that fails, half a checkpoint is not left behind.
-
-    Raises:
-        UserError: the disk is full; names the last good checkpoint, which is still there.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not is_complete(checkpoint):
-            shutil.rmtree(checkpoint, ignore_errors=True)
-        if disk_is_full(error):
-            last = last_good_checkpoint(checkpoint.parent)
-            kept = f"the last good one is {last}" if last else "there is none before it"
-            raise UserError(f"{checkpoint}: the disk is full, so this checkpoint was not saved; {kept}") from error
-        raise
+def mended(folder: Path) -> Path:
+    """The folder, brought back where a crash came between taking it away and putting the new one in its place."""
+    old = aside(folder, "old")
+    if os.path.lexists(old):
+        if os.path.lexists(folder):
+            _remove(old)
+        else:
+            os.replace(old, folder)
+    return folder
 
 
-def last_good_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in a folder of checkpoints."""
-    complete = [path for path in folder.glob("checkpoint-*") if is_complete(path)]
-    return max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the Trainer writes its own state last."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a file whole or not at all.
+def make_folder(path: Path, what: str = "the folder") -> None:
+    """Make a folder if it is not there.
 
     Raises:
-        UserError: the disk is full; what was at `path` before is still there.
+        UserError: it cannot be made; calls it `what`.
     """
-    unfinished = path.with_name(path.name + ".unfinished")
     try:
-        unfinished.write_text(content, encoding="utf-8")
-        os.replace(unfinished, path)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        if disk_is_full(error):
-            raise UserError(f"{path}: the disk is full, so this was not saved; nothing was written over") from error
-        raise
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all; see `write_text`."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        raise UserError(f"{path}: {what} cannot be made: {error.strerror}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -101,7 +119,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: cannot be read: a JSON object is wanted, not {type(content).__name__}")
@@ -109,10 +127,68 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file that has one on each line, such as metrics.jsonl; none where there is no such file."""
-    if not path.exists():
+    """The objects of a file that has one on each line, such as metrics.jsonl; none where there is no such file.
+
+    A last line without its end, which a crash leaves, is left out.
+
+    Raises:
+        UserError: the file cannot be read, or a line holds something else than a JSON object; names the line.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    found = []
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last line's end is nothing, or torn
+        try:
+            content = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            raise UserError(f"{path}, line {number}: a JSON object is wanted")
+        found.append(content)
+    return found
+
+
+def finite(content: Any) -> Any:
+    """Plain values with None in place of every number that is not finite, which JSON has no word for."""
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return content
+
+
+def aside(path: Path, word: str) -> Path:
+    """Where something lies beside `path` for a while."""
+    return path.with_name(f"{path.name}.{word}")
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk; file systems that cannot do it for a folder are let be."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows does not open folders
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring a folder with all that is in it to the disk."""
+    for here, _, names in os.walk(folder):
+        for name in names:
+            sync(Path(here) / name)
+        sync(Path(here))
 
 
 def disk_is_full(error: BaseException | None) -> bool:
@@ -125,3 +201,29 @@ def disk_is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+@contextmanager
+def _written_or_told(path: Path, undo: Callable[[], None] = lambda: None) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        with suppress(OSError):
+            undo()
+        if disk_is_full(error):
+            raise UserError(f"{path}: the disk is full, so this was not saved; nothing was written over") from error
+        if isinstance(error, OSError):
+            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise
+
+
+def _remove(path: Path) -> None:
+    """Take away a folder with all that is in it, a link (and not what it points to), or a file."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _json_line(line: Mapping[str, Any]) -> str:
+    return json.dumps(finite(line), allow_nan=False) + "\n"

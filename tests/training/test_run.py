@@ -16,7 +16,7 @@ from tiny_project import write_base
 
 from loraweave.bases import load_base
 from loraweave.errors import UserError
-from loraweave.files import last_good_checkpoint
+from loraweave.runs.checkpoints import last_good_checkpoint
 from loraweave.runs.config import RunConfig
 from loraweave.runs.loading import load_run
 from loraweave.training.progress import ProgressBar
@@ -214,6 +214,24 @@ def test_a_run_stopped_after_its_last_checkpoint_has_no_step_left(
     assert [file.is_file() for file in files] == [method == "hydralora"] * 2
     if method == "hydralora":
         assert files[0].read_text() == files[1].read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [(b"x}", "line 2: a JSON object"), (b'"\xff"', "line 2: a JSON object"), (b'{"loss": 1.0}', "line 2: .*'step'")],
+)
+def test_a_broken_line_of_the_metrics_is_named_and_a_torn_end_mended(project: Path, line: bytes, told: str) -> None:
+    settings = ("train.max_steps=3", "train.save_strategy=steps", "train.save_steps=1", "train.eval_strategy=no")
+    with pytest.raises(KeyboardInterrupt):
+        run(project, *settings, progress=Steps(interrupt_at=2))
+    path = project / "out" / "metrics.jsonl"
+    logged = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([logged[0], line + b"\n", *logged[1:]]))
+    with pytest.raises(UserError, match=told):
+        run(project, *settings, resume=True)
+    path.write_bytes(b"".join(logged) + b'{"step": 2, "lo')
+    run(project, *settings, resume=True)
+    assert [logged["step"] for logged in metrics(project / "out") if "loss" in logged] == [1, 2, 3]
 
 
 def test_another_configuration_cannot_be_resumed(project: Path) -> None:

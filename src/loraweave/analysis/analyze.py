@@ -1,6 +1,5 @@
 """From folders of runs to `analysis.json`: every section computed layer by layer. docs/analysis.md has the format."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -19,9 +18,9 @@ from loraweave.analysis.spectra import Decomposition
 from loraweave.analysis.subjects import AnalysedRun, open_runs
 from loraweave.analysis.subspaces import PairOverlap
 from loraweave.errors import UserError
-from loraweave.files import write_text
+from loraweave.files import make_folder, write_json
 from loraweave.quiet import quiet_libraries
-from loraweave.runs.folder import environment, make_folder
+from loraweave.runs.folder import environment
 
 FORMAT = 1
 COMPARED = 12  # runs whose subspaces are compared, each with each
@@ -103,7 +102,7 @@ def save(analysis: Entry, folder: Path) -> Path:
     check_free(folder)
     make_folder(folder)
     path = folder / "analysis.json"
-    write_text(path, json.dumps(analysis, ensure_ascii=False, allow_nan=False) + "\n")
+    write_json(path, analysis, indent=None)
     write(analysis, folder)
     return path
 

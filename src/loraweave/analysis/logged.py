@@ -22,6 +22,8 @@ def training(run: AnalysedRun) -> dict[str, Any] | None:
     }
     for line in read_json_lines(run.files.metrics):
         for key, value in line.items():
+            if value is None:  # it was no number
+                continue
             kind, _, task = key.partition("/")
             point = (line["step"], value)
             if kind in ("loss", "eval_loss") and task:

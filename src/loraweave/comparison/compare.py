@@ -21,8 +21,9 @@ from loraweave.comparison.store import ComparisonFolder, check_same_methods
 from loraweave.errors import UserError
 from loraweave.estimate.counting import count_trainable, match_rank
 from loraweave.evaluation.record import describe
+from loraweave.files import make_folder
 from loraweave.runs.config import MAX_SEED, RunConfig
-from loraweave.runs.folder import environment, make_folder
+from loraweave.runs.folder import environment
 from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.runs.settings import DEFAULTS
 

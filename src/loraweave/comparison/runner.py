@@ -250,7 +250,7 @@ def _curves(metrics: Path, tasks: Sequence[str]) -> Curves:
     for task in tasks:
         for prefix, into in (("loss", curves["training"]), ("eval_loss", curves["validation"])):
             key = f"{prefix}/{task}"
-            points = [(line["step"], round(line[key], 5)) for line in lines if key in line]
+            points = [(line["step"], round(line[key], 5)) for line in lines if line.get(key) is not None]
             if points:
                 into[task] = points
     return curves

@@ -27,6 +27,8 @@ import loraweave
 from loraweave.data.encode import encode_all
 from loraweave.data.identity import content_hash
 from loraweave.data.rows import TaskTokens
+from loraweave.errors import UserError
+from loraweave.files import write_bytes
 from loraweave.tasks.examples import Example
 
 FORMAT = 1
@@ -97,7 +99,7 @@ class TokenStore:
     def _stored(self, path: Path, tokens: TaskTokens) -> TaskTokens:
         try:
             write(path, tokens)
-        except OSError:  # a full disk costs the entry and not the run
+        except UserError:  # a full disk costs the entry and not the run
             return tokens
         return read(path) or tokens
 
@@ -151,10 +153,10 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def write(path: Path, tokens: TaskTokens) -> None:
-    """Write an entry whole or not at all.
+    """Write an entry.
 
     Raises:
-        OSError: the disk is full, or the folder is not to be written to.
+        UserError: the disk is full, or the folder is not to be written to.
     """
     arrays = {
         "ids": tokens.ids,
@@ -163,17 +165,7 @@ def write(path: Path, tokens: TaskTokens) -> None:
         "kept": tokens.kept,
         "counts": np.array([tokens.cut, tokens.dropped]),
     }
-    content = save(arrays, {"crc32": str(_checksum(arrays))})
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem[:16]}.", suffix=".unfinished")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_bytes(path, save(arrays, {"crc32": str(_checksum(arrays))}))
 
 
 def read(path: Path) -> TaskTokens | None:

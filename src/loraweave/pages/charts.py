@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from loraweave.files import make_folder, write_text
 from loraweave.pages import figures
 from loraweave.pages.heat import Scale, colour_bar
 from loraweave.pages.sheet import Sheet
@@ -113,8 +114,8 @@ class Chart:
     def save(self, folder: Path) -> None:
         """Write `figures/<name>.svg`, `figures/<name>.png` and `data/<name>.csv` under `folder`."""
         for part in ("figures", "data"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-        (folder / "data" / f"{self.name}.csv").write_text(self.table.csv, encoding="utf-8")
+            make_folder(folder / part)
+        write_text(folder / "data" / f"{self.name}.csv", self.table.csv)
         panels = [*self.panels, *self.more]
         columns = 2 if len(panels) == 4 else min(PER_LINE, len(panels))
         lines = [panels[start : start + columns] for start in range(0, len(panels), columns)]

@@ -26,6 +26,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from loraweave.files import write_bytes, write_text
 from loraweave.pages.palette import COLOURS, SERIES, series
 from loraweave.pages.svg import for_page
 
@@ -145,10 +146,12 @@ def save(figure: Figure, path: Path) -> None:
     """Write the figure, light, on paper, as its suffix says: `.svg`, or `.png` with two dots to a px."""
     if path.suffix == ".svg":
         in_px = re.sub(r'\b(width|height)="([\d.]+)pt"', r'\1="\2"', _svg(figure), count=2)
-        path.write_text(in_px, encoding="utf-8")
+        write_text(path, in_px)
     else:
+        png = io.BytesIO()
         with style():
-            figure.savefig(path, dpi=2 * PIXELS_PER_INCH)
+            figure.savefig(png, format="png", dpi=2 * PIXELS_PER_INCH)
+        write_bytes(path, png.getvalue())
 
 
 def _svg(figure: Figure) -> str:

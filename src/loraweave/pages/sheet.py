@@ -1,5 +1,6 @@
 """Several figures on one sheet of paper, kept as SVG and PNG: what a page shows panel by panel, as one file."""
 
+import io
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from loraweave.files import write_bytes, write_text
 from loraweave.pages import figures
 from loraweave.pages.palette import COLOURS, variables
 
@@ -58,15 +60,17 @@ class Sheet:
         for pixels, svg, x, y in self._placed:
             image.paste(pixels, (round(x * _DENSITY), round(y * _DENSITY)))
             parts.append(Markup(svg))
-        image.convert("RGB").save(stem.with_name(stem.name + ".png"))
+        png = io.BytesIO()
+        image.convert("RGB").save(png, "PNG")
+        write_bytes(stem.with_name(stem.name + ".png"), png.getvalue())
         colours = {name: colour.light for name, colour in variables().items()}
         inner = re.sub(r"var\(--([\w-]+)\)", lambda name: colours[name[1]], "".join(parts))
         extent = f'width="{self.width}" height="{self.height}"'
-        stem.with_name(stem.name + ".svg").write_text(
+        write_text(
+            stem.with_name(stem.name + ".svg"),
             f'<svg xmlns="http://www.w3.org/2000/svg" {extent} viewBox="0 0 {self.width} {self.height}" role="img" '
             f'aria-label="{escape(self.label)}" font-family="{_FONTS}">'
             f'<rect {extent} fill="{COLOURS["paper"].light}"/>{inner}</svg>\n',
-            encoding="utf-8",
         )
 
 

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from loraweave.data.mixture import MixtureConfig
 from loraweave.errors import UserError, nearest
+from loraweave.files import write_text
 from loraweave.runs.methods import METHODS, choose_method
 from loraweave.runs.settings import check_train_values
 from loraweave.runs.yamlfile import Lines, parse_value, read_yaml
@@ -139,7 +140,7 @@ class RunConfig(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write the run file, defaults included; `load` gives the same configuration back."""
-        path.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_text(path, yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True))
 
 
 def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 from loraweave.errors import UserError
-from loraweave.files import last_good_checkpoint, read_json
+from loraweave.files import make_folder, read_json
+from loraweave.runs.checkpoints import last_good_checkpoint
 from loraweave.runs.config import RunConfig
 
 _PACKAGES = ("loraweave", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "lm_eval")
@@ -112,18 +113,6 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
     if "adapter" not in summary:
         raise UserError(f"{run.summary}: not the summary of a run by this version")
     return summary
-
-
-def make_folder(path: Path, what: str = "the folder") -> None:
-    """Make a folder if it is not there.
-
-    Raises:
-        UserError: it cannot be made; calls it `what`.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: {what} cannot be made: {error.strerror}") from error
 
 
 def changed_settings(old: dict[str, Any], new: dict[str, Any], under: str = "") -> list[str]:

@@ -1,13 +1,13 @@
 """What happens beside the training loop: metrics as JSON lines, the progress bar, and the run's costs."""
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from loraweave.files import write_json
+from loraweave.errors import UserError
+from loraweave.files import append_json_line, read_json_lines, write_json, write_json_lines
 from loraweave.training.progress import RunProgress
 
 if TYPE_CHECKING:
@@ -78,16 +78,23 @@ class MetricsFile(TrainerCallback):
             **({"tokens_per_second": round(self.clock.tokens_per_second, 1)} if "loss" in values else {}),
             **values,
         }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_json_line(self.path, line)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A resumed run starts again from its checkpoint: what was logged after that is not part of it."""
+        """A resumed run starts again from its checkpoint: what was logged after that is not part of it.
+
+        Raises:
+            UserError: a line is not one of those written here; names it.
+        """
         if not self.path.exists() or not state.is_world_process_zero:
             return
-        lines = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        lines = read_json_lines(self.path)
+        for number, line in enumerate(lines, 1):
+            for key in ("step", "seconds", "tokens"):
+                if not isinstance(line.get(key), int | float):
+                    raise UserError(f"{self.path}, line {number}: a number is wanted for {key!r}")
         kept = [line for line in lines if line["step"] <= state.global_step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_json_lines(self.path, kept)
         if kept:
             self.clock.seconds = kept[-1]["seconds"]
 

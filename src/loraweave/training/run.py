@@ -16,7 +16,7 @@ from transformers.integrations import TensorBoardCallback
 from loraweave.bases import Base, fingerprint, load_base
 from loraweave.data.mixture import Realised, realised_table
 from loraweave.errors import UserError
-from loraweave.files import disk_is_full, write_json, written_whole
+from loraweave.files import disk_is_full, read_json, write_json, written_whole
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import adapted
 from loraweave.runs.config import RunConfig
@@ -236,7 +236,7 @@ def _save(
         with without_checkpoint_wrappers(model):
             model.save_pretrained(unfinished, state_dict=state)
         if is_adapter:
-            (unfinished / "base.json").write_bytes(folder.base.read_bytes())
+            write_json(unfinished / "base.json", read_json(folder.base))
         else:
             tokenizer.save_pretrained(unfinished)
     return target

@@ -18,7 +18,7 @@ from loraweave.data.collate import Collator
 from loraweave.data.order import EpochSampler
 from loraweave.data.plan import RowPlan
 from loraweave.data.schedule import Schedule
-from loraweave.files import saved_or_removed
+from loraweave.runs.checkpoints import saved_or_removed
 from loraweave.runs.loss_config import LossConfig
 from loraweave.training.auxiliary import Auxiliary
 from loraweave.training.losses import TaskLosses
