@@ -39,22 +39,11 @@ def test_a_template_whose_turn_ends_otherwise_is_followed_by_the_end_of_sequence
     assert tokenizer.decode([label for label in row["labels"] if label != IGNORED]) == " Paris [end]\n</s>"
 
 
-def test_a_template_without_system_turns_gets_none_as_in_lm_eval(
-    tokenizers: dict[str, Any], scorers: dict[str, Any]
-) -> None:
-    tokenizer = scorers["chat"].tokenizer
-    before = tokenizer.chat_template
-    try:
-        tokenizer.chat_template = (
-            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + before
-        )
-        messages = [{"role": "system", "content": "You are brief."}, USER]
-        assert render(Example(messages, "Paris"), tokenizer).prompt == scorers["chat"].apply_chat_template(messages)
-        tokenizer.chat_template = "{{ raise_exception('only tools here') }}"
-        with pytest.raises(UserError, match="refuses the messages: only tools here"):
-            render(Example([USER], "Paris"), tokenizer)
-    finally:
-        tokenizer.chat_template = before
+def test_a_template_that_refuses_messages_is_said(tokenizers: dict[str, Any]) -> None:
+    tokenizer = copy.deepcopy(tokenizers["chat"])
+    tokenizer.chat_template = "{{ raise_exception('only tools here') }}"
+    with pytest.raises(UserError, match="refuses the messages: only tools here"):
+        render(Example([USER], "Paris"), tokenizer)
 
 
 def test_a_tokenizer_without_a_template_is_refused(tokenizers: dict[str, Any]) -> None:

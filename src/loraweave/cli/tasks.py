@@ -74,6 +74,7 @@ def preview(
 
     from loraweave.bases import resolve_base
     from loraweave.data.preview import preview as previews
+    from loraweave.tasks.template import FOLDED, folding_tasks
 
     base = resolve_base(model)
     try:
@@ -86,6 +87,9 @@ def preview(
             console.print(_rendered(shown))
             trained = sum(token.trained for token in shown.tokens)
             console.print(f"{len(shown.tokens)} tokens, {trained} of them with loss", style="dim")
+        examples = task.training_examples() if task.trainable else task.test_examples()
+        if folding_tasks(tokenizer, [(task.name, examples)]):
+            errors.print(FOLDED.format(task.name), markup=False, soft_wrap=True)
 
 
 def _load(name: str, data_dir: str | None, chat_template: bool, trust_code: bool) -> "list[Task]":

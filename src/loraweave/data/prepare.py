@@ -18,6 +18,7 @@ from loraweave.errors import UserError
 from loraweave.heartbeat import Heartbeat
 from loraweave.tasks import Task
 from loraweave.tasks.examples import Example
+from loraweave.tasks.template import FOLDED, folding_tasks
 
 
 @dataclass
@@ -136,6 +137,8 @@ def prepare(
     """
     longest = longest_example(max_length, model)
     data = load_data(tasks, tokenizer, longest, mixture, seed, console)
+    if folding := folding_tasks(tokenizer, ((task.name, task.training_examples()) for task in tasks)):
+        console.print(FOLDED.format(", ".join(folding)), markup=False, soft_wrap=True)
     for name, count in data.dropped.items():
         if count:
             console.print(f"{name}: {count} examples left out, their answer is longer than {longest} tokens")

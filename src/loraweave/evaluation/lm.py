@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loraweave.evaluation.shared_prompt import batches, score_answers
 from loraweave.tasks.sandbox import sandbox_chat_templates
+from loraweave.tasks.template import apply_template
 
 
 class ProgressHook(CacheHook):
@@ -40,6 +41,10 @@ class LoadedModel(HFLM):
     def max_gen_toks(self) -> int:
         """lm-eval's 256 where the task does not say, but never more than half of what a small model can read."""
         return min(256, self.max_length // 2)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """As in training: lm-eval drops the system message where a template refuses it."""
+        return apply_template(self.tokenizer, [dict(message) for message in chat_history], add_generation_prompt)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         return super().loglikelihood(requests, disable_tqdm=True)

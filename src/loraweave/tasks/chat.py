@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.sandbox import SecurityError
-
 from loraweave.errors import UserError
-from loraweave.tasks.examples import Example, Message
-from loraweave.tasks.sandbox import reason_of, sandbox_chat_templates
+from loraweave.tasks.examples import Example
+from loraweave.tasks.template import apply_template
 
 
 @dataclass(frozen=True)
@@ -36,10 +33,10 @@ def render(example: Example, tokenizer: Any) -> Rendered:
         if not isinstance(example.completion, str):
             raise TypeError("a completion made of messages needs a prompt made of messages")
         return Rendered(example.prompt, example.completion)
-    prompt = _apply(tokenizer, example.prompt, add_generation_prompt=not example.open_turn)
+    prompt = apply_template(tokenizer, example.prompt, add_generation_prompt=not example.open_turn)
     if isinstance(example.completion, str):
         return Rendered(prompt, example.completion, _closing(example, prompt, tokenizer))
-    whole = _apply(tokenizer, example.prompt + example.completion, add_generation_prompt=None)
+    whole = apply_template(tokenizer, example.prompt + example.completion, add_generation_prompt=None)
     if not whole.startswith(prompt):
         raise UserError(
             "the tokenizer's chat template does not render a conversation as its prompt followed by its answer, "
@@ -60,46 +57,9 @@ def _closing(example: Example, prompt: str, tokenizer: Any) -> str:
     if example.open_turn:
         opened = str(messages.pop()["content"])  # type: ignore[index]
     answer = {"role": "assistant", "content": opened + str(example.completion)}
-    whole = _apply(tokenizer, [*messages, answer], add_generation_prompt=None)  # type: ignore[list-item]
+    whole = apply_template(tokenizer, [*messages, answer], add_generation_prompt=None)  # type: ignore[list-item]
     expected = prompt + str(example.completion)
     return whole[len(expected) :] if whole.startswith(expected) else ""
-
-
-def _apply(tokenizer: Any, messages: list[Message], add_generation_prompt: bool | None) -> str:
-    """The template's text. `add_generation_prompt`: True opens an answer, False leaves the last turn open, None
-    renders a finished conversation. A template that refuses system messages gets none, as in lm-eval's HFLM."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise UserError(
-            f"the tokenizer {getattr(tokenizer, 'name_or_path', '') or type(tokenizer).__name__!r} has no chat "
-            "template; use a chat model's tokenizer, or plain prompts (`chat_template: false`, no `messages`)"
-        )
-    how: dict[str, Any] = {"tokenize": False}
-    if add_generation_prompt is not None:
-        how |= {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
-    try:
-        return _rendered(tokenizer, messages, how)
-    except TemplateError:
-        rest = [message for message in messages if message["role"] != "system"]
-    try:
-        return _rendered(tokenizer, rest, how)
-    except TemplateError as error:
-        raise UserError(f"the tokenizer's chat template refuses the messages: {error}") from error
-
-
-def _rendered(tokenizer: Any, messages: list[Message], how: dict[str, Any]) -> str:
-    """What the template gives.
-
-    Raises:
-        TemplateError: it refuses the messages.
-        UserError: it does more than a template may, or fails in some other way.
-    """
-    sandbox_chat_templates()
-    try:
-        return str(tokenizer.apply_chat_template(messages, **how))
-    except Exception as error:  # a template may fail like any other program
-        if isinstance(error, TemplateError) and not isinstance(error, SecurityError):
-            raise
-        raise UserError(f"the tokenizer's chat template fails: {reason_of(error)}") from error
 
 
 def _short(text: Any) -> str:
