@@ -43,7 +43,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
     """
 
     adapter_layer_names = TRAINED
-    other_param_names = (*FROZEN, "knobs")
+    other_param_names = (*FROZEN, "weave_dropout", "knobs")
 
     def __init__(self, base_layer: nn.Module, name: str, task_context: TaskContext) -> None:
         super().__init__()
@@ -56,6 +56,8 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         self.knobs: dict[str, Knobs] = {}
         for parameter in PARAMETERS:
             self.add_module(parameter, AdapterTensors())
+        # Never called, only asked: whoever looks for nn.Dropout, to switch it off or to change p, finds ours.
+        self.weave_dropout = nn.ModuleDict()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._unmerged_weight: Tensor | None = None
@@ -80,6 +82,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         self.knobs[adapter_name] = Knobs(config, r, scaling, tuple(values))
         for name, tensor in values.items():
             getattr(self, name)[adapter_name] = nn.Parameter(tensor, requires_grad=name not in FROZEN)
+        self.weave_dropout[adapter_name] = nn.Dropout(config.lora_dropout).train(self.training)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
@@ -218,17 +221,21 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         dropped = dropping.dropout(x, drop) if drop else None
         return formula.update(x, pick=self._pick(adapter, leading), masks=masks, dropped=dropped)
 
+    def _dropout(self, adapter: str) -> float:
+        """The adapter's probability of dropping, now."""
+        dropout = self.weave_dropout[adapter]
+        return dropout.p if dropout.training else 0.0
+
     def _dropout_on_x(self, adapter: str) -> float:
         """The probability with which elements of x are dropped, now."""
-        config = self.knobs[adapter].config
-        return 0.0 if config.head_dropout or not self.training else config.lora_dropout
+        return 0.0 if self.knobs[adapter].config.head_dropout else self._dropout(adapter)
 
     def _masks(self, adapter: str, u: Tensor, heads: int, times: float = 1.0) -> Tensor | None:
         """Dropout masks of the heads on u (…, a, r), with a factor in them: (N, …, r), or None."""
-        config = self.knobs[adapter].config
-        if not self.training or not config.lora_dropout or not config.head_dropout:
+        p = self._dropout(adapter) if self.knobs[adapter].config.head_dropout else 0.0
+        if not p:
             return None
-        shape, p = (*u.shape[:-2], heads, u.shape[-1]), config.lora_dropout
+        shape = (*u.shape[:-2], heads, u.shape[-1])
         return dropping.mask(shape, p, times / (1 - p), u).movedim(-2, 0)
 
     def _pick(self, adapter: str, leading: torch.Size) -> Pick:

@@ -31,12 +31,29 @@ class WeaveModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 (PEFT reads a class attribute; the default is "all-linear")
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """PEFT's, and a warning when "all-linear" leaves out the weights of experts."""
-        all_linear = self.peft_config[adapter_name].target_modules == "all-linear"
+        """PEFT's, and a warning when "all-linear" leaves out the weights of experts.
+
+        TRL's trainers train the adapter "default" and go by an adapter "ref" as it was before: they add one with the
+        very same configuration object and then copy the tensors that they know by PEFT's LoRA's names. So the tensors
+        of an adapter that is added like this are copied here.
+        """
+        config = self.peft_config[adapter_name]
+        all_linear = config.target_modules == "all-linear"
+        reference = adapter_name == "ref" and config is self.peft_config.get("default")
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        if reference:
+            self._copy_tensors("default", "ref")
         wrap_generate(model)
         if all_linear:
             _warn_of_fused_experts(model)
+
+    def _copy_tensors(self, source: str, target: str) -> None:
+        """Give one adapter, frozen, the values that another has now, in every layer."""
+        for layer in self.model.modules():
+            if isinstance(layer, WeaveLinear) and source in layer.knobs:
+                for name in layer.knobs[source].tensors:
+                    tensors = getattr(layer, name)
+                    tensors[target] = nn.Parameter(tensors[source].detach().clone(), requires_grad=False)
 
     def _create_and_replace(
         self,
