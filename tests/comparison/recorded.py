@@ -143,4 +143,5 @@ def _score(value: float, metric: str, unit: str) -> TaskScore:
         requests="0" * 16,
         truncated=0,
         seconds=1.0,
+        outcomes=None,
     )

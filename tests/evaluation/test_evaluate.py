@@ -14,6 +14,7 @@ from loraweave.data.encode import encode
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate, macro_average
 from loraweave.evaluation.evaluate import default_batch_size
+from loraweave.evaluation.outcomes import read_outcomes, shares
 
 
 def test_scores_are_lm_evals_own(base, tasks):
@@ -56,6 +57,31 @@ def test_loss_is_the_mean_over_completion_tokens(base, tasks):
     assert score["score"] == pytest.approx(expected, rel=1e-5)
     assert score["n"] == len(losses) == 10
     assert 0 < score["stderr"] < 0.1
+
+
+def test_the_outcome_of_every_example_is_kept_and_the_score_is_their_mean(base, tasks):
+    model, tokenizer = base
+    scores = evaluate(model, tokenizer, tasks, batch_size=3)
+    for score in scores.values():
+        kept = read_outcomes(score["outcomes"])
+        assert len(kept.values) == score["n"]
+        assert (kept.values * kept.weights).sum() / kept.weights.sum() == pytest.approx(score["score"], rel=1e-5)
+    kept = read_outcomes(scores["parity"]["outcomes"])
+    assert kept.binary
+    one_by_one = [evaluate(model, tokenizer, tasks[:1], limit=count)["parity"] for count in (1, 2)]
+    assert one_by_one[0]["score"] == kept.values[0]  # in the task's own order
+    assert 2 * one_by_one[1]["score"] == pytest.approx(kept.values[:2].sum())
+    notes = read_outcomes(scores["notes"]["outcomes"])
+    first = evaluate(model, tokenizer, tasks[2:], limit=1)["notes"]
+    assert first["score"] == pytest.approx(notes.values[0], rel=1e-5)
+    assert first["metrics"]["tokens"] == notes.weights[0]
+
+
+def test_a_score_that_is_no_mean_over_examples_has_no_outcomes():
+    assert shares([(1, 0), (0, 0)], 50.0, 100.0) is None
+    assert shares([1.0, 0.0], 63.0, 100.0) is None
+    assert read_outcomes(shares([0.5, 1.0], 75.0, 100.0)).values.tolist() == [50.0, 100.0]
+    assert shares([True, False], 50.0, 100.0) == {"kind": "right or wrong", "values": "10", "weights": ""}
 
 
 def test_limit_progress_and_fingerprint(base, tasks):

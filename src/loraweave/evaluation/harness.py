@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
@@ -11,6 +11,7 @@ from lm_eval.evaluator import evaluate as harness_evaluate
 
 from loraweave.errors import UserError
 from loraweave.evaluation.lm import LoadedModel, ProgressHook
+from loraweave.evaluation.outcomes import Outcomes, shares
 from loraweave.evaluation.scores import PERCENT, TaskScore
 from loraweave.tasks.sandbox import reason_of
 
@@ -64,7 +65,7 @@ def score_with_harness(
             task_dict={"tasks": {name: task}, "groups": {}, "group_map": {}},
             limit=limit,
             bootstrap_iters=BOOTSTRAP_ROUNDS,
-            log_samples=False,
+            log_samples=True,
             apply_chat_template=chat_template,
             fewshot_as_multiturn=chat_template,
         )
@@ -78,8 +79,9 @@ def score_with_harness(
     stderr = measured.get(f"{metric}_stderr,{used_filter}")
     better = results["higher_is_better"][name].get(metric)
     version = results["versions"].get(name)
+    score = scale * measured[f"{metric},{used_filter}"]
     return TaskScore(
-        score=scale * measured[f"{metric},{used_filter}"],
+        score=score,
         stderr=None if stderr is None else scale * stderr,
         n=results["n-samples"][name]["effective"],
         metric=metric,
@@ -92,7 +94,16 @@ def score_with_harness(
         requests=_fingerprint(task),
         truncated=lm.truncated - truncated_before,
         seconds=time.perf_counter() - started,
+        outcomes=_outcomes(results["samples"][name], metric, used_filter, score, scale),
     )
+
+
+def _outcomes(
+    samples: Sequence[Mapping[str, Any]], metric: str, used_filter: str, score: float, scale: float
+) -> Outcomes | None:
+    """What each document came to, in the order of the documents."""
+    mine = sorted((sample for sample in samples if sample["filter"] == used_filter), key=lambda each: each["doc_id"])
+    return shares([sample.get(metric) for sample in mine], score, scale)
 
 
 def _total(task: HarnessTask) -> int:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from loraweave.data.encode import IGNORED, Encoded, EncodedRow
+from loraweave.evaluation.outcomes import Outcomes, weighted
 from loraweave.evaluation.scores import TaskScore
 
 
@@ -50,7 +51,14 @@ def score_with_loss(
         requests=hashlib.sha256(repr([row["input_ids"] for row in rows]).encode()).hexdigest()[:16],
         truncated=encoded.cut,
         seconds=time.perf_counter() - started,
+        outcomes=_outcomes(losses, counts, longest_first),
     )
+
+
+def _outcomes(losses: Sequence[float], counts: Sequence[int], order: Sequence[int]) -> Outcomes:
+    """Loss per token and number of tokens of each example, in the task's own order; they come in `order`."""
+    each = sorted(zip(order, losses, counts, strict=True))
+    return weighted([loss / count if count else 0.0 for _, loss, count in each], [count for _, _, count in each])
 
 
 def _losses(model: PreTrainedModel, batch: Sequence[EncodedRow], pad: int) -> tuple[list[float], list[int]]:

@@ -5,6 +5,8 @@ from typing import TypedDict
 
 from scipy.stats import binomtest, norm
 
+from loraweave.evaluation.outcomes import Outcomes
+
 PERCENT = "%"
 
 
@@ -15,7 +17,8 @@ class TaskScore(TypedDict):
     else. `stderr` is in the same unit, the standard error that comes from having only `n` examples; None where
     the metric has none. `metrics` holds every metric of the task, as lm-eval names and scales it. `requests` is a hash
     of every prompt and target: two scores with the same one answered the same questions. `truncated` counts the
-    requests that were longer than the model reads and lost their beginning.
+    requests that were longer than the model reads and lost their beginning. `outcomes` has what each single example
+    came to; None where the metric is no mean over examples.
     """
 
     score: float
@@ -31,6 +34,7 @@ class TaskScore(TypedDict):
     requests: str
     truncated: int
     seconds: float
+    outcomes: Outcomes | None
 
 
 def macro_average(scores: Mapping[str, TaskScore]) -> float | None:
