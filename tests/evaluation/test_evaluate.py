@@ -15,6 +15,7 @@ from loraweave.errors import UserError
 from loraweave.evaluation import evaluate, macro_average
 from loraweave.evaluation.evaluate import default_batch_size
 from loraweave.evaluation.outcomes import read_outcomes, shares
+from loraweave.tasks import load_tasks
 
 
 def test_scores_are_lm_evals_own(base, tasks):
@@ -93,6 +94,12 @@ def test_limit_progress_and_fingerprint(base, tasks):
     again = evaluate(*base, tasks[:2], limit=5, batch_size=2)
     assert [s["requests"] for s in again.values()] == [s["requests"] for s in scores.values()]
     assert evaluate(*base, tasks[:1], limit=6)["parity"]["requests"] != scores["parity"]["requests"]
+
+
+def test_a_file_too_small_to_hold_rows_out_cannot_be_scored(base, tmp_path):
+    (tmp_path / "two.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n')
+    with pytest.raises(UserError, match=r"task 'two': .*two.jsonl has too few rows .*name a file as 'test'"):
+        evaluate(*base, load_tasks(["two.jsonl"], tmp_path))
 
 
 def test_limit_below_one_is_an_error(base, tasks):

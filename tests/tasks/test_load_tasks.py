@@ -208,9 +208,48 @@ def test_prompt_and_completion(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "plus.jsonl", pairs(40))
     (task,) = load_tasks(["plus.jsonl"], tmp_path)
     assert (task.name, task.lm_eval, task.chat_template) == ("plus", None, False)
-    assert (len(task.training_examples()), len(task.validation_examples())) == (38, 2)
-    assert task.test_examples() == task.validation_examples()
-    assert Example("3 and one is", " 4") in task.training_examples() + task.validation_examples()
+    splits = task.training_examples(), task.validation_examples(), task.test_examples()
+    assert [len(split) for split in splits] == [35, 1, 4]
+    assert sorted(str(example) for split in splits for example in split) == sorted(
+        str(Example(r["prompt"], r["completion"])) for r in pairs(40)
+    )
+
+
+def test_what_is_scored_is_apart_and_the_same_for_every_seed_name_and_order(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "plus.jsonl", pairs(200))
+    write_jsonl(tmp_path / "turned.jsonl", pairs(200)[::-1])
+
+    def asked(spec: Any, seed: int) -> set[str]:
+        (task,) = load_tasks([spec], tmp_path, seed=seed)
+        test = set(map(str, task.test_examples()))
+        assert not test & set(map(str, task.training_examples() + task.validation_examples()))
+        return test
+
+    first = asked("plus.jsonl", 0)
+    assert len(first) == 20
+    assert asked("plus.jsonl", 1) == asked({"task": "turned.jsonl", "name": "other"}, 2) == first
+    assert len(asked({"task": "plus.jsonl", "test": 0.25}, 0)) == 50
+
+
+def test_rows_that_say_the_same_are_not_both_learned_and_scored(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "plus.jsonl", pairs(20) * 3)
+    (task,) = load_tasks(["plus.jsonl"], tmp_path)
+    assert len(task.test_examples()) == 6
+    assert not set(map(str, task.test_examples())) & set(map(str, task.training_examples()))
+
+
+def test_a_row_that_stands_there_often_is_not_the_whole_of_what_is_scored(tmp_path: Path) -> None:
+    for start in range(5):
+        write_jsonl(tmp_path / "often.jsonl", pairs(1, start) * 100 + pairs(50, 100))
+        (task,) = load_tasks(["often.jsonl"], tmp_path)
+        assert len(set(map(str, task.test_examples()))) == len(task.test_examples()) == 15
+
+
+@pytest.mark.parametrize(("rows", "sizes"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1))])
+def test_few_rows_are_learned_first_and_scored_last(tmp_path: Path, rows: int, sizes: tuple[int, ...]) -> None:
+    write_jsonl(tmp_path / "plus.jsonl", pairs(rows))
+    (task,) = load_tasks(["plus.jsonl"], tmp_path)
+    assert (len(task.training_examples()), len(task.validation_examples()), len(task.test_examples())) == sizes
 
 
 def test_files_for_validation_and_test(tmp_path: Path) -> None:
@@ -227,7 +266,8 @@ def test_each_turn_of_the_assistant_is_an_example_and_a_conversation_stays_toget
     write_jsonl(tmp_path / "chat.jsonl", [CHAT_ROW] * 10)
     (task,) = load_tasks([{"task": "chat.jsonl", "validation": 0.3}], tmp_path)
     assert task.chat_template is True
-    assert (len(task.training_examples()), len(task.validation_examples())) == (14, 6)
+    assert (len(task.training_examples()), len(task.validation_examples())) == (14, 6)  # and as no two rows differ,
+    assert task.test_examples() == []  # none can be scored that is not learned
     messages = CHAT_ROW["messages"]
     assert task.training_examples()[:2] == [
         Example(messages[:2], [messages[2]]),

@@ -109,7 +109,13 @@ def _score(
                 seed=seed,
                 report=report,
             )
-        encoded = encode_all(task.test_examples()[:limit], lm.tokenizer, lm.max_length)
+        examples = task.test_examples()[:limit]
+        if not examples:
+            raise UserError(
+                f"task {task.name!r}: {task.origin} has too few rows to hold some out for the score: "
+                "name a file as 'test'"
+            )
+        encoded = encode_all(examples, lm.tokenizer, lm.max_length)
         return score_with_loss(
             lm.model, encoded, batch_size=lm.batch_size, pad=lm.tokenizer.pad_token_id, report=report
         )

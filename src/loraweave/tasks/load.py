@@ -105,7 +105,9 @@ def _file_task(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, se
     if lm_eval is not None:
         lm_eval.set_config("task", name)
     validation = _at(base, spec.validation) if isinstance(spec.validation, str) else spec.validation
-    test = _at(base, spec.test) if spec.test is not None else None
+    test = _at(base, spec.test) if isinstance(spec.test, str) else spec.test
+    if lm_eval is not None and test is not None:
+        raise UserError(f"{spec.task}: lm-eval's task scores it, so 'test' has no meaning beside 'eval'")
     path = _at(base, spec.task)
     for key, other in (("validation", validation), ("test", test)):
         if isinstance(other, Path) and other.resolve() == path.resolve():

@@ -21,7 +21,9 @@ class TaskSpec(BaseModel):
     validation: str | float | None = Field(
         None, description="a share of the training rows to hold out or, for a TRL file, a file"
     )
-    test: str | None = Field(None, description="for a TRL file: the file that its held-out loss is taken over")
+    test: str | float | None = Field(
+        None, description="for a TRL file: the file, or the share of its rows, that its held-out loss is taken over"
+    )
     data_dir: str | None = Field(None, description="the folder that a YAML's data_files start at")
     chat_template: bool | None = Field(None, description="prompts go through the tokenizer's chat template")
 
@@ -32,7 +34,7 @@ class TaskSpec(BaseModel):
             raise ValueError(f"{name!r} cannot be a name: no slash, comma or outer space")
         return name
 
-    @field_validator("validation", mode="before")
+    @field_validator("validation", "test", mode="before")
     @classmethod
     def _share_or_file(cls, value: Any) -> Any:
         if isinstance(value, (bool, int)) or (isinstance(value, float) and not 0 < value < 1):

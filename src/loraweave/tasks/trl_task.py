@@ -6,6 +6,7 @@ from typing import Any
 from loraweave.errors import UserError, nearest
 from loraweave.tasks.examples import Example, Message
 from loraweave.tasks.files import FileRows, read_rows
+from loraweave.tasks.held_out import rows_for_test
 from loraweave.tasks.task import Group, Task
 
 ROLES = ("system", "developer", "user", "assistant")
@@ -13,6 +14,9 @@ ROLES = ("system", "developer", "user", "assistant")
 
 class FileTask(Task):
     """Rows of a file, learned as they stand. Without `lm_eval` the score is the loss on `test_examples`.
+
+    Three splits, then: rows for the score alone, the same whatever the seed (`rows_for_test`); of the others some to
+    choose learning rates and checkpoints by, drawn with the seed; and those that are learned.
 
     `messages` gives one example for each turn of the assistant, with all that came before it as the prompt: so every
     answer is learned in the context in which it will be asked for.
@@ -25,24 +29,31 @@ class FileTask(Task):
         chat_template: bool,
         lm_eval: Any,
         validation: Path | float | None,
-        test: Path | None,
+        test: Path | float | None,
         seed: int,
     ) -> None:
         rows = read_rows(path)
         conversational = _is_conversational(rows)
         share = validation if isinstance(validation, float) else None
         super().__init__(name, str(path), chat_template or conversational, lm_eval, share, seed)
-        self._training = self._groups(rows)
+        groups = self._groups(rows)
         self._validation = self._groups(read_rows(validation)) if isinstance(validation, Path) else None
-        self._test = self._groups(read_rows(test)) if test is not None else None
+        held_out: set[int] = set()
+        if lm_eval is None and not isinstance(test, Path):
+            held_out = rows_for_test(rows, test)
+        self._training = [group for i, group in enumerate(groups) if i not in held_out]
+        self._test = [group for i, group in enumerate(groups) if i in held_out]
+        if isinstance(test, Path):
+            self._test = self._groups(read_rows(test))
 
     @property
     def trainable(self) -> bool:
         return True
 
     def test_examples(self) -> list[Example]:
-        """The examples of the `test:` file; without one, the validation examples."""
-        return _flat(self._test) if self._test is not None else self.validation_examples()
+        """The examples of the `test:` file; without one, those that are held out of the training file for it. None
+        where the file has too few rows, or where lm-eval scores the task."""
+        return _flat(self._test)
 
     def _training_groups(self) -> list[Group]:
         return self._training
