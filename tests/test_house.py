@@ -30,6 +30,7 @@ ORDER = (
     ("pages",),
     ("analysis",),
     ("comparison",),
+    ("commands",),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}

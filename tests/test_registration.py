@@ -21,6 +21,7 @@ def python(code: str) -> None:
         "from peft import PeftModel; import loraweave",
         "import loraweave, importlib; importlib.reload(loraweave); import peft",
         "import loraweave.config",
+        "from loraweave import train, evaluate, compare, analyze, load_run, RunConfig",
         "from loraweave.runs.config import RunConfig",
         "import loraweave.tuner.layer",
         "from loraweave import lowrank, task, WeaveConfig; import peft",

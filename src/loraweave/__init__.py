@@ -2,6 +2,8 @@
 
 import loraweave                                    # registers the method with PEFT, whichever is imported first
 model = peft.get_peft_model(model, loraweave.RLoraConfig())
+
+from loraweave import train, evaluate, compare, analyze, load_run, RunConfig     # the commands as functions
 """
 
 import importlib
@@ -12,6 +14,7 @@ from loraweave.registration import register_with_peft
 
 if TYPE_CHECKING:
     from loraweave import lowrank
+    from loraweave.commands import Analysis, Comparison, Evaluation, analyze, compare, evaluate
     from loraweave.config import (
         HydraLoraConfig,
         MLoraConfig,
@@ -22,23 +25,37 @@ if TYPE_CHECKING:
         WeaveConfig,
     )
     from loraweave.integrations.trl import with_tasks
+    from loraweave.runs.config import RunConfig
+    from loraweave.runs.loading import Run, load_run
+    from loraweave.training.run import RunResult, train
     from loraweave.tuner import WeaveModel, checkpoint_context, task
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Analysis",
+    "Comparison",
+    "Evaluation",
     "HydraLoraConfig",
     "MLoraConfig",
     "MoeLoraConfig",
     "MtlLoraConfig",
     "MultiLoraConfig",
     "RLoraConfig",
+    "Run",
+    "RunConfig",
+    "RunResult",
     "UserError",
     "WeaveConfig",
     "WeaveModel",
+    "analyze",
     "checkpoint_context",
+    "compare",
+    "evaluate",
+    "load_run",
     "lowrank",
     "task",
+    "train",
     "with_tasks",
 ]
 
@@ -49,6 +66,10 @@ _HOMES = {
     "checkpoint_context": "loraweave.tuner",
     "task": "loraweave.tuner",
     "with_tasks": "loraweave.integrations.trl",
+    "RunConfig": "loraweave.runs.config",
+    **dict.fromkeys(("Run", "load_run"), "loraweave.runs.loading"),
+    **dict.fromkeys(("RunResult", "train"), "loraweave.training.run"),
+    **dict.fromkeys(("Analysis", "Comparison", "Evaluation", "analyze", "compare", "evaluate"), "loraweave.commands"),
 }
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loraweave.cli.output import console, errors, next_free, typed
+from loraweave.cli.output import console, errors, typed
 from loraweave.cli.train import Output, Overrides, Resume, RunFile, TrustCode
 from loraweave.errors import UserError
 
@@ -67,6 +67,7 @@ def compare(
 def quickstart(output: Output = None, resume: Resume = False) -> None:
     """Compare LoRA, MultiLoRA and R-LoRA on seven small tasks, with a base that ships in the package."""
     from loraweave.runs.config import RunConfig
+    from loraweave.runs.folder import next_free
 
     config = RunConfig.load(Path(__file__).parent.parent / "quickstart" / "run.yaml")
     folder = output or (_latest() if resume else next_free("quickstart"))
@@ -85,11 +86,9 @@ def _compare(
     match_params: bool = False,
     against: str | None = None,
 ) -> None:
-    from loraweave import comparison
-    from loraweave.comparison.compare import output_folder
+    from loraweave import commands, comparison
 
-    folder = output_folder(config, output)
-    results = comparison.compare(
+    found = commands.compare(
         config,
         methods,
         seeds,
@@ -97,11 +96,12 @@ def _compare(
         widen=widen,
         match_params=match_params,
         against=against,
-        output=folder,
+        output=output,
         resume=resume,
         console=errors,
         command=typed(),
     )
+    results = found.results
     console.print()
     console.print(comparison.comparison_table(results, console.width))
     console.print()
@@ -110,12 +110,11 @@ def _compare(
         console.print()
     console.print(comparison.recommendation(results))
     console.print()
-    for run in results["runs"]:
-        if run["adapter"] is not None:
-            console.print(f"adapter  {folder / run['adapter']}", soft_wrap=True)
-    console.print(f"results  {folder / 'results.json'}", soft_wrap=True)
-    console.print(f"page     {folder / 'index.html'}", soft_wrap=True)
-    if any(run["status"] == "failed" for run in results["runs"]):
+    for adapter in found.adapters.values():
+        console.print(f"adapter  {adapter}", soft_wrap=True)
+    console.print(f"results  {found.folder / 'results.json'}", soft_wrap=True)
+    console.print(f"page     {found.page}", soft_wrap=True)
+    if found.failed:
         raise typer.Exit(SOME_RUNS_FAILED)
 
 

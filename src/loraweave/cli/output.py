@@ -5,7 +5,6 @@ import os
 import shlex
 import sys
 import warnings
-from pathlib import Path
 
 from rich.console import Console
 
@@ -38,13 +37,3 @@ def quieten() -> None:
 def typed() -> str:
     """The command as it was typed, to keep with its results."""
     return shlex.join(["loraweave", *sys.argv[1:]])
-
-
-def next_free(name: str) -> Path:
-    """runs/NAME, or runs/NAME-2 and so on where that is taken."""
-    first = Path("runs") / name
-    number, folder = 1, first
-    while folder.exists():
-        number += 1
-        folder = first.with_name(f"{first.name}-{number}")
-    return folder

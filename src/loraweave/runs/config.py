@@ -125,6 +125,11 @@ class RunConfig(BaseModel):
             config.output = str(base_dir / Path(config.output).expanduser())
         return config
 
+    @classmethod
+    def of(cls, given: "RunConfig | str | Path") -> "RunConfig":
+        """A run file that is read already, or read now from its path; raises `UserError` as `load` does."""
+        return given if isinstance(given, cls) else cls.load(given)  # type: ignore[arg-type]
+
     @property
     def method_name(self) -> str:
         """The method's name, "weave" for bare knobs."""

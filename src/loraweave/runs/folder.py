@@ -115,6 +115,16 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
     return summary
 
 
+def next_free(name: str) -> Path:
+    """runs/NAME, or runs/NAME-2 and so on where that is taken."""
+    first = Path("runs") / name
+    number, folder = 1, first
+    while folder.exists():
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
+
+
 def changed_settings(old: dict[str, Any], new: dict[str, Any], under: str = "") -> list[str]:
     """What differs between two configurations, in words; what does not touch the training is left out."""
     found = []

@@ -74,7 +74,7 @@ class RunResult:
 
 
 def train(
-    config: RunConfig,
+    config: RunConfig | str | Path,
     output: str | Path | None = None,
     *,
     base: Base | None = None,
@@ -83,10 +83,10 @@ def train(
     console: Console | None = None,
     resume: bool = False,
 ) -> RunResult:
-    """Train what a run file asks for.
+    """Train what a run file asks for, as `loraweave train` does.
 
     Args:
-        config: the run file.
+        config: a run file, or the path of one.
         output: the run's folder; by default the run file's `output`, else `runs/<method>`.
         base: model and tokenizer, if already loaded; the model is given back untouched.
         tasks: if already loaded.
@@ -98,7 +98,7 @@ def train(
         UserError: anything that a person can put right: an impossible configuration, bad data, a folder that already
             holds a run, a full disk, a loss that is not a number.
     """
-    console = console or Console(stderr=True)
+    config, console = RunConfig.of(config), console or Console(stderr=True)
     with quiet_libraries():
         model, tokenizer = base or load_base(config.model, trust_code=config.trust_code)
         run = resolve(config, model, output)

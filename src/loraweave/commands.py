@@ -1,0 +1,325 @@
+"""The commands as functions: what `loraweave eval`, `compare` and `analyze` do, each with one value back.
+
+`train`, whose value is `RunResult`, stands in `training.run`, and `load_run`, whose value is `Run`, in `runs.loading`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from loraweave import analysis, comparison, evaluation
+from loraweave.analysis.analyze import check_free
+from loraweave.comparison.compare import output_folder
+from loraweave.comparison.records import Results
+from loraweave.errors import UserError, nearest
+from loraweave.evaluation import TaskScore
+from loraweave.evaluation.evaluate import Progress
+from loraweave.evaluation.record import evaluation_settings, record
+from loraweave.runs.config import RunConfig
+from loraweave.runs.folder import next_free
+from loraweave.runs.loading import Run, load_run
+from loraweave.runs.methods import MethodSpec
+from loraweave.tasks import Task
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run scored; kept in its folder too.
+
+    Attributes:
+        folder: of the run.
+        scores: one for each task, in the order asked. `score` is in the task's own `unit`: "%" of right answers (0 to
+            100), "nats" of loss per completion token, or none.
+    """
+
+    folder: Path
+    scores: dict[str, TaskScore]
+
+    @property
+    def results(self) -> Path:
+        """results.json in the run's folder: this evaluation and those with other settings."""
+        return self.folder / "results.json"
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over the tasks in percent; of all tasks where they share one other metric; else None."""
+        return evaluation.macro_average(self.scores)
+
+    @property
+    def left_out(self) -> list[str]:
+        """The tasks that the mean does not count, since they are not in percent."""
+        return evaluation.left_out_of_mean(self.scores)
+
+
+def evaluate(
+    run: Run | str | Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    limit: int | None = None,
+    trust_code: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score a finished run on its tasks and keep the result in its folder, as `loraweave eval` does.
+
+    Args:
+        run: the folder of a finished run, or what `load_run` gave.
+        tasks: only these of the run's, by name; all when None.
+        limit: only so many test examples of each task; what the run file says when None.
+        trust_code: where `run` is a folder: run functions that its task files name, and code that comes with its base.
+        progress: called with the task's name, requests done and requests in all.
+
+    Raises:
+        UserError: the folder holds no finished run, the run has no such task, or a task cannot be evaluated.
+    """
+    if not isinstance(run, Run):
+        _check_no_comparison(Path(run))
+        run = load_run(run, trust_code=trust_code)
+    chosen = _chosen(run.tasks, tasks)
+    settings = run.config.eval if limit is None else run.config.eval.model_copy(update={"limit": limit})
+    model = run.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    scores = evaluation.evaluate(
+        model, run.tokenizer, chosen, **settings.model_dump(), seed=run.config.seed, progress=progress
+    )
+    found = Evaluation(run.folder, scores)
+    record(found.results, evaluation_settings(settings, chosen, run.config.seed), chosen, scores)
+    return found
+
+
+def _check_no_comparison(folder: Path) -> None:
+    if (folder / "results.json").is_file() and (folder / "runs").is_dir():
+        inside = next((folder / "runs").iterdir(), folder / "runs")
+        raise UserError(f"{folder} holds a comparison; name one of its runs, such as {inside}")
+
+
+def _chosen(available: Sequence[Task], names: Sequence[str] | None) -> list[Task]:
+    """The tasks of a run that are asked for, in the order asked."""
+    by_name = {task.name: task for task in available}
+    if names is None:
+        return list(available)
+    if isinstance(names, str):
+        raise UserError(f"tasks: a list of names, got {names!r} alone")
+    if not names:
+        raise UserError(f"tasks, or --tasks: name at least one of {', '.join(by_name)}")
+    for name in names:
+        if name not in by_name:
+            raise UserError(f"the run has no task {name!r}{nearest(name, by_name)} (its tasks: {', '.join(by_name)})")
+    return [by_name[name] for name in dict.fromkeys(names)]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What methods came to beside each other; all of it lies in the folder.
+
+    Attributes:
+        folder: with results.json, index.html and a folder for each run.
+        results: the content of results.json, as `comparison.records` describes it: every run, the summary of each
+            method over its seeds, the differences with their intervals, the recommendation.
+    """
+
+    folder: Path
+    results: Results
+
+    @property
+    def page(self) -> Path:
+        """The HTML page with tables, verdicts and figures."""
+        return self.folder / "index.html"
+
+    @property
+    def recommended(self) -> str | None:
+        """The method to take; None where nothing can be recommended."""
+        return self.results["recommendation"]["method"]
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """For each method and task the mean score over the seeds that finished, in the task's own unit."""
+        return {
+            row["method"]: {task: spread["mean"] for task, spread in row["scores"].items()}
+            for row in self.results["summary"]
+        }
+
+    @property
+    def adapters(self) -> dict[tuple[str, int | None], Path]:
+        """The adapter's folder of each run that has one, by method and seed."""
+        return {
+            (run["method"], run["seed"]): self.folder / run["adapter"]
+            for run in self.results["runs"]
+            if run["adapter"] is not None
+        }
+
+    @property
+    def failed(self) -> dict[tuple[str, int | None], str]:
+        """The error of each run that did not finish, by method and seed."""
+        return {
+            (run["method"], run["seed"]): run["error"] or ""
+            for run in self.results["runs"]
+            if run["status"] == "failed"
+        }
+
+
+def compare(
+    config: RunConfig | str | Path,
+    methods: Sequence[MethodSpec],
+    seeds: Sequence[int] = (0,),
+    *,
+    learning_rates: Sequence[str | float] = (),
+    widen: bool = False,
+    match_params: bool = False,
+    against: str | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+    command: str = "",
+) -> Comparison:
+    """Train and evaluate several methods on the same data, as `loraweave compare` does.
+
+    The untouched base is always evaluated too. A run that fails is recorded, and the others go on.
+
+    Args:
+        config: a run file, or the path of one. The fields of its own method hold for that method alone.
+        methods: names from `loraweave methods`, or mappings with a name and that method's fields.
+        seeds: whole numbers; a run for each method and seed.
+        learning_rates: to choose from by validation loss, such as 1e-3, or "0.5x" for half of each method's own. No
+            search if empty.
+        widen: where the best of the rates is the lowest or highest, try the ones beyond it.
+        match_params: choose each adapter's rank so that it trains as many parameters as the first one, within 3 %.
+        against: the method that the others are held against; by default LoRA, else the first adapter.
+        output: the folder to write; by default the run file's, else runs/comparison.
+        resume: go on with the comparison in `output`; methods, seeds and learning rates may have been added.
+        console: where progress is shown; stderr by default.
+        command: what was typed, kept with the results.
+
+    Raises:
+        UserError: an unknown method or task, a value out of range, or a folder that already holds something; all
+            before anything is trained.
+    """
+    config = RunConfig.of(config)
+    folder = output_folder(config, output)
+    results = comparison.compare(
+        config,
+        methods,
+        seeds,
+        learning_rates=[str(rate) for rate in learning_rates],
+        widen=widen,
+        match_params=match_params,
+        against=against,
+        output=folder,
+        resume=resume,
+        console=console,
+        command=command,
+    )
+    return Comparison(folder, results)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """One run in a row of `Analysis.overview`.
+
+    Attributes:
+        run, method: their names.
+        rank: the largest number of singular values that an update of a layer has; None for full fine-tuning.
+        effective_rank: the exponential of the entropy of an update's squared singular values, the mean over layers.
+        top_share: the share, 0 to 1, of an update's squared norm in its first direction, the mean over layers.
+        head_similarity: the mean cosine between two heads' B, −1 to 1; None with fewer than two heads.
+        learned_similarity: that of what the heads learned since their random start; None where they had none.
+    """
+
+    run: str
+    method: str
+    rank: int | None
+    effective_rank: float
+    top_share: float
+    head_similarity: float | None
+    learned_similarity: float | None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What training changed; all of it lies in the folder.
+
+    Attributes:
+        folder: with analysis.json, report.html and the figures.
+        numbers: the content of analysis.json; docs/analysis.md says what each part is.
+    """
+
+    folder: Path
+    numbers: dict[str, Any]
+
+    @property
+    def report(self) -> Path:
+        """The HTML page with the figures."""
+        return self.folder / "report.html"
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be looked at, and why."""
+        return self.numbers["notes"]
+
+    @property
+    def overview(self) -> list[Overview]:
+        """A row for each run."""
+        return [_overview(run, self.numbers) for run in self.numbers["runs"]]
+
+
+def _overview(run: Mapping[str, Any], numbers: Mapping[str, Any]) -> Overview:
+    name = run["name"]
+    whole = next(row for row in numbers["spectrum_summary"] if row["run"] == name and row["module"] == "all")
+    ranks = [len(entry["singular_values"]) for entry in numbers["spectra"] if entry["run"] == name]
+    heads = [entry for entry in numbers["heads"] if entry["run"] == name and entry["matrix"] == "B"]
+    return Overview(
+        run=name,
+        method=run["method"],
+        rank=None if run["kind"] == "full" else max(ranks),
+        effective_rank=whole["effective_rank"],
+        top_share=whole["top1"],
+        head_similarity=_mean([entry["mean_similarity"] for entry in heads]),
+        learned_similarity=_mean([entry["since_start"]["mean_similarity"] for entry in heads if entry["since_start"]]),
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def analyze(
+    runs: Sequence[str | Path],
+    output: str | Path | None = None,
+    *,
+    full: str | Path | None = None,
+    sample: int = 0,
+    trust_code: bool = False,
+    command: str = "",
+    progress: Callable[[str], None] = lambda _: None,
+) -> Analysis:
+    """Analyse what training changed and write a report, as `loraweave analyze` does.
+
+    Args:
+        runs: folders of finished runs, of comparisons (all their runs), or of adapters.
+        output: the folder to write, new or empty; by default the next free runs/analysis.
+        full: a fully fine-tuned model of the same base to compare with: a run, or a checkpoint.
+        sample: show token routers so many examples of each task, for typical tokens.
+        trust_code: for the sample, run functions that task files name, and code that comes with bases.
+        command: what was typed, kept with the numbers.
+        progress: told what is being looked at.
+
+    Raises:
+        UserError: a folder that holds nothing to analyse or cannot be read, or an output that is not free.
+    """
+    if isinstance(runs, (str, Path)):
+        raise UserError(f"runs: a list of folders, got {str(runs)!r} alone")
+    folder = next_free("analysis") if output is None else Path(output)
+    check_free(folder)  # before the work, not after it
+    numbers = analysis.analyze(
+        [Path(run) for run in runs],
+        full=None if full is None else Path(full),
+        sample=sample,
+        trust_code=trust_code,
+        command=command,
+        progress=progress,
+    )
+    progress("drawing")
+    analysis.save(numbers, folder)
+    return Analysis(folder, numbers)
