@@ -1,19 +1,14 @@
 """PEFT's conversion to LoRA: the very factors where the rank allows, the best approximation where not, no dense SVD."""
 
 import contextlib
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from peft import (
-    LoHaConfig,
-    PeftModel,
-    convert_to_lora,
-    get_peft_model,
-    save_as_lora,
-    set_peft_model_state_dict,
-)
+from peft import LoHaConfig, PeftModel, convert_to_lora, get_peft_model, save_as_lora, set_peft_model_state_dict
 from peft.tuners.lora import conversion
+from safetensors.torch import load_file
 from tiny_adapters import FOLDING, NEED_TASKS, ON_INPUT, adapted, logits, method, randomize
 from torch import nn
 
@@ -33,6 +28,14 @@ def as_lora(base: nn.Module, config, tensors: dict[str, torch.Tensor]) -> nn.Mod
     model = get_peft_model(base, config).eval()
     assert not set_peft_model_state_dict(model, tensors).unexpected_keys
     return model
+
+
+def check_reads_alike_everywhere(folder: Path) -> None:
+    """llama.cpp's converter reads `lora_alpha` and the tensors' own rank, and nothing else: its scaling must be 1."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    ranks = {t.shape[0] for n, t in load_file(folder / "adapter_model.safetensors").items() if "lora_A" in n}
+    assert ranks == {config["r"]} == {config["lora_alpha"]}
+    assert not any(config[field] for field in ("rank_pattern", "alpha_pattern", "use_rslora"))
 
 
 @pytest.fixture
@@ -79,9 +82,21 @@ def test_a_saved_conversion_loads_as_lora(tiny_model, tmp_path: Path, knobs: dic
     model = adapted(tiny_model(), "multilora", **knobs)
     expected = logits(model)
     save_as_lora(tmp_path, model, rank)
+    check_reads_alike_everywhere(tmp_path)
     assert PeftModel.from_pretrained(tiny_model(), tmp_path).peft_config["default"].peft_type == "LORA"
     converted = PeftModel.from_pretrained(tiny_model(), tmp_path).eval()
     torch.testing.assert_close(logits(converted, tasks=None), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [2, 8, 0.5, 1.0])
+@pytest.mark.parametrize("knobs", [{}, {"rank_pattern": {"q_proj": 2}}], ids=str)
+def test_a_saved_conversion_has_one_rank_and_one_alpha(tiny_model, tmp_path: Path, rank: int | float, knobs: dict):
+    model = adapted(tiny_model(), "weave", **knobs)
+    save_as_lora(tmp_path, model, rank)
+    check_reads_alike_everywhere(tmp_path)
+    if rank in (8, 1.0):
+        saved = PeftModel.from_pretrained(tiny_model(), tmp_path).eval()
+        torch.testing.assert_close(logits(saved, tasks=None), logits(model), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(30, 50, 12), (50, 30, 12), (20, 40, 60)], ids=str)

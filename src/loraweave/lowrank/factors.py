@@ -1,7 +1,8 @@
-"""Plain LoRA factors: the best pair of a smaller rank."""
+"""Plain LoRA factors: the best pair of a smaller rank, the same pair with a larger one, and how much an update is."""
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def truncate(lora_A: Tensor, lora_B: Tensor, rank: int | float) -> tuple[Tensor, Tensor]:
@@ -31,3 +32,21 @@ def truncate(lora_A: Tensor, lora_B: Tensor, rank: int | float) -> tuple[Tensor,
     up = basis_out @ (left[:, :kept] * values[:kept])
     down = right[:kept] @ basis_in.T
     return down.to(lora_A.dtype).contiguous(), up.to(lora_B.dtype).contiguous()
+
+
+def padded(lora_A: Tensor, lora_B: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The same update with a larger rank: zeros in the place of what is not there.
+
+    Args:
+        lora_A: (R, d_in). lora_B: (d_out, R). rank: R or more.
+
+    Returns:
+        (rank, d_in) and (d_out, rank).
+    """
+    missing = rank - len(lora_A)
+    return pad(lora_A, (0, 0, 0, missing)), pad(lora_B, (0, missing))
+
+
+def energy(lora_A: Tensor, lora_B: Tensor) -> float:
+    """The squared Frobenius norm of lora_B @ lora_A, by way of (R, R): tr(BᵀB AAᵀ)."""
+    return float(((lora_B.T @ lora_B) * (lora_A @ lora_A.T)).sum())
