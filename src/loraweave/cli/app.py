@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from loraweave import __version__
-from loraweave.cli import analyze, compare, evaluate, methods, tasks, train
+from loraweave.cli import analyze, compare, evaluate, export, methods, tasks, train
 from loraweave.cli.output import errors, quieten
 from loraweave.errors import UserError
 
@@ -26,6 +26,7 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("quickstart")(compare.quickstart)
+app.command("export")(export.export)
 app.command("analyze")(analyze.analyze)
 app.command("methods")(methods.methods)
 

@@ -7,7 +7,7 @@ layer's fast path takes the same tensors out of it.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -145,6 +145,31 @@ class Formula:
         plain = Formula(self.A, self.B @ mixed, Gate(), self.channel, None, self.anchor, self.scaling)
         return plain.factors()
 
+    def weighed(self, weights: Tensor) -> "Formula":
+        """The formula with fixed weights of the heads in the gate's place.
+
+        Args:
+            weights: (N,), or (G, N) for each group of output channels.
+        """
+        table = weights.view(-1, self.num_heads)
+        rows = zip(channel_groups(self.B, len(table)), table, strict=True)
+        by_channel = torch.cat([row.unsqueeze(-1).expand(-1, len(channels)) for channels, row in rows], dim=1)
+        return replace(self, B=self.B * by_channel.unsqueeze(-1).to(self.B), gate=Gate())
+
+    def token_weights(self, x: Tensor, read: Tensor | None = None) -> Tensor:
+        """The heads' weights on each token, of a formula with a router.
+
+        Args:
+            x: (…, d_in). read: (…, d_in), what A reads, where that is x after dropout.
+
+        Returns:
+            (…, N), or (…, G, N) where groups of output channels are weighed apart.
+        """
+        gate = self.gate
+        assert gate.router is not None
+        source = linear(x if read is None else read, self.A.flatten(0, 1)) if gate.reads_rank else x
+        return gate.of_tokens(linear(source, gate.router))
+
     def task_core(self, tasks: int) -> tuple[Tensor, Tensor, Tensor]:
         """All heads stacked into one pair with a small matrix per task between them: B C_t A is task t's update.
 
@@ -215,8 +240,7 @@ class Formula:
         """The output channels that share their weights, and the weights (…, N); None where all weigh 1."""
         gate, weights = self.gate, None
         if gate.router is not None:
-            source = linear(read, self.A.flatten(0, 1)) if gate.reads_rank else x
-            weights = gate.of_tokens(linear(source, gate.router))
+            weights = self.token_weights(x, read)
         elif (table := gate.by_task(self.B)) is not None:
             weights = picked(table, pick)
         elif gate.share != 1:

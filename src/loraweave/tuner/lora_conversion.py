@@ -30,13 +30,14 @@ _Converted = tuple[LoraConfig, dict[str, Tensor]]
 
 def register() -> None:
     """Teach PEFT's conversion about Weave layers."""
-    original = getattr(conversion, CONVERT_ONE_LAYER, None)
+    original: Any = getattr(conversion, CONVERT_ONE_LAYER, None)
     if original is not None:
         setattr(conversion, CONVERT_ONE_LAYER, _with_factors(original))
-    whole = getattr(conversion, CONVERT, None)
+    whole = conversion.convert_to_lora
+    with_one_rank = _with_one_rank(whole)
     for module in (conversion, lora, peft):
-        if whole is not None and getattr(module, CONVERT, None) is whole:
-            setattr(module, CONVERT, _with_one_rank(whole))
+        if getattr(module, CONVERT, None) is whole:
+            setattr(module, CONVERT, with_one_rank)
 
 
 def _with_factors(original: Callable[..., Any]) -> Callable[..., Any]:

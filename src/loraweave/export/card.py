@@ -1,0 +1,72 @@
+"""The card of an export: what it is, how near it is to the adapter, how it is loaded and served."""
+
+from pathlib import Path
+
+import yaml
+
+from loraweave.export import vllm
+from loraweave.export.record import Export, plain_difference
+from loraweave.export.source import Source
+from loraweave.files import write_text
+
+_LOAD = {
+    "lora": """```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained({base!r})
+model = PeftModel.from_pretrained(base, "THIS FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
+```
+""",
+}
+_WHAT = {
+    "lora": "A plain LoRA of rank {rank} (`lora_alpha` {rank}) for `{base}`",
+}
+_HEADS = {
+    "averaged": " The adapter weighs its heads by each token; here they have their mean weights on this task's data.",
+    "uniform": " The adapter weighs its heads by each token; here all heads weigh alike.",
+    "as trained": "",
+}
+
+
+def write_card(export: Export, folder: Path, source: Source) -> None:
+    """Write README.md into a folder that is not yet in its place."""
+    front = {
+        "base_model": source.base,
+        "library_name": "transformers" if export.to == "merged" else "peft" if export.to == "lora" else "gguf",
+        "pipeline_tag": "text-generation",
+        "tags": sorted({"loraweave", source.method, *(["lora"] if export.to == "lora" else [])}),
+    }
+    parts = [f"---\n{yaml.safe_dump(front, sort_keys=True)}---\n", f"# {export.name}\n", _what(export, source)]
+    parts += ["## How near it is to the adapter\n", f"{plain_difference(export).capitalize()}.\n"]
+    if table := _table(export):
+        parts.append(table)
+    parts += ["## How to load it\n", _LOAD[export.to].format(base=source.base, name=export.name)]
+    if export.to == "lora" and not export.notes:
+        line = vllm.serve_line(source.base, {export.name: Path("THIS FOLDER")}, export.rank or 1)
+        parts.append(f"Served by vLLM:\n\n    {line}\n")
+    parts += [f"- {note}\n" for note in export.notes]
+    write_text(folder / "README.md", "\n".join(parts))
+
+
+def _what(export: Export, source: Source) -> str:
+    whose = f", for the task `{export.variant.task}`" if export.variant.task else ""
+    text = _WHAT[export.to].format(rank=export.rank, base=source.base)
+    text += f", made by `loraweave export` from an adapter of the method `{source.method}`{whose}."
+    if export.kept < 1:
+        text += f" Truncated from rank {export.native}: {export.kept:.2%} of the update's squared norm is left."
+    return f"{text}{_HEADS[export.variant.heads]}\n"
+
+
+def _table(export: Export) -> str:
+    """Loss, KL and score of the adapter and the export, by task; nothing for one that is exact."""
+    if export.exact:
+        return ""
+    lines = ["| task | loss | of the export | KL | score | of the export |", "| --- | --- | --- | --- | --- | --- |"]
+    for task, found in export.differences.items():
+        scores = [f"{score['score']:.3g} {score['unit']}".strip() for score in export.scores.get(task, ())] or ["–"] * 2
+        lines.append(
+            f"| {task} | {found.loss[0]:.4f} | {found.loss[1]:.4f} | {found.kl:.2g} | {scores[0]} | {scores[1]} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,147 @@
+"""Export an adapter: choose what is written, write it aside, read it back, compare, and only then put it in place."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from rich.console import Console
+
+from loraweave.errors import UserError, nearest
+from loraweave.export import lora
+from loraweave.export.averages import mean_weights, uniform_weights
+from loraweave.export.card import write_card
+from loraweave.export.measure import Bench, Said
+from loraweave.export.outputs import KEPT, difference
+from loraweave.export.plain import PlainLora, plain_lora
+from loraweave.export.record import Export, write_record
+from loraweave.export.source import Source, open_source
+from loraweave.export.target import Target, Work
+from loraweave.export.variants import Variant, choose_variants
+from loraweave.files import written_whole
+from loraweave.quiet import quiet_libraries
+from loraweave.runs.adapting import take_off
+from loraweave.runs.attaching import attach
+
+TARGETS: dict[str, Target] = {"lora": lora}
+TOLERANCE = 1e-3
+"""The share of the largest logit by which an exact export may differ, in float32 and after many layers."""
+
+
+def export(
+    folder: str | Path,
+    to: str,
+    output: str | Path,
+    *,
+    tasks: Sequence[str] = (),
+    uniform: bool = False,
+    max_rank: int | None = None,
+    base: str | None = None,
+    limit: int = 128,
+    trust_code: bool = False,
+    console: Console | None = None,
+) -> list[Export]:
+    """Turn an adapter into something that others can load, exactly where the algebra allows it.
+
+    Args:
+        folder: of a finished run, or of an adapter.
+        to: "lora".
+        output: a new folder. An update that depends on the task gets a folder in it for each, named after the task.
+        tasks: which; all where none is named. Heads weighed by the input get their mean weights on the task's data.
+        uniform: all heads weigh alike in a router's place.
+        max_rank: truncate, in each layer to the nearest in the Frobenius norm.
+        base: name or folder of the base, in the place of the one that the adapter names.
+        limit: held-out examples of each task on which the cost of what is not exact is measured.
+        trust_code: run functions that its task files name, and code that comes with its base.
+        console: where it is said what cannot be done; stderr when None.
+
+    Returns:
+        What was written, compared with the adapter.
+
+    Raises:
+        UserError: what cannot be exported so, and what can; a folder that is there; an export that does not do what
+            the adapter does. Nothing is written then.
+    """
+    output, console = Path(output), console or Console(stderr=True)
+    if to not in TARGETS:
+        raise UserError(f"--to {to}: not one of {', '.join(TARGETS)}{nearest(to, TARGETS)}")
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UserError(f"{output}: there is something already; choose another output")
+    source, target = open_source(folder, base, trust_code), TARGETS[to]
+    target.check(source)
+    variants = choose_variants(source, tasks, uniform)
+    with quiet_libraries(), torch.no_grad():
+        model, tokenizer = source.load_base("float32")
+        work = Work(source, model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
+        bench = Bench(source, tokenizer, limit, console)
+        prepared = _prepare(work, bench, variants, max_rank)
+        with written_whole(output) as unfinished:
+            return [_write(work, bench, to, (output, unfinished), *each) for each in prepared]
+
+
+def _prepare(
+    work: Work, bench: Bench, variants: Sequence[Variant], max_rank: int | None
+) -> list[tuple[Variant, PlainLora | None, Said]]:
+    """What is to be written, and what the adapter itself says to held-out rows."""
+    adapter, found = work.source.adapter, []
+    model = attach(work.base, adapter.folder)
+    try:
+        for variant in variants:
+            plain = None
+            if not work.source.unfixed:
+                number = adapter.tasks.index(variant.task) if variant.task in adapter.tasks else None
+                plain = plain_lora(adapter, number, _head_weights(work.source, bench, model, variant), max_rank)
+            exact = _is_exact(variant, plain)
+            if not exact:
+                bench.check_measurable()
+            said = bench.said(model, variant, True, exact, KEPT // len(variants))
+            found.append((variant, plain, said))
+    finally:
+        take_off(model)
+    return found
+
+
+def _write(
+    work: Work,
+    bench: Bench,
+    to: str,
+    place: tuple[Path, Path],
+    variant: Variant,
+    plain: PlainLora | None,
+    before: Said,
+) -> Export:
+    """Write one, read it back and compare; `place`: the output, and where it lies until all is whole."""
+    output, unfinished = (folder / variant.folder if variant.folder else folder for folder in place)
+    unfinished.mkdir(exist_ok=True)
+    target, source, exact = TARGETS[to], work.source, _is_exact(variant, plain)
+    notes = target.write(work, variant, plain, unfinished)
+    with target.running(work, unfinished) as model:
+        after = bench.said(model, variant, False, exact, KEPT)
+    differences = {name: difference(said, after.outputs[name]) for name, said in before.outputs.items()}
+    for found in differences.values() if exact else ():
+        if not found.largest <= TOLERANCE * max(1.0, found.scale):
+            raise UserError(
+                f"{source.folder}: what was written does not do what the adapter does (a logit differs by "
+                f"{found.largest:.2g}), so it was taken away again"
+            )
+    scores = {name: (score, after.scores[name]) for name, score in before.scores.items()}
+    rank, native, kept = (plain.rank, plain.native, plain.kept) if plain else (None, None, 1.0)
+    made = Export(output, to, source.base, variant, exact, rank, native, kept, differences, scores, tuple(notes))
+    write_card(made, unfinished, source)
+    write_record(made, unfinished, source)
+    return made
+
+
+def _is_exact(variant: Variant, plain: PlainLora | None) -> bool:
+    return variant.heads == "as trained" and not (plain is not None and plain.is_cut)
+
+
+def _head_weights(source: Source, bench: Bench, model: PeftModel, variant: Variant) -> Any:
+    if variant.heads == "as trained":
+        return None
+    if variant.heads == "uniform":
+        return uniform_weights(source.adapter)
+    assert variant.task is not None
+    with bench.told(model, variant.task):
+        return mean_weights(model, bench.training_rows(variant.task))

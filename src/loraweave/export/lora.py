@@ -1,0 +1,65 @@
+"""A plain LoRA as PEFT saves one: one rank, one alpha equal to it, nothing that other readers overlook."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from loraweave.adapters.file import WEIGHTS
+from loraweave.export import vllm
+from loraweave.export.plain import PlainLora
+from loraweave.export.source import Source
+from loraweave.export.target import Work, check_plain
+from loraweave.export.variants import Variant
+from loraweave.runs.adapting import take_off
+
+
+def check(source: Source) -> None:
+    """Raise UserError if a plain LoRA cannot hold what the adapter is."""
+    check_plain(source, "export --to merged instead")
+
+
+def write(work: Work, variant: Variant, plain: PlainLora | None, folder: Path) -> list[str]:
+    """Write a plain LoRA in float32, with the tokenizer; returns what vLLM would refuse."""
+    assert plain is not None
+    write_lora(plain, folder, work.base, work.source.base)
+    work.tokenizer.save_pretrained(str(folder))
+    return [f"vLLM would refuse it: {why}" for why in vllm.problems(plain, work.base.config.model_type)]
+
+
+def write_lora(plain: PlainLora, folder: Path, base: nn.Module, name: str) -> None:
+    """Configuration and tensors of a plain LoRA for a base, which `name` is the name of."""
+    tensors: dict[str, Tensor] = {}
+    for layer, (down, up) in plain.pairs.items():
+        tensors[f"base_model.model.{layer}.lora_A.weight"] = down.to(torch.float32).contiguous()
+        tensors[f"base_model.model.{layer}.lora_B.weight"] = up.to(torch.float32).contiguous()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    LoraConfig(
+        r=plain.rank,
+        lora_alpha=plain.rank,
+        target_modules=targets(list(plain.pairs), base),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=name,
+        inference_mode=True,
+    ).save_pretrained(str(folder))
+
+
+def targets(layers: list[str], base: nn.Module) -> list[str]:
+    """What `target_modules` must say: endings such as q_proj where they name the very layers, else whole paths."""
+    endings = sorted({layer.rsplit(".", 1)[-1] for layer in layers})
+    named = {path for path, _ in base.named_modules() if path.rsplit(".", 1)[-1] in endings}
+    return endings if named == set(layers) else sorted(layers)
+
+
+@contextmanager
+def running(work: Work, folder: Path) -> Iterator[PeftModel]:
+    """The base with the LoRA in a folder on it, by PEFT alone."""
+    model = PeftModel.from_pretrained(work.base, str(folder)).eval()
+    try:
+        yield model
+    finally:
+        take_off(model)

@@ -1,0 +1,122 @@
+"""What an export costs: the adapter and what was made of it, side by side on rows that training has not seen."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from peft import PeftModel
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from loraweave.data.encode import EncodedRow, encode_all
+from loraweave.errors import UserError
+from loraweave.evaluation import TaskScore, evaluate
+from loraweave.export.outputs import Outputs, outputs
+from loraweave.export.source import Source
+from loraweave.export.variants import Variant
+from loraweave.tasks import Task
+from loraweave.tuner import task as told
+
+CHECKED = 8
+"""Rows of each task on which an exact export is compared."""
+
+AVERAGED = 256
+"""Training rows of a task over which heads' weights are averaged."""
+
+RANDOM = ""
+"""The name under which rows of random tokens go, where a run's tasks are not there."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one model says to held-out rows.
+
+    Attributes:
+        outputs: by task. scores: by task, as `evaluation.evaluate` has them; none where nobody asked.
+    """
+
+    outputs: dict[str, Outputs]
+    scores: dict[str, TaskScore] = field(default_factory=dict)
+
+
+class Bench:
+    """Rows to compare on, and the way a model is run over them.
+
+    Args:
+        source: what is exported.
+        tokenizer: its base's.
+        limit: held-out examples of each task for what is not exact.
+        console: where it is said that the tasks are not there.
+    """
+
+    def __init__(self, source: Source, tokenizer: PreTrainedTokenizerBase, limit: int, console: Console) -> None:
+        self.source = source
+        self.tokenizer = tokenizer
+        self.limit = limit
+        self.length = int(source.config.train.get("max_length") or 1024) if source.config else 1024
+        try:
+            self.tasks: Mapping[str, Task] = source.load_tasks()
+            self.why = ""
+        except UserError as error:
+            self.tasks, self.why = {}, str(error)
+            console.print(f"compared on random tokens: {error}", style="dim", markup=False, soft_wrap=True)
+
+    def training_rows(self, task: str) -> list[EncodedRow]:
+        """Rows of a task's training data, spread evenly over it.
+
+        Raises:
+            UserError: the task's data is not there.
+        """
+        examples = self._task(task).training_examples()
+        step = max(1, len(examples) // AVERAGED)
+        return encode_all(examples[::step][:AVERAGED], self.tokenizer, self.length).rows
+
+    def check_measurable(self) -> None:
+        """Raise UserError unless the cost of an export that is not exact can be measured."""
+        if not self.tasks:
+            raise UserError(f"what this export costs must be measured, and cannot be: {self.why}")
+
+    def said(self, model: PreTrainedModel | PeftModel, variant: Variant, adapted: bool, exact: bool, room: int) -> Said:
+        """Run a model over held-out rows of a variant's task, or of all; over random ones where there are no tasks.
+
+        Args:
+            model: the adapter on its base, or an export.
+            variant: of the export.
+            adapted: it is the adapter, which may need to be told the task.
+            exact: a few rows will do, and no scores are needed.
+            room: logits to be kept, in numbers.
+        """
+        names = [variant.task] if variant.task else list(self.tasks)
+        rows = {RANDOM: random_rows(model)}
+        if self.tasks:
+            rows = {name: self._held_out(name, CHECKED if exact else self.limit) for name in names}
+        found: dict[str, Outputs] = {}
+        scores: dict[str, TaskScore] = {}
+        for name, each in rows.items():
+            with self.told(model, variant.task or name) if adapted else nullcontext():
+                found[name] = outputs(model, each, room // len(rows))
+            if not exact:
+                scores |= evaluate(model, self.tokenizer, [self._task(name)], limit=self.limit)
+        return Said(found, scores)
+
+    def told(self, model: PreTrainedModel | PeftModel, task: str) -> AbstractContextManager[None]:
+        """The context in which the adapter knows its task, if it needs to."""
+        return told(model, task) if self.source.adapter.tasks else nullcontext()
+
+    def _held_out(self, name: str, limit: int) -> list[EncodedRow]:
+        return encode_all(self._task(name).test_examples()[:limit], self.tokenizer, self.length).rows
+
+    def _task(self, name: str) -> Task:
+        self.check_measurable()
+        if name not in self.tasks:
+            raise UserError(f"the run has no task {name!r} any more (it has {', '.join(self.tasks)})")
+        return self.tasks[name]
+
+
+def random_rows(model: PreTrainedModel | PeftModel, count: int = 2, length: int = 24) -> list[EncodedRow]:
+    """Rows of random tokens, the same at every call."""
+    words = model.get_input_embeddings().num_embeddings
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(words, (count, length), generator=generator).tolist()
+    return [{"input_ids": ids, "labels": list(ids)} for ids in rows]

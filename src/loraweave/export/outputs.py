@@ -1,0 +1,86 @@
+"""What a model says to some rows, kept to be compared with what another says to the same."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from transformers import PreTrainedModel
+
+from loraweave.data.encode import IGNORED, EncodedRow
+
+KEPT = 2**26
+"""Logits that are kept to be compared one by one, of all rows together (256 MB); losses are of all rows."""
+
+
+@dataclass
+class Outputs:
+    """Of one model on some rows.
+
+    Attributes:
+        logits: (tokens, V) of the first rows, at every place, float32 on the CPU; the first row's always.
+        labels: (tokens,) of those rows, the token that follows each place, `IGNORED` where it carries no loss.
+        loss: in nats, summed over scored tokens of all rows; tokens: how many.
+    """
+
+    logits: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    loss: float = 0.0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between two models on the same rows.
+
+    Attributes:
+        largest: |Δ| of any logit.
+        scale: the largest logit of the first model, without its sign.
+        kl: from the first to the second, in nats per scored token.
+        loss: of each, in nats per scored token.
+        rows: whose logits were compared; tokens: that carry the losses.
+    """
+
+    largest: float
+    scale: float
+    kl: float
+    loss: tuple[float, float]
+    rows: int
+    tokens: int
+
+
+@torch.no_grad()
+def outputs(model: PreTrainedModel | PeftModel, rows: Sequence[EncodedRow], room: int = KEPT) -> Outputs:
+    """Run a model over rows, one at a time; its task is told by the caller. `room`: logits to be kept, in numbers."""
+    seen = Outputs()
+    for row in rows:
+        ids = torch.tensor([row["input_ids"]], device=model.device)
+        logits = model(input_ids=ids).logits[0].float().cpu()
+        labels = torch.tensor([*row["labels"][1:], IGNORED])
+        scored = int((labels != IGNORED).sum())
+        if scored:
+            seen.loss += float(cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum"))
+            seen.tokens += scored
+        room -= logits.numel()
+        if room >= 0 or not seen.logits:
+            seen.logits.append(logits)
+            seen.labels.append(labels)
+    return seen
+
+
+def difference(first: Outputs, second: Outputs) -> Difference:
+    """Compare two models' outputs on the same rows."""
+    largest = scale = kl = 0.0
+    scored = 0
+    for one, other, labels in zip(first.logits, second.logits, first.labels, strict=True):
+        largest = max(largest, float((one - other).abs().max()))
+        scale = max(scale, float(one.abs().max()))
+        here = labels != IGNORED
+        p, q = (log_softmax(x[here].double(), dim=-1) for x in (one, other))
+        kl += float(kl_div(q, p, reduction="sum", log_target=True))
+        scored += int(here.sum())
+    tokens = max(first.tokens, 1)
+    losses = first.loss / tokens, second.loss / tokens
+    return Difference(largest, scale, max(kl, 0.0) / max(scored, 1), losses, len(first.logits), first.tokens)

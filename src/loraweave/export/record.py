@@ -1,0 +1,106 @@
+"""The record of an export, `export.json`, and its card: what went in, what came out, and how far they differ."""
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from loraweave.evaluation import TaskScore
+from loraweave.export.outputs import Difference
+from loraweave.export.source import Source
+from loraweave.export.variants import Variant
+from loraweave.files import write_json
+from loraweave.runs.folder import environment
+
+NAME = "export.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Export:
+    """One export, written and compared.
+
+    Attributes:
+        path: its folder.
+        to: "lora", "merged" or "gguf".
+        base: name or folder of the base.
+        variant: for which task, and how heads are weighed.
+        exact: whether nothing but rounding should tell it from the adapter.
+        rank: of the plain LoRA; None where there is none. native: without truncation.
+        kept: the share of the update's squared Frobenius norm that is left.
+        differences: by task, from the adapter.
+        scores: by task, the adapter's and its own; where it is not exact.
+        notes: what else a person should know, a line each.
+    """
+
+    path: Path
+    to: str
+    base: str
+    variant: Variant
+    exact: bool
+    rank: int | None
+    native: int | None
+    kept: float
+    differences: dict[str, Difference]
+    scores: dict[str, tuple[TaskScore, TaskScore]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def largest(self) -> float:
+        """The largest difference of any logit."""
+        return max(each.largest for each in self.differences.values())
+
+    @property
+    def name(self) -> str:
+        """What it is asked for by: its task's name, else its folder's."""
+        return self.variant.folder or self.path.name
+
+
+def write_record(export: Export, folder: Path, source: Source) -> None:
+    """Write `export.json` beside all other files of an export, which lies in `folder` until it is whole."""
+    write_json(
+        folder / NAME,
+        {
+            "format": FORMAT,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "to": export.to,
+            "method": source.method,
+            "task": export.variant.task,
+            "heads": export.variant.heads,
+            "exact": export.exact,
+            "rank": export.rank,
+            "rank_without_truncation": export.native,
+            "energy_kept": export.kept,
+            "largest_difference": export.largest,
+            "differences": {name or "random tokens": asdict(each) for name, each in export.differences.items()},
+            "scores": {name: {"adapter": a, "export": b} for name, (a, b) in export.scores.items()},
+            "base": {"name": source.base, "fingerprint": source.fingerprint},
+            "notes": list(export.notes),
+            "went_in": hashes(source.adapter.folder),
+            "files": hashes(folder),
+            "environment": environment(source.config.seed if source.config else 0),
+        },
+    )
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in a folder, by its path there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+    return {path.relative_to(folder).as_posix(): hash_of(path) for path in files}
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def plain_difference(export: Export) -> str:
+    """How far an export is from its adapter, in words."""
+    if export.exact:
+        return f"exact: no logit differs by more than {export.largest:.1e}"
+    kl = max(each.kl for each in export.differences.values())
+    return f"not exact: KL {kl:.2g} nats per token, no logit differs by more than {export.largest:.2g}"

@@ -1,0 +1,132 @@
+"""What is to be exported: a finished run or an adapter's folder, the base that it belongs to and the tasks it knows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+
+from loraweave.adapters.file import AdapterFile
+from loraweave.bases import Base, fingerprint, load_base, resolve_base
+from loraweave.config import WeaveConfig
+from loraweave.errors import UserError
+from loraweave.files import read_json
+from loraweave.runs.config import RunConfig
+from loraweave.runs.folder import RunFolder, read_summary
+from loraweave.tasks import Task
+
+
+@dataclass(frozen=True)
+class Source:
+    """An adapter, and what is known of where it comes from.
+
+    Attributes:
+        folder: as named.
+        adapter: its files, opened and checked.
+        base: the base's name or folder.
+        base_given: whether the base was named beside the adapter, and not by it.
+        fingerprint: of the base that it was trained on; None where that is not known.
+        config: the run file; None for an adapter without a run.
+        trust_code: run functions that its task files name, and code that comes with its base.
+    """
+
+    folder: Path
+    adapter: AdapterFile
+    base: str
+    base_given: bool
+    fingerprint: str | None
+    config: RunConfig | None
+    trust_code: bool = False
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        config: Any = self.adapter.config
+        if isinstance(config, WeaveConfig):
+            return config.method
+        return self.config.method_name if self.config is not None else "dora" if config.use_dora else "lora"
+
+    @property
+    def routed(self) -> bool:
+        """Whether its heads are weighed by the input, so that it is no fixed change of the weights."""
+        config = self.adapter.config
+        return isinstance(config, WeaveConfig) and config.depends_on_input
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks that it was trained on, as far as its files say."""
+        return list(getattr(self.adapter.config, "task_names", None) or ())
+
+    @property
+    def unfixed(self) -> str | None:
+        """What in it is more than a change of linear layers' weights by a product of small factors; None if nothing."""
+        config: Any = self.adapter.config
+        if isinstance(config, LoraConfig) and config.use_dora:
+            return "DoRA rescales the rows of the weights, which is no low-rank update"
+        if whole := list(config.modules_to_save or ()):
+            return f"modules_to_save ({', '.join(whole)}) were trained whole"
+        if getattr(config, "bias", "none") != "none":
+            return f"biases of the base were trained (bias={config.bias!r})"
+        if others := self.adapter.others:
+            return f"{others[0]} is no low-rank update of a linear layer"
+        return None
+
+    def load_base(self, dtype: str) -> Base:
+        """Its base; a dtype as of `bases.load_base`.
+
+        Raises:
+            UserError: it cannot be loaded, or it is another one than the adapter was trained on.
+        """
+        model, tokenizer = load_base(self.base, dtype, trust_code=self.trust_code)
+        if not self.base_given and self.fingerprint is not None and fingerprint(model) != self.fingerprint:
+            raise UserError(
+                f"{self.base}: this is not the base that {self.folder} was trained on (fingerprint "
+                f"{fingerprint(model)}, not {self.fingerprint}); if it is right all the same, name it with --base"
+            )
+        return model, tokenizer
+
+    def load_tasks(self) -> dict[str, Task]:
+        """The run's tasks by name.
+
+        Raises:
+            UserError: there is no run, or a task cannot be loaded.
+        """
+        if self.config is None:
+            raise UserError(f"{self.folder}: an adapter without its run, so the data of its tasks is not known")
+        return {task.name: task for task in self.config.load_tasks()}
+
+
+def open_source(folder: str | Path, base: str | None = None, trust_code: bool = False) -> Source:
+    """The adapter in a run's folder, or in a folder of its own.
+
+    Args:
+        folder: of a finished run, or written by `save_pretrained`.
+        base: to take in the place of the one that the folder names.
+        trust_code: run functions that its task files name, and code that comes with its base.
+
+    Raises:
+        UserError: there is no adapter, a broken one, or nobody says which base it belongs to.
+    """
+    folder = Path(folder)
+    if (folder / "results.json").is_file() and (folder / "runs").is_dir():
+        inside = next((folder / "runs").iterdir(), folder / "runs")
+        raise UserError(f"{folder} holds a comparison; name one of its runs, such as {inside}")
+    run, config = RunFolder(folder), None
+    at = folder
+    if run.config.is_file():
+        kind = read_summary(folder)["adapter"]
+        if kind is None:
+            raise UserError(f"{folder}: nothing was trained in this run, so there is nothing to export")
+        if kind == run.model.name:
+            raise UserError(f"{folder}: trained whole, without an adapter: {run.model} is a full model already")
+        config = RunConfig.load(run.config).model_copy(update={"trust_code": trust_code})
+        at = run.adapter
+    adapter = AdapterFile(at)
+    adapter.check_values()
+    recorded = read_json(at / "base.json") if (at / "base.json").is_file() else {}
+    name = base or (config.model if config else recorded.get("name") or adapter.config.base_model_name_or_path)
+    if not name:
+        raise UserError(f"{at}: nothing here says which base the adapter belongs to; name it with --base")
+    return Source(
+        folder, adapter, resolve_base(name), base is not None, recorded.get("fingerprint"), config, trust_code
+    )

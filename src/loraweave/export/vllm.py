@@ -1,0 +1,38 @@
+"""Whether vLLM will take an exported LoRA, said before anything is written, and the line that serves it."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from loraweave.export.plain import PlainLora
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What `--max-lora-rank` may be."""
+
+WITHOUT_LORA = frozenset({"gpt2", "gptj", "gpt_neox", "gpt_bigcode", "bloom", "falcon", "mpt", "mamba", "mamba2"})
+"""Kinds of base whose classes in vLLM 0.32 take no LoRA."""
+
+
+def problems(plain: PlainLora, model_type: str) -> list[str]:
+    """Why vLLM would refuse a plain LoRA; nothing where it takes it.
+
+    Args:
+        model_type: of the base's configuration.
+    """
+    found = []
+    if plain.rank > RANKS[-1]:
+        found.append(f"rank {plain.rank} is above its limit of {RANKS[-1]}: add --max-rank {RANKS[-1]}")
+    if model_type in WITHOUT_LORA:
+        found.append(f"it takes no LoRA on a {model_type} base: export --to merged")
+    return found
+
+
+def serve_line(base: str, modules: Mapping[str, Path], rank: int) -> str:
+    """The command that serves LoRAs side by side.
+
+    Args:
+        base: name or folder. modules: their folders by the names under which they are asked for. rank: the largest.
+    """
+    words = ["vllm", "serve", base, "--enable-lora"]
+    words += ["--max-lora-rank", str(next(r for r in RANKS if r >= rank)), "--max-loras", str(len(modules))]
+    return shlex.join([*words, "--lora-modules", *(f"{name}={path}" for name, path in modules.items())])

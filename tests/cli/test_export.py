@@ -1,0 +1,39 @@
+"""`loraweave export`: what it prints, and that it ends with one line where it cannot."""
+
+import json
+
+from peft import PeftModel
+from tiny_runs import SMALL, random_run
+from transformers import AutoModelForCausalLM
+
+
+def test_a_lora_is_written_and_its_line_for_vllm_printed(command, project, trained, tmp_path):
+    code, out, _ = command("export", trained, "--to", "lora", "--output", tmp_path / "out")
+    assert code == 0
+    assert "exact" in out
+    assert f"lora  {tmp_path / 'out'}" in out
+    assert "vllm serve" in out
+    assert f"--lora-modules out={tmp_path / 'out'}" in out
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["exact"]
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(project / "base"), tmp_path / "out")
+    assert model.peft_config["default"].peft_type == "LORA"
+
+
+def test_a_folder_for_each_task_and_all_in_one_line(command, project, tmp_path):
+    run = random_run(project, {"name": "moelora", **SMALL}, tmp_path / "run")
+    code, out, _ = command("export", run, "--to", "lora", "--output", tmp_path / "out")
+    assert code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["double", "notes", "parity"]
+    assert "--max-lora-rank 32 --max-loras 3" in out
+    assert all(f" {task}={tmp_path / 'out' / task}" in out for task in ("double", "notes", "parity"))
+
+
+def test_what_a_router_costs_is_printed(command, project, tmp_path):
+    run = random_run(project, {"name": "rlora", **SMALL}, tmp_path / "run")
+    code, out, err = command("export", run, "--to", "lora", "--output", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert "--uniform" in err
+    code, out, _ = command("export", run, "--to", "lora", "--task", "parity", "--limit", 4, "--output", tmp_path / "o")
+    assert code == 0
+    for word in ("KL", "loss", "score", "→"):
+        assert word in out
