@@ -1,7 +1,20 @@
-"""The one adapted layer: any linear layer, with any combination of knobs.
+"""The one adapted layer: any linear layer, with any combination of knobs. The way of T tokens through it (a: 1 or N):
 
-`WeaveLinear.forward` is the algebra of `loraweave.lowrank` around the frozen layer: everything that reads x is stacked
-into one product, everything that writes y into another, which is added into the base's output.
+    x (T, d_in) ───────────┐
+      │                    │ one product: the rows of A, router and A₀ stacked, dropout D where the method has it on x
+      │ frozen             ├───────────────────────────┬───────────────────────────┐
+      │                    ▼                           ▼                           ▼
+      │              A D(x) (T, a, r)          router x (T, G·N)             A₀ x (T, r)
+      │                    │ Λ_t (r, r)                │ softmax over the heads    │
+      │                    │ masks (N, T, r)           │ or the task's row (K, N)  │
+      │                    ├── mix in rank space ◄── g (T, N)                      │
+      │                    ▼                                                       │
+      │              mixed (T, M), M = N·r, or r where the heads are one           │
+      │                    ├───────────────────────────────────────────────────────┘
+      ▼                    │ one product: up (M + r, d_out), the B_h times their channel gates (N, d_out), and −B̄₀
+    W x (T, d_out) ── + s ·┘ ──► y (T, d_out), into W x's own memory where nobody else sees it
+
+With `gate: own` a token meets the A and B of its own task's head alone (`lowrank.by_head`).
 """
 
 import os
