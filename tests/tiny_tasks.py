@@ -25,17 +25,20 @@ CORPUS = [
 
 def make_tokenizer(kind: str) -> Any:
     """`bytes`: byte-level, no start token (GPT-2, Qwen); `start`: the same with one; `spaces`: SentencePiece's way
-    of marking words, with a start token (Llama 2); `chat`: byte-level with a ChatML template."""
+    of marking words, with a start token (Llama 2); `chat`: byte-level with a ChatML template; `inside`: as `spaces`,
+    but a text does not begin with a space (Gemma); `ends` and `ends_bytes`: as `spaces` and `start`, with an end token
+    behind every text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     end = "<|im_end|>" if kind == "chat" else "</s>"
     special = ["<pad>", "<s>", end, "<|im_start|>"]
     tokenizer = Tokenizer(models.BPE())
-    if kind == "spaces":
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-        tokenizer.decoder = decoders.Metaspace()
-        alphabet = [chr(i) for i in range(32, 127)] + ["\n", "é", "ß"]
+    if kind in ("spaces", "ends", "inside"):
+        scheme = "never" if kind == "inside" else "always"
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+        tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme)
+        alphabet = [chr(i) for i in range(32, 127)] + ["\n", "\t", "é", "ß"]
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
@@ -44,8 +47,10 @@ def make_tokenizer(kind: str) -> Any:
         vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    if kind in ("start", "spaces"):
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    if kind not in ("bytes", "chat"):
+        around = "<s> $A </s>" if kind.startswith("ends") else "<s> $A"
+        special_tokens = [("<s>", 1), ("</s>", 2)]
+        tokenizer.post_processor = processors.TemplateProcessing(single=around, special_tokens=special_tokens)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=None if kind in ("bytes", "chat") else "<s>",

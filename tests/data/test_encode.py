@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from loraweave.data.encode import IGNORED, TooLongError, encode, encode_all, split_ids
+from loraweave.data.border import split_ids
+from loraweave.data.encode import IGNORED, TooLongError, encode, encode_all
 from loraweave.errors import UserError
 from loraweave.tasks import Example, load_tasks
 

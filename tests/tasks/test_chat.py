@@ -25,7 +25,7 @@ def test_an_answer_in_messages_is_what_the_template_renders(tokenizers: dict[str
 def test_the_end_of_the_turn_is_learned_once(tokenizers: dict[str, Any]) -> None:
     tokenizer = tokenizers["chat"]
     row = encode(Example([USER], [ANSWER]), tokenizer, 256)
-    assert tokenizer.decode([label for label in row["labels"] if label != IGNORED]) == "\nParis<|im_end|>"
+    assert tokenizer.decode([label for label in row["labels"] if label != IGNORED]) == "Paris<|im_end|>"
     assert row["input_ids"].count(tokenizer.eos_token_id) == 2  # one ends the user's turn
 
 
@@ -36,7 +36,7 @@ def test_a_template_whose_turn_ends_otherwise_is_followed_by_the_end_of_sequence
         "{% if add_generation_prompt %}[assistant] {% endif %}"
     )
     row = encode(Example([USER], [ANSWER]), tokenizer, 256)
-    assert tokenizer.decode([label for label in row["labels"] if label != IGNORED]) == " Paris [end]\n</s>"
+    assert tokenizer.decode([label for label in row["labels"] if label != IGNORED]) == "Paris [end]\n</s>"
 
 
 def test_a_template_that_refuses_messages_is_said(tokenizers: dict[str, Any]) -> None:

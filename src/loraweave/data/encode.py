@@ -1,16 +1,14 @@
-"""From an example to token ids, split between prompt and answer exactly where lm-eval's HFLM splits them.
+"""From an example to token ids, split between prompt and answer where evaluation splits them, by `data.border`.
 
-A model that is scored on other tokens than it was trained on loses points that no adapter can win back. So this
-follows `lm_eval.api.model.TemplateLM._encode_pair` and `lm_eval.models.huggingface.HFLM.tok_encode` step by step:
-spaces at the end of the prompt move to the answer, both are encoded together, a beginning-of-sequence token is added
-where the tokenizer adds one and none is there, and an empty prompt is that token alone. On top comes the end of the
-answer, which is learned too.
+A model that is scored on other tokens than it was trained on loses points that no adapter can win back. What comes
+after an answer is learned too: the template's end of turn, and the end of the text.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from loraweave.data.border import continued_ids, middle_ids, split_ids
 from loraweave.data.tail import last_tokens
 from loraweave.errors import UserError
 from loraweave.tasks.chat import render
@@ -85,28 +83,19 @@ def encode_all(examples: Iterable[Example], tokenizer: Any, max_length: int) -> 
     return Encoded(rows, kept, cut, dropped)
 
 
-def split_ids(prompt: str, completion: str, tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The ids of the prompt and of the completion, as HFLM would score them (`loglikelihood`)."""
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if prompt == "":
-        answer = tokenizer.encode(completion, add_special_tokens=False)
-        return ([start], answer) if answer[:1] != [start] else (answer[:1], answer[1:])
-    spaces = len(prompt) - len(prompt.rstrip())
-    if spaces:
-        prompt, completion = prompt[:-spaces], prompt[-spaces:] + completion
-    start_text = tokenizer.decode(start)
-    whole = _encode_text(prompt + completion, tokenizer, start_text)
-    context = _encode_text(prompt, tokenizer, start_text)
-    return context, whole[len(context) :]
-
-
 def _encode(example: Example, tokenizer: Any, max_length: int) -> tuple[EncodedRow, bool]:
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no end-of-sequence token, so the end of an answer cannot be learned")
     text = render(example, tokenizer)
     prompt = last_tokens(text.prompt, tokenizer, max_length)
-    context, answer = split_ids(prompt, text.completion, tokenizer)
-    answer = answer + _end_ids(text.closing, tokenizer)
+    ending = _ending(text.closing, tokenizer)
+    if example.by_likelihood:  # the ids that are scored, whatever follows them
+        context, answer = split_ids(prompt, text.completion, tokenizer)
+        answer = answer + middle_ids(ending, tokenizer)
+    else:
+        context, answer = continued_ids(prompt, text.completion + ending, tokenizer)
+    if answer[-1:] != [tokenizer.eos_token_id]:
+        answer = [*answer, tokenizer.eos_token_id]
     room = max_length - len(answer)
     if room < 1:
         raise TooLongError(
@@ -118,13 +107,7 @@ def _encode(example: Example, tokenizer: Any, max_length: int) -> tuple[EncodedR
     return {"input_ids": context + answer, "labels": [IGNORED] * len(context) + answer}, was_cut
 
 
-def _encode_text(text: str, tokenizer: Any, start_text: str) -> list[int]:
-    special = {"add_special_tokens": False} if text.startswith(start_text) else {}
-    return list(tokenizer.encode(text, **special))
-
-
-def _end_ids(closing: str, tokenizer: Any) -> list[int]:
-    """The template's end of turn up to the end-of-sequence token, which follows where the template has none."""
-    ids = list(tokenizer.encode(closing, add_special_tokens=False)) if closing else []
-    eos = tokenizer.eos_token_id
-    return ids[: ids.index(eos) + 1] if eos in ids else [*ids, eos]
+def _ending(closing: str, tokenizer: Any) -> str:
+    """The template's closing, up to the end-of-sequence token where it has one."""
+    before, end, _ = closing.partition(tokenizer.eos_token)
+    return before + end

@@ -1,13 +1,20 @@
-"""A model that is already in memory, adapted or not, as lm-eval wants to see one."""
+"""A model that is already in memory, adapted or not, as lm-eval wants to see one.
+
+Prompts and answers become tokens as in training (`data.border`). lm-eval's own way differs in three places: it loses
+what a token that spans prompt and answer holds of the answer, it leaves an end token behind a prompt whose tokenizer
+adds one, and it asks the first prompt of a batch alone whether it has a start already.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from loraweave.data.border import context_ids, split_ids
 from loraweave.evaluation.shared_prompt import batches, score_answers
 from loraweave.tasks.sandbox import sandbox_chat_templates
 from loraweave.tasks.template import apply_template
@@ -46,8 +53,28 @@ class LoadedModel(HFLM):
         """As in training: lm-eval drops the system message where a template refuses it."""
         return apply_template(self.tokenizer, [dict(message) for message in chat_history], add_generation_prompt)
 
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        if add_special_tokens is not None:
+            return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
+        return context_ids(string, self.tokenizer)
+
+    def tok_batch_encode(
+        self,
+        strings: list[str],
+        padding_side: str = "left",
+        left_truncate_len: int | None = None,
+        truncation: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompts to continue, as long as they can be: (batch, tokens) ids padded on the left, and 1 where one is."""
+        rows = [context_ids(string, self.tokenizer)[-(left_truncate_len or 0) :] for string in strings]
+        longest = max(map(len, rows))
+        ids = [[self.tokenizer.pad_token_id] * (longest - len(row)) + row for row in rows]
+        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+        return torch.tensor(ids), torch.tensor(mask)
+
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        return super().loglikelihood(requests, disable_tqdm=True)
+        pairs = [(prompt, answer) for prompt, answer in (request.args for request in requests)]
+        return self._loglikelihood_tokens([(pair, *split_ids(*pair, self.tokenizer)) for pair in pairs])
 
     def _loglikelihood_tokens(
         self,

@@ -1,6 +1,6 @@
 """One thing to learn: a prompt and what should follow it, as text or as chat messages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Message = dict[str, Any]
@@ -17,8 +17,12 @@ class Example:
             of messages when the template has to render the answer too. A list only ever follows a list.
         open_turn: the last message of `prompt` is the beginning of the answer, so the template must leave that turn
             open.
+        by_likelihood: evaluation measures how likely the completion is and does not let the model write it: then white
+            space at the end of the prompt belongs to the completion, as in lm-eval. Examples that say the same are
+            equal whichever it is.
     """
 
     prompt: str | list[Message]
     completion: str | list[Message]
     open_turn: bool = False
+    by_likelihood: bool = field(default=False, compare=False)

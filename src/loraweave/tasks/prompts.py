@@ -53,9 +53,10 @@ def example_from(task: Any, doc: Any, chat: bool, place: str) -> Example:
         raise UserError(f"{place}: the task's templates fail here: {reason_of(error)}") from error
     if not isinstance(completion, str) or not completion.strip():
         raise UserError(f"{place}: the answer (doc_to_target) is empty, so there is nothing to learn")
+    by_likelihood = task.OUTPUT_TYPE != "generate_until"
     if isinstance(prompt, _Conversation):
-        return Example(prompt.messages, completion, prompt.open_turn)
-    return Example(prompt, completion)
+        return Example(prompt.messages, completion, prompt.open_turn, by_likelihood)
+    return Example(prompt, completion, by_likelihood=by_likelihood)
 
 
 def _capture(messages: list[Any], add_generation_prompt: bool) -> _Conversation:

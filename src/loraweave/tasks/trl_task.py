@@ -1,5 +1,6 @@
 """A task that is one file in TRL's formats: `messages`, or `prompt` and `completion`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class FileTask(Task):
         conversational = _is_conversational(rows)
         share = validation if isinstance(validation, float) else None
         super().__init__(name, str(path), chat_template or conversational, lm_eval, share, seed)
+        self._by_likelihood = lm_eval is not None and lm_eval.OUTPUT_TYPE != "generate_until"
         groups = self._groups(rows)
         self._validation = self._groups(read_rows(validation)) if isinstance(validation, Path) else None
         held_out: set[int] = set()
@@ -62,7 +64,10 @@ class FileTask(Task):
         return _flat(self._validation) if self._validation is not None else None
 
     def _groups(self, rows: FileRows) -> list[Group]:
-        return [_examples(row, rows.place(i), self.chat_template) for i, row in enumerate(rows.rows)]
+        groups = [_examples(row, rows.place(i), self.chat_template) for i, row in enumerate(rows.rows)]
+        if self._by_likelihood:
+            groups = [[replace(example, by_likelihood=True) for example in group] for group in groups]
+        return groups
 
 
 def _flat(groups: list[Group]) -> list[Example]:

@@ -1,0 +1,80 @@
+"""Where a prompt ends and its answer begins, in tokens: one way for training, for scoring and for generating.
+
+A tokenizer may have one token for the end of a prompt and the beginning of its answer (`(` and `):`). A model that
+writes answers never sees such a token: it is given the prompt's own tokens. So where one spans the border, the text is
+divided there, and nothing of the answer is lost.
+"""
+
+from typing import Any
+
+ANCHORS = ("\n", "a", "0", ".", ")")
+"""Texts to stand in front of another while it is encoded; that none of them lets a text be is not to be expected."""
+
+
+def context_ids(prompt: str, tokenizer: Any) -> list[int]:
+    """The ids that a model is given to continue, with what the tokenizer puts in front of a text.
+
+    An end token that a tokenizer puts behind a text is left out, since more is to come. A text that begins with the
+    start gets no second one. An empty prompt is the start alone, or the end where the tokenizer has no start.
+    """
+    return _started(_plain(prompt, tokenizer), tokenizer)
+
+
+def continued_ids(prompt: str, text: str, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The ids of a prompt as a model is given it, and those of the text that it should write, to the last space."""
+    context = _plain(prompt, tokenizer)
+    whole = _plain(prompt + text, tokenizer)
+    if whole[: len(context)] == context:
+        return _parted(context, whole, tokenizer)
+    return _started(context, tokenizer), middle_ids(text, tokenizer)
+
+
+def split_ids(prompt: str, completion: str, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The ids of a prompt and of a completion whose likelihood is measured.
+
+    As in lm-eval, white space at the end of the prompt belongs to the completion; but where that would divide a token
+    (lm-eval loses text then), the prompt stays as it is.
+    """
+    context = _plain(prompt.rstrip(), tokenizer)
+    whole = _plain(prompt + completion, tokenizer)
+    if whole[: len(context)] == context:
+        return _parted(context, whole, tokenizer)
+    return continued_ids(prompt, completion, tokenizer)
+
+
+def middle_ids(text: str, tokenizer: Any) -> list[int]:
+    """The ids of a text that stands in the middle of another: without the space that a tokenizer may put before it."""
+    for anchor in ANCHORS:
+        before = _plain(anchor, tokenizer)
+        ids = _plain(anchor + text, tokenizer)
+        if ids[: len(before)] == before:
+            return ids[len(before) :]
+    return _plain(text, tokenizer)
+
+
+def _parted(context: list[int], whole: list[int], tokenizer: Any) -> tuple[list[int], list[int]]:
+    started = _started(context, tokenizer)
+    if not context and whole[: len(started)] == started:  # the answer begins with the start: it has it already
+        return started, whole[len(started) :]
+    return started, whole[len(context) :]
+
+
+def _started(ids: list[int], tokenizer: Any) -> list[int]:
+    start = _start(tokenizer)
+    if ids and ids[: len(start)] == start:
+        return ids
+    if ids or start:
+        return start + ids
+    return [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id]
+
+
+def _start(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts in front of a text."""
+    plain = _plain("a", tokenizer)
+    whole = list(tokenizer.encode("a"))
+    places = range(len(whole) - len(plain) + 1)
+    return whole[: next((i for i in places if whole[i : i + len(plain)] == plain), 0)]
+
+
+def _plain(text: str, tokenizer: Any) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))

@@ -1,0 +1,162 @@
+"""Prompt and answer have the tokens that evaluation has, and nothing of an answer is lost at the border."""
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lm_eval.api.instance import Instance
+from tiny_tasks import make_tokenizer, write_jsonl
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from loraweave.bases import resolve_base
+from loraweave.data.border import context_ids, continued_ids, middle_ids, split_ids
+from loraweave.data.encode import IGNORED, encode
+from loraweave.evaluation.lm import LoadedModel
+from loraweave.tasks import Example, load_tasks
+
+KINDS = ("bytes", "start", "spaces", "inside", "ends", "ends_bytes", "nano")
+TOKENIZERS = {kind: make_tokenizer(kind) for kind in KINDS[:-1]} | {
+    "nano": AutoTokenizer.from_pretrained(resolve_base("nano"))
+}
+
+PROMPTS = [
+    "def area(",
+    "many child",
+    '{"kind": "',
+    "print('",
+    "see http",
+    "Answer: ",
+    "Answer:\n",
+    "Sum:\t",
+    "A: \n\n ",
+]
+PROMPTS += ["", " ", "\n", "the quick", "the quick ", "<s>the", "<s>", "the</s>", "x.items(", "5", "é", "Fran"]
+COMPLETIONS = ["): return w * h", "):", "ren", 'bill"}', "')", "://a.example", "Paris", "yes", "12", " fox", "\nfox"]
+COMPLETIONS += ["  two", "é fox ", "s", " ", "ce?\nAnswer: Paris", "</s", "5", "(", "\n\n", "ck brown"]
+PAIRS = list(product(PROMPTS, COMPLETIONS))
+
+
+class Recording(LoadedModel):
+    """Keeps the ids that it is asked about, and those that it is given to continue."""
+
+    def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> Any:
+        self.asked = [(context, answer) for _, context, answer in requests]
+        return [(0.0, False) for _ in requests]
+
+    def _model_generate(self, context: Any, max_length: int, stop: Any, attention_mask: Any, **kwargs: Any) -> Any:
+        rows = zip(context.tolist(), attention_mask.tolist(), strict=True)
+        self.given += [[token for token, shown in zip(*row, strict=True) if shown] for row in rows]
+        return torch.cat([context, context[:, -1:]], dim=1)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Recording]:
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=2048, **shape))
+    return {kind: Recording(model, tokenizer, 8) for kind, tokenizer in TOKENIZERS.items()}
+
+
+def text_of(ids: list[int], tokenizer: Any) -> str:
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+def continues(context: list[int], answer: list[int], text: str, kind: str) -> bool:
+    """Whether the ids say the text after their context; where a text or a part of one begins some put a space."""
+    tokenizer = TOKENIZERS[kind]
+    before, whole = text_of(context, tokenizer), text_of(context + answer, tokenizer)
+    at_start = kind in ("spaces", "ends") and context[-1] in tokenizer.all_special_ids
+    return whole == before + text or (at_start and whole == f"{before} {text}")
+
+
+def learned(row: Any) -> list[int]:
+    return [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != IGNORED]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_generated_answer_is_trained_after_the_tokens_that_generation_gets(
+    kind: str, models: dict[str, Recording]
+) -> None:
+    tokenizer, model = TOKENIZERS[kind], models[kind]
+    for prompt, completion in PAIRS:
+        row = encode(Example(prompt, completion), tokenizer, 256)
+        model.given = []
+        # In a batch with others: what one prompt begins with says nothing about the next.
+        requests = [Instance("generate_until", {}, (text, {"until": ["\n"]}), 0) for text in ("<s>a", prompt, "b")]
+        model.generate_until(requests)
+        context = row["input_ids"][: -len(learned(row))]
+        assert context in model.given, (prompt, completion)
+        assert continues(context, learned(row)[:-1], completion, kind), (prompt, completion)
+        assert learned(row)[-1] == tokenizer.eos_token_id
+        assert row["input_ids"].count(tokenizer.eos_token_id) == 1 + prompt.count("</s>") + (
+            context == [tokenizer.eos_token_id]
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scored_answer_is_trained_on_the_tokens_that_are_scored(kind: str, models: dict[str, Recording]) -> None:
+    tokenizer, model = TOKENIZERS[kind], models[kind]
+    model.loglikelihood([Instance("loglikelihood", {}, pair, 0) for pair in PAIRS])
+    for (prompt, completion), (context, answer) in zip(PAIRS, model.asked, strict=True):
+        row = encode(Example(prompt, completion, by_likelihood=True), tokenizer, 256)
+        assert row["input_ids"] == [*context, *answer, tokenizer.eos_token_id], (prompt, completion)
+        assert learned(row)[:-1] == answer
+        moved = prompt[len(prompt.rstrip()) :] + completion
+        assert any(continues(context, answer, text, kind) for text in (completion, moved)), (prompt, completion)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "start", "spaces", "inside"])
+def test_the_split_is_lm_evals_where_it_loses_nothing(kind: str) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    tokenizer = TOKENIZERS[kind]
+    theirs = object.__new__(HFLM)
+    theirs.tokenizer, theirs.backend = tokenizer, "causal"
+    theirs.add_bos_token = theirs.custom_prefix_token_id = None
+    same = 0
+    for prompt, completion in PAIRS:
+        if not prompt.strip():
+            continue
+        context, answer = theirs._encode_pair(prompt, completion)
+        if context + answer == theirs.tok_encode(prompt + completion):
+            assert split_ids(prompt, completion, tokenizer) == (context, answer)
+            same += 1
+    assert same > len(PAIRS) / 2
+
+
+@given(st.sampled_from(KINDS), st.text("ab (\n\t'\"):é0<", max_size=12), st.text("ab (\n\t'\"):é0<", max_size=12))
+@settings(max_examples=400, deadline=None)
+def test_no_text_is_lost_or_added(kind: str, prompt: str, text: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    context, answer = continued_ids(prompt, text, tokenizer)
+    assert context == context_ids(prompt, tokenizer)
+    assert continues(context, answer, text, kind)
+    before = tokenizer.encode("a", add_special_tokens=False)
+    assert text_of(before + middle_ids(text, tokenizer), tokenizer) == "a" + text
+
+
+@pytest.mark.parametrize("ending", ["", "eval"])
+def test_a_files_rows_are_split_as_they_are_evaluated(ending: str, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "Answer: ", "completion": "Paris"}] * 3)
+    (tmp_path / "choice.yaml").write_text(
+        "task: choice\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\ntest_split: test\n"
+        'output_type: multiple_choice\ndoc_to_text: "{{prompt}}"\ndoc_to_target: "{{completion}}"\n'
+        "doc_to_choice: [Paris, Rome]\nmetric_list: [{metric: acc}]\n"
+    )
+    spec = {"task": "rows.jsonl"} | ({"eval": "choice.yaml"} if ending else {})
+    (task,) = load_tasks([spec], tmp_path)
+    tokenizer = TOKENIZERS["start"]
+    text = text_of(learned(encode(task.training_examples()[0], tokenizer, 64)), tokenizer)
+    assert text == (" Paris</s>" if ending else "Paris</s>")
+
+
+def test_the_cases_of_text_at_the_border(shared: Path) -> None:
+    (task,) = load_tasks(["border.jsonl"], shared / "cases")
+    for example, kind in product(task.training_examples(), KINDS):
+        row = encode(example, TOKENIZERS[kind], 64)
+        context = context_ids(str(example.prompt), TOKENIZERS[kind])
+        assert row["input_ids"][: len(context)] == context
+        assert continues(context, learned(row)[:-1], str(example.completion), kind)
