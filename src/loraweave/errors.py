@@ -1,7 +1,13 @@
 """The one exception that is meant for the person at the keyboard, and the hint that goes with a misspelt name."""
 
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 class UserError(ValueError):
@@ -15,3 +21,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`", did you mean 'x'?"` when a known name is close to `name`, else an empty string."""
     close = get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it, cut to a line that a person reads, however much there is of it."""
+    return _SHORT.repr(value)

@@ -11,6 +11,7 @@ from huggingface_hub import constants as hub_settings
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from loraweave.errors import UserError
+from loraweave.paths import user_path
 from loraweave.quiet import quiet_libraries
 
 Base = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -87,7 +88,10 @@ def resolve_base(name: str | Path) -> str:
         if not (EMBEDDED / "config.json").is_file():
             raise UserError(f"the base 'nano' is not in this installation ({EMBEDDED} is missing)")
         return str(EMBEDDED)
-    folder = Path(name).expanduser()
+    try:
+        folder = user_path(name)
+    except UserError as error:
+        raise UserError(f"model {error}") from None
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder}: no config.json, so this is not a folder that holds a model")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from loraweave.amounts import fixed
-from loraweave.cli.output import console, errors, typed
+from loraweave.cli.output import console, errors, path_given, paths_given, typed
 from loraweave.cli.train import TrustCode
 
 
@@ -17,14 +17,21 @@ def analyze(
             help="Folders of finished runs, of comparisons (all their runs), or of adapters.",
             metavar="RUN [RUN …]",
             show_default=False,
+            callback=paths_given,
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option(help="The folder to write, new or empty; by default the next free runs/analysis.")
+        Path | None,
+        typer.Option(
+            help="The folder to write, new or empty; by default the next free runs/analysis.", callback=path_given
+        ),
     ] = None,
     full: Annotated[
         Path | None,
-        typer.Option(help="Compare with a fully fine-tuned model too: a run, or a checkpoint of the same base."),
+        typer.Option(
+            help="Compare with a fully fine-tuned model too: a run, or a checkpoint of the same base.",
+            callback=path_given,
+        ),
     ] = None,
     sample: Annotated[
         int,
@@ -34,10 +41,15 @@ def analyze(
 ) -> None:
     """Analyse what training changed: spectra, overlap of runs, heads, routing, tasks against each other."""
     from rich.table import Table
+    from rich.text import Text
 
     from loraweave import commands
 
     with errors.status("reading") as status:
+
+        def say(words: str) -> None:
+            status.update(Text(words))  # not a string, whose brackets would be markup
+
         found = commands.analyze(
             runs,
             output,
@@ -45,7 +57,7 @@ def analyze(
             sample=sample,
             trust_code=trust_code,
             command=typed(),
-            progress=status.update,
+            progress=say,
         )
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
@@ -64,6 +76,6 @@ def analyze(
         )
     console.print(table)
     for note in found.notes:
-        console.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)
+        console.print(f"note: {note}", style="dim", soft_wrap=True)
     console.print(f"numbers  {found.folder / 'analysis.json'}", soft_wrap=True)
     console.print(f"report   {found.report}", soft_wrap=True)

@@ -1,17 +1,19 @@
 """The commands and how they end: what is wrong is said in one line, and the exit code says the rest."""
 
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
 from loraweave import __version__
 from loraweave.cli import analyze, compare, evaluate, export, methods, tasks, train
-from loraweave.cli.output import errors, quieten
+from loraweave.cli.net import caught
+from loraweave.cli.output import check_text, errors, quieten
 from loraweave.errors import UserError
 
-USER_ERROR = 2
-INTERRUPTED = 130
+USER_ERROR, FAULT, INTERRUPTED = 2, 70, 130
+LONGEST = 4000  # characters of a line that says what is wrong
 
 app = typer.Typer(
     name="loraweave",
@@ -52,8 +54,11 @@ def main() -> None:
     """Run the command in `sys.argv` and exit.
 
     0: done. 1: something was done, but not all (a failed run in a comparison). 2: what the user gave is wrong; one
-    line on stderr says what. 130: interrupted.
+    line on stderr says what. 70: a fault that nobody foresaw; the line says where its traceback is. 130: interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that knows fewer letters than a name has
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -61,19 +66,24 @@ def run(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
     command = typer.main.get_command(app)
     try:
+        check_text(arguments)
         code = command.main(arguments, prog_name="loraweave", standalone_mode=False) or 0
         return _fail("interrupted", code) if code == INTERRUPTED else code
     except UserError as error:
         return _fail(str(error), USER_ERROR)
-    except Exception as error:
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of the Rust underneath is no Exception
         name = type(error).__name__
         if name == "NoArgsIsHelpError":  # the help is on the screen already
             return USER_ERROR
-        if not hasattr(error, "format_message"):  # click's own errors know how to be told
-            raise
-        return _fail(error.format_message(), USER_ERROR)
+        if hasattr(error, "format_message"):  # click's own errors know how to be told
+            return _fail(error.format_message(), USER_ERROR)
+        return _fail(caught(error, arguments), FAULT)
 
 
 def _fail(message: str, code: int) -> int:
-    errors.print(f"error: {' '.join(message.split())}", markup=False, highlight=False, soft_wrap=True)
+    """Say what is wrong in one line, however long a message a library made."""
+    line = " ".join(message[: 2 * LONGEST].split())
+    errors.print(f"error: {line if len(line) <= LONGEST else line[:LONGEST] + '…'}", soft_wrap=True)
     return code

@@ -5,12 +5,15 @@ from typing import Annotated
 
 import typer
 
-from loraweave.cli.output import console, errors
+from loraweave.cli.output import console, errors, path_given
 from loraweave.cli.train import TrustCode
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", metavar="RUN", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(help="The folder of a finished run.", metavar="RUN", show_default=False, callback=path_given),
+    ],
     tasks: Annotated[str | None, typer.Option(help="Only these, separated by commas.", metavar="A,B")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many test examples of each task.")] = None,
     trust_code: TrustCode = False,
@@ -18,6 +21,7 @@ def evaluate(
     """Score a finished run on its tasks and keep the result in its folder."""
     from rich.progress import Progress, TaskID
     from rich.table import Table
+    from rich.text import Text
 
     from loraweave import commands, evaluation
     from loraweave.comparison import words
@@ -48,7 +52,7 @@ def evaluate(
         ends = [
             words.score(Spread(mean=end, interval=None), score["unit"])[0] for end in evaluation.interval(score) or ()
         ]
-        table.add_row(name, f"[bold]{value}[/]", " to ".join(ends), f"{score['n']:,}", words.metric(score))
+        table.add_row(name, Text(value, style="bold"), " to ".join(ends), f"{score['n']:,}", words.metric(score))
     if found.mean is not None and len(found.scores) > 1:
         unit = words.mean_unit(found.scores)
         table.add_row("mean", words.score(Spread(mean=found.mean, interval=None), unit)[0], "", "", unit, style="dim")

@@ -1,6 +1,7 @@
 """`loraweave methods`: what there is to choose from."""
 
 from rich.table import Table
+from rich.text import Text
 
 from loraweave.cli.output import console
 
@@ -25,7 +26,12 @@ def methods() -> None:
         rate = f"{method.learning_rate:g}" if method.learning_rate else "–"
         name, _, rest = method.description.partition(": ")
         table.add_row(
-            f"[bold]{method.name}[/]", method.paper or "–", needs, folds, rate, f"{name}: {rest}" if rest else name
+            Text(method.name, style="bold"),
+            method.paper or "–",
+            needs,
+            folds,
+            rate,
+            f"{name}: {rest}" if rest else name,
         )
     console.print(table)
     console.print("Learning rates are for a hidden size of 2,048 and grow in inverse proportion below it.", style="dim")

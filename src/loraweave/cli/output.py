@@ -5,22 +5,36 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 
-from rich.console import Console
+from loraweave.errors import UserError, shown
+from loraweave.paths import user_path
+from loraweave.terminal import plain_console
 
-# A file or a pipe has no width; most tables fit into this one.
-WIDTH_OFF_TERMINAL = 120
-
-
-def _console(stderr: bool) -> Console:
-    made = Console(stderr=stderr, highlight=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH_OFF_TERMINAL)
-
-
-console = _console(stderr=False)
-errors = _console(stderr=True)
+console = plain_console()
+errors = plain_console(stderr=True)
 
 LIBRARIES = ("transformers", "datasets", "peft", "trl", "accelerate", "lm_eval", "torch", "huggingface_hub", "httpx")
+
+
+def check_text(arguments: Sequence[str]) -> None:
+    """Raise UserError for an argument that is no UTF-8 text: it could be kept in no file of a run."""
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"the argument {shown(argument)} is not UTF-8 text; rename what it names") from None
+
+
+def path_given(path: Path | None) -> Path | None:
+    """A path of the command line, found to be possible; for `typer.Option(callback=…)`."""
+    return None if path is None else user_path(path)
+
+
+def paths_given(paths: list[Path]) -> list[Path]:
+    """Several; see `path_given`."""
+    return [user_path(path) for path in paths]
 
 
 def quieten() -> None:

@@ -5,14 +5,18 @@ from typing import Annotated
 
 import typer
 
-from loraweave.cli.output import console, errors
+from loraweave.cli.output import console, errors, path_given
 
-RunFile = Annotated[Path, typer.Argument(help="The run file.", metavar="RUN.YAML", show_default=False)]
+RunFile = Annotated[
+    Path, typer.Argument(help="The run file.", metavar="RUN.YAML", show_default=False, callback=path_given)
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Put a setting over the run file's, e.g. train.max_steps=100."),
 ]
-Output = Annotated[Path | None, typer.Option(help="The folder to write; the run file's own by default.")]
+Output = Annotated[
+    Path | None, typer.Option(help="The folder to write; the run file's own by default.", callback=path_given)
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what the run would be: settings, counts, tasks, memory.")

@@ -26,6 +26,7 @@ from loraweave.runs.config import MAX_SEED, RunConfig
 from loraweave.runs.folder import environment
 from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.runs.settings import DEFAULTS
+from loraweave.terminal import plain_console
 
 DEFAULT_OUTPUT = Path("runs") / "comparison"
 
@@ -96,7 +97,7 @@ def compare(
     base = (model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
     make_folder(folder.path)
 
-    console = console or Console(stderr=True)
+    console = console or plain_console(stderr=True)
     runner = Runner(config, folder, base, console)
     own_rates = {name: runner.own_rate(spec) for name, spec in specs.items() if name != BASE} if rates else {}
     trials = trials_left(results, specs, rates, own_rates)

@@ -36,10 +36,10 @@ class ComparisonProgress:
         self.console = console
         self.live = console.is_terminal
         self.bars = Progress(
-            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True), markup=False),
             BarColumn(bar_width=None, table_column=Column(ratio=1)),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True), markup=False),
             _TimeLeft(),
             console=console,
             disable=not self.live,
@@ -52,7 +52,7 @@ class ComparisonProgress:
         for name in names:
             self._add(name)
         if self.live and len(names) > MOST_IN_SIGHT:
-            self.all = self.bars.add_task("[bold]all runs", total=len(names), note="")
+            self.all = self.bars.add_task("all runs", total=len(names), note="")
         self._show_next()
 
     def __enter__(self) -> "ComparisonProgress":
@@ -90,7 +90,7 @@ class ComparisonProgress:
 
     def _add(self, name: str) -> None:
         self.waiting.append(name)
-        self.lines[name] = self.bars.add_task(name, total=1, note="[dim]waiting")
+        self.lines[name] = self.bars.add_task(name, total=1, note="waiting")
         if self.all is not None:
             self.bars.update(self.all, total=len(self.lines))
 
@@ -147,7 +147,7 @@ class OneRun:
 
     def fail(self, reason: str) -> None:
         """The run ended with an error."""
-        self.display.bars.update(self.line, note="[red]failed")
+        self.display.bars.update(self.line, note="failed")
         self.display.heart.tell("")
         self.display.over(self.name)
         self.display.console.print(f"{self.name} failed: {reason}", style="red", markup=False, highlight=False)

@@ -15,7 +15,7 @@ MARKS: dict[str, str] = {"win": "green", "tie": "", "loss": "red"}
 def differences_table(results: Results) -> RenderableType:
     """Every method against the reference: the difference of the mean, and on how many tasks it wins, ties and loses."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="", show_edge=False)
-    table.add_column(f"against\n{results['reference']}", no_wrap=True)
+    table.add_column(Text(f"against\n{results['reference']}"), no_wrap=True)
     unit = words.mean_unit(results["tasks"])
     for head in (f"mean\n{words.points(unit)}", "wins", "ties", "losses"):
         table.add_column(head, justify="right", no_wrap=True, vertical="bottom")
@@ -38,7 +38,7 @@ def recommendation(results: Results) -> RenderableType:
     found = results["recommendation"]
     points = Table.grid(padding=(0, 1, 0, 0))
     for point in found["points"]:
-        points.add_row("•", point)
+        points.add_row("•", Text(point))
     first, stop, rest = found["text"].partition(". ")
     text = Text(first + stop, style="bold") + Text(rest, style="not bold")
     return Group(text, *([points] if found["points"] else []))

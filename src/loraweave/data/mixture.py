@@ -16,6 +16,7 @@ from zlib import crc32
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rich.table import Table
+from rich.text import Text
 
 from loraweave.errors import UserError, nearest
 
@@ -233,7 +234,7 @@ def realised_table(rows: Sequence[Realised], title: str) -> Table:
     for row in rows:
         counts = [f"{row['available']:,}", f"{row['drawn']:,}", f"{row['passes']:.2f}", f"{row['tokens']:,}"]
         shares = [f"{row['wanted']:.1%}", f"{row['share_of_examples']:.1%}", f"{row['share_of_tokens']:.1%}"]
-        table.add_row(row["task"], *counts, *shares)
+        table.add_row(Text(row["task"]), *counts, *shares)
     return table
 
 

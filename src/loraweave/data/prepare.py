@@ -141,7 +141,8 @@ def prepare(
         console.print(FOLDED.format(", ".join(folding)), markup=False, soft_wrap=True)
     for name, count in data.dropped.items():
         if count:
-            console.print(f"{name}: {count} examples left out, their answer is longer than {longest} tokens")
+            said = f"{name}: {count} examples left out, their answer is longer than {longest} tokens"
+            console.print(said, markup=False)
     if packing and not keeps_examples_apart(model):
         console.print(f"{model.config.model_type} cannot keep packed examples apart, so rows hold one example each")
         packing = False

@@ -26,6 +26,7 @@ from loraweave.runs.methods import ChosenMethod, Method
 from loraweave.runs.resolve import ResolvedRun, resolve
 from loraweave.runs.settings import uses_fsdp
 from loraweave.tasks.outline import Outline, nothing_downloaded, outlines
+from loraweave.terminal import plain_console
 from loraweave.training.auxiliary import Auxiliary
 
 SHAPES = Path(__file__).parents[1] / "bases" / "shapes"
@@ -82,7 +83,7 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
     Raises:
         UserError: what a run would end with before its first step, where that shows without weights and data.
     """
-    console = console or Console(stderr=True)
+    console = console or plain_console(stderr=True)
     with quiet_libraries():
         base, shipped = _empty_base(config.model, config.trust_code)
         parameters = sum(p.numel() for p in base.parameters())

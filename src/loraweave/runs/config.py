@@ -9,11 +9,12 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from loraweave.data.mixture import MixtureConfig
-from loraweave.errors import UserError, nearest
+from loraweave.errors import UserError, nearest, shown
 from loraweave.files import write_text
+from loraweave.paths import user_path
 from loraweave.runs.methods import METHODS, choose_method
 from loraweave.runs.settings import check_train_values
-from loraweave.runs.yamlfile import Lines, parse_value, read_yaml
+from loraweave.runs.yamlfile import Lines, NotYamlError, parse_value, read_yaml
 from loraweave.tasks import Task, load_tasks
 from loraweave.tasks.spec import parse_spec
 
@@ -105,7 +106,7 @@ class RunConfig(BaseModel):
         """
         path = Path(path)
         values, lines = read_yaml(path)
-        base_dir = Path(values.setdefault("base_dir", str(path.parent.resolve())))
+        values.setdefault("base_dir", str(path.parent.resolve()))
         set_here: dict[tuple[str, ...], str] = {}
         for override in overrides:
             keys, value = _parse_override(override)
@@ -117,18 +118,27 @@ class RunConfig(BaseModel):
             raise UserError(_first_problem(error, lines, set_here)) from error
         if (path.parent / "base.json").exists():  # a run's folder, which may be somebody else's
             config.trust_code = False
-        start = {key: Path.cwd() if (key,) in set_here else base_dir for key in ("model", "data_dir")}
-        config.model = _existing_path(config.model, start["model"])
-        if config.data_dir is not None:
-            config.data_dir = str((start["data_dir"] / Path(config.data_dir).expanduser()).resolve())
-        if config.output is not None and ("output",) not in set_here:
-            config.output = str(base_dir / Path(config.output).expanduser())
+        config.base_dir = config._path("base_dir", Path.cwd(), lines, set_here)
+        for key in ("model", "data_dir", "output"):
+            start = Path() if (key,) in set_here else config.base_dir
+            written = getattr(config, key)
+            if written is None or written == "nano":
+                continue
+            found = config._path(key, start, lines, set_here)
+            if key != "model" or found.is_dir() or written.startswith((".", "~", os.sep)):  # else a name
+                setattr(config, key, str(found if key == "output" else found.resolve()))
         return config
 
     @classmethod
     def of(cls, given: "RunConfig | str | Path") -> "RunConfig":
         """A run file that is read already, or read now from its path; raises `UserError` as `load` does."""
         return given if isinstance(given, cls) else cls.load(given)  # type: ignore[arg-type]
+
+    def _path(self, key: str, start: Path, lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> Path:
+        try:
+            return user_path(getattr(self, key), start)
+        except UserError as error:
+            raise UserError(f"{_where([key], lines, set_here)}: {key}: {error}") from None
 
     @property
     def method_name(self) -> str:
@@ -151,13 +161,11 @@ class RunConfig(BaseModel):
 def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
-        raise UserError(f"--set {override!r}: write it as key=value, such as train.learning_rate=1e-4")
+        raise UserError(f"--set {shown(override)}: write it as key=value, such as train.learning_rate=1e-4")
     try:
         return tuple(key.strip().split(".")), parse_value(text)
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"--set {override!r}: the value is not valid YAML: {getattr(error, 'problem', error)}"
-        ) from error
+    except NotYamlError as error:
+        raise UserError(f"--set {shown(override)}: the value is not valid YAML: {error.reason}") from error
 
 
 def _put(values: dict[str, Any], keys: Sequence[str], value: Any, override: str) -> None:
@@ -169,16 +177,8 @@ def _put(values: dict[str, Any], keys: Sequence[str], value: Any, override: str)
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise UserError(f"--set {override!r}: {parent!r} is not a mapping in the run file")
+            raise UserError(f"--set {shown(override)}: {parent!r} is not a mapping in the run file")
     values[last] = value
-
-
-def _existing_path(model: str, base_dir: Path) -> str:
-    """A model given as a folder, as an absolute path; names stay names."""
-    folder = base_dir / Path(model).expanduser()
-    if model != "nano" and (folder.is_dir() or model.startswith((".", "~", os.sep))):
-        return str(folder.resolve())
-    return model
 
 
 def _first_problem(error: ValidationError, lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> str:
@@ -188,8 +188,7 @@ def _first_problem(error: ValidationError, lines: Lines, set_here: Mapping[tuple
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     place = [key for key in problem["loc"] if key not in ("str", "dict[str,any]")]
     words = [str(key) for key in place]
-    override = next((t for keys, t in set_here.items() if all(map(str.__eq__, keys, words))), None)
-    where = f"--set {override!r}" if override else lines.of(place)
+    where = _where(place, lines, set_here)
     name = ".".join(words)
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key {name!r}{nearest(str(place[-1]), _known_beside(place))}"
@@ -201,7 +200,14 @@ def _first_problem(error: ValidationError, lines: Lines, set_here: Mapping[tuple
     if isinstance(cause, UserError):  # from a method or a training argument: the message names the field
         return f"{_place_of_field(str(cause), str(place[0]), lines, set_here)}: {cause}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {name}: {message}, got {problem['input']!r}"
+    return f"{where}: {name}: {message}, got {shown(problem['input'])}"
+
+
+def _where(place: Sequence[Any], lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> str:
+    """The override, or the line of the file, in which the value at a place stands."""
+    words = [str(key) for key in place]
+    override = next((t for keys, t in set_here.items() if all(map(str.__eq__, keys, words))), None)
+    return f"--set {shown(override)}" if override else lines.of(place)
 
 
 def _known_beside(place: Sequence[Any]) -> Iterable[str]:
@@ -217,7 +223,7 @@ def _place_of_field(message: str, section: str, lines: Lines, set_here: Mapping[
         words = ["name"]
     for word in words:
         if (section, word) in set_here:
-            return f"--set {set_here[section, word]!r}"
+            return f"--set {shown(set_here[section, word])}"
         if lines.of([section, word]) != lines.of([section]):
             return lines.of([section, word])
-    return lines.of([section])
+    return _where([section], lines, set_here)

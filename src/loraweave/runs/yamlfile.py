@@ -11,19 +11,45 @@ from typing import Any
 
 import yaml
 
-from loraweave.errors import UserError
+from loraweave.errors import UserError, shown
+from loraweave.tasks.bounds import TemplateLimitError, checked
+
+
+class NotYamlError(Exception):
+    """A text that is no YAML.
+
+    Attributes:
+        reason: in a line.
+        line: counted from 1; None where the whole of it is wrong.
+    """
+
+    def __init__(self, reason: str, line: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.line = line
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with scientific notation, and without duplicate keys."""
+    """SafeLoader with scientific notation, without duplicate keys, and with a place for whatever it cannot make."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, OverflowError) as error:  # a number of 5,000 digits, the 31st of June, !!int x
+            kind = node.tag.rpartition(":")[2]
+            reason = f"{shown(node.value)} cannot be read as {kind} ({' '.join(str(error).split())})"
+            raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, (str, int, float, type(None))):
+                reason = f"a key is a word or a number, not {shown(key)}"
+                raise yaml.constructor.ConstructorError(None, None, reason, key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                    None, None, f"the key {shown(key)} is given twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -37,8 +63,21 @@ _Loader.add_implicit_resolver(
 
 
 def parse_value(text: str) -> Any:
-    """One value as YAML reads it: `1e-4` -> 0.0001, `[a, b]` -> a list. Raises yaml.YAMLError."""
-    return yaml.load(text, _Loader)
+    """One value as YAML reads it: `1e-4` -> 0.0001, `[a, b]` -> a list.
+
+    Raises:
+        NotYamlError: it does not parse, or it stands for far more than it looks.
+    """
+    try:
+        return checked(yaml.load(text, _Loader))
+    except TemplateLimitError:
+        raise NotYamlError("its aliases (*name) stand for millions of values") from None
+    except RecursionError:
+        raise NotYamlError("it is nested too deeply") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise NotYamlError(reason, mark.line + 1 if mark else None) from error
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], "Lines"]:
@@ -51,18 +90,18 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], "Lines"]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: cannot be read: not UTF-8 text; save the file as UTF-8") from error
     try:
-        values = yaml.load(text, _Loader)
-        root = yaml.compose(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+        values = parse_value(text)
+    except NotYamlError as error:
+        where = f"{path}:{error.line}" if error.line else str(path)
+        raise UserError(f"{where}: not valid YAML: {error.reason}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: a run file is a mapping of keys to values, got {type(values).__name__}")
-    return values, Lines(path, root)
+    return values, Lines(path, yaml.compose(text, _Loader))
 
 
 class Lines:

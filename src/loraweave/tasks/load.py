@@ -5,11 +5,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from loraweave.errors import UserError
+from loraweave.errors import UserError, shown
+from loraweave.paths import user_path
 from loraweave.tasks.files import SUFFIXES, existing
 from loraweave.tasks.harness import named_tasks, yaml_tasks
 from loraweave.tasks.harness_task import HarnessTask
-from loraweave.tasks.spec import TaskSpec, parse_spec
+from loraweave.tasks.spec import A_NAME, TaskSpec, is_name, parse_spec
 from loraweave.tasks.task import Task
 from loraweave.tasks.trl_task import FileTask
 
@@ -55,9 +56,11 @@ def load_tasks(
 
 
 def check_names(tasks: Iterable[tuple[str, str]]) -> None:
-    """Raise UserError if two tasks have one name; `tasks`: the name of each, and where it comes from."""
+    """Raise UserError for a name that two tasks have, or that none can have; `tasks`: each name, and its origin."""
     seen: dict[str, str] = {}
     for name, origin in tasks:
+        if not is_name(name):
+            raise UserError(f"{origin}: a task cannot be called {shown(name)}: {A_NAME}")
         if name in seen:
             raise UserError(
                 f"two tasks are called {name!r} ({seen[name]} and {origin}): "
@@ -126,4 +129,4 @@ def _lm_eval_tasks(what: str, base: Path, data_dir: Path | None, trust_code: boo
 
 
 def _at(base: Path, path: str | Path) -> Path:
-    return base / Path(path).expanduser()
+    return user_path(path, base)

@@ -11,6 +11,7 @@ import datasets
 import huggingface_hub.constants
 
 from loraweave.errors import UserError
+from loraweave.paths import user_path
 from loraweave.tasks import harness
 from loraweave.tasks.files import SUFFIXES
 from loraweave.tasks.harness_task import HarnessTask
@@ -110,7 +111,7 @@ def _described(spec: TaskSpec, base_dir: Path, trust_code: bool) -> list[Outline
 def _configs(what: str, base_dir: Path, trust_code: bool) -> list[dict[str, Any]]:
     """The configurations behind a name of lm-eval's or a YAML: one, or those of all members of a group or tag."""
     if Path(what).suffix in YAML_SUFFIXES:
-        path = base_dir / Path(what).expanduser()
+        path = user_path(what, base_dir)
         config = read_task_yaml(path, trust_code)
         if not isinstance(config.get("task"), list):
             harness.check_keys(config, path)

@@ -4,7 +4,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from loraweave.errors import UserError, nearest
+from loraweave.errors import UserError, nearest, shown
+
+A_NAME = "one line of whole characters, 200 bytes at most"
+
+
+def is_name(text: str) -> bool:
+    """Whether a task may be called so: it stands in tables, in files, and perhaps in the name of one."""
+    size = len(text.encode("utf-8", "ignore"))
+    whole = size == len(text.encode("utf-8", "surrogatepass"))
+    return whole and 0 < size <= 200 and bool(text.strip()) and text not in (".", "..") and text.isprintable()
 
 
 class TaskSpec(BaseModel):
@@ -30,8 +39,10 @@ class TaskSpec(BaseModel):
     @field_validator("name")
     @classmethod
     def _usable_name(cls, name: str | None) -> str | None:
-        if name is not None and (not name.strip() or name != name.strip() or any(c in name for c in "/\\,")):
-            raise ValueError(f"{name!r} cannot be a name: no slash, comma or outer space")
+        if name is not None and (name != name.strip() or any(c in name for c in "/\\,")):
+            raise ValueError(f"{shown(name)} cannot be a name: no slash, comma or outer space")
+        if name is not None and not is_name(name):
+            raise ValueError(f"{shown(name)} cannot be a name: {A_NAME}")
         return name
 
     @field_validator("validation", "test", mode="before")

@@ -94,7 +94,9 @@ class GradientRecord(TrainerCallback):
                 measured = self._measure(trainer)
         except RuntimeError as error:  # out of memory, an operation without a backward pass in evaluation mode
             reason = " ".join(str(error).split())[:200]
-            self.console.print(f"the tasks' gradients at step {state.global_step} were not recorded: {reason}")
+            self.console.print(
+                f"the tasks' gradients at step {state.global_step} were not recorded: {reason}", markup=False
+            )
             return
         finally:
             self.clock.pause()

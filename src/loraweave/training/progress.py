@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from loraweave.heartbeat import Heartbeat
+from loraweave.terminal import plain_console
 
 
 class RunProgress(Protocol):
@@ -29,7 +30,7 @@ class ProgressBar:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or plain_console(stderr=True)
         self._bar: Progress | None = None
         self._heart = Heartbeat(self._print)
         self._task = TaskID(0)
@@ -42,7 +43,7 @@ class ProgressBar:
             self._heart.tell(f"{name}: starting")
             return self._heart.start()
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),

@@ -24,6 +24,7 @@ from loraweave.runs.folder import RunFolder, environment
 from loraweave.runs.resolve import ResolvedRun, resolve
 from loraweave.runs.settings import uses_fsdp
 from loraweave.tasks import Task
+from loraweave.terminal import plain_console
 from loraweave.training.callbacks import Clock, MetricsFile, Reporter, RoutingFile
 from loraweave.training.gradients import GradientRecord
 from loraweave.training.memory import PeakMemory
@@ -98,7 +99,7 @@ def train(
         UserError: anything that a person can put right: an impossible configuration, bad data, a folder that already
             holds a run, a full disk, a loss that is not a number.
     """
-    config, console = RunConfig.of(config), console or Console(stderr=True)
+    config, console = RunConfig.of(config), console or plain_console(stderr=True)
     with quiet_libraries():
         model, tokenizer = base or load_base(config.model, trust_code=config.trust_code)
         run = resolve(config, model, output)

@@ -1,0 +1,55 @@
+"""The last net: an error that nobody foresaw is told in one line, and its traceback is kept in a file."""
+
+import os
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+NAME = "loraweave-traceback-"
+_FULL = ("OutOfMemoryError", "can't allocate memory", "not enough memory")  # as torch says it, on GPUs and CPUs
+_MEMORY = (
+    "memory is full: {}; lower train.per_device_train_batch_size or train.max_length, or set "
+    "train.gradient_checkpointing: true (loraweave train RUN.YAML --dry-run says what a step holds)"
+)
+
+
+def caught(error: BaseException, arguments: Sequence[str]) -> str:
+    """What to say of an unforeseen error; its traceback is written to a file, which the message names.
+
+    Args:
+        error: as it was raised.
+        arguments: of the command, for the file.
+    """
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, MemoryError) or any(words in f"{type(error).__name__}: {first}" for words in _FULL):
+        return _MEMORY.format(first[:200] or "no more is to be had")
+    kept = _kept(error, arguments)
+    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    where = f"the traceback is in {kept}; please report it with that file" if kept else "its traceback was not kept"
+    return f"a fault of loraweave or of a library underneath, not foreseen ({said[:300]}): {where}"
+
+
+def _kept(error: BaseException, arguments: Sequence[str]) -> Path | None:
+    """The file with the traceback: in the output folder where that was given and holds something, else with the
+    temporary files."""
+    text = f"loraweave {' '.join(map(ascii, arguments))}\n\n{''.join(traceback.format_exception(error))}"
+    for folder in (_output(arguments), None):
+        try:
+            if folder is None or any(folder.iterdir()):
+                handle, path = tempfile.mkstemp(".txt", NAME, folder)
+                with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(text)
+                return Path(path)
+        except (OSError, ValueError):  # no such folder, read-only, full
+            continue
+    return None
+
+
+def _output(arguments: Sequence[str]) -> Path | None:
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == "--output":
+            return Path(following)
+        if argument.startswith("--output="):
+            return Path(argument.partition("=")[2])
+    return None
