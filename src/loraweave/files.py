@@ -7,14 +7,19 @@ import errno
 import json
 import math
 import os
+import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from loraweave.errors import UserError
 
+LOCK = ".lock"
 # What safetensors and torch's zip writer say, without an errno, when a write comes up short.
 _FULL = ("No space left", "os error 28", "os error 27", "failed writing file", "unexpected pos", "iostream error")
 
@@ -109,6 +114,34 @@ def make_folder(path: Path, what: str = "the folder") -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path}: {what} cannot be made: {error.strerror}") from error
+
+
+@contextmanager
+def locked(folder: Path, what: str = "the folder") -> Iterator[None]:
+    """A folder that is this command's alone while the block runs; made if it is not there, and not left if empty.
+
+    Where the file system has no locks, nothing keeps others out.
+
+    Raises:
+        UserError: another process has it, which is named; or the folder cannot be made, or not be written to.
+    """
+    new = not folder.exists()
+    make_folder(folder, what)
+    lock = _acquired(folder)
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            (folder / LOCK).unlink(missing_ok=True)
+            lock.release()
+        if new:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def is_left_over(path: Path) -> bool:
+    """Whether a file or folder is one of ours that a kill kept from being written whole, or from being removed."""
+    return path.name == LOCK or path.suffix in (".unfinished", ".old")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -215,6 +248,32 @@ def _written_or_told(path: Path, undo: Callable[[], None] = lambda: None) -> Ite
         if isinstance(error, OSError):
             raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
         raise
+
+
+def _acquired(folder: Path) -> filelock.BaseFileLock:
+    path = folder / LOCK
+    lock = filelock.FileLock(path, blocking=False, is_singleton=False, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+        since = datetime.now().astimezone().isoformat(" ", "seconds")
+        path.write_text(f"process {os.getpid()} on {platform.node()}, since {since},", encoding="utf-8")
+    except filelock.Timeout:
+        raise UserError(f"{folder}: {_holder(path)} is at work in this folder; wait until it has ended") from None
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        full_or_without_locks = disk_is_full(error) or error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+        if not full_or_without_locks:
+            raise UserError(f"{folder}: cannot be written to: {error.strerror or error}") from error
+    return lock
+
+
+def _holder(lock: Path) -> str:
+    """Who holds a lock, as far as that can be read."""
+    try:
+        return lock.read_text(encoding="utf-8", errors="replace") or "another process"
+    except OSError:
+        return "another process"
 
 
 def _remove(path: Path) -> None:

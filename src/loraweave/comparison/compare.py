@@ -21,7 +21,7 @@ from loraweave.comparison.store import ComparisonFolder, check_same_methods
 from loraweave.errors import UserError
 from loraweave.estimate.counting import count_trainable, match_rank
 from loraweave.evaluation.record import describe
-from loraweave.files import make_folder
+from loraweave.files import locked
 from loraweave.runs.config import MAX_SEED, RunConfig
 from loraweave.runs.folder import environment
 from loraweave.runs.methods import MethodSpec, choose_method
@@ -78,6 +78,25 @@ def compare(
     parse_rates(learning_rates)
     folder = ComparisonFolder(output_folder(config, output))
     settings = _settings(config, specs, seeds, learning_rates, match_params, against)
+    with locked(folder.path, "the comparison's folder"):
+        return _compared(
+            config, specs, seeds, learning_rates, widen, match_params, folder, settings, resume, console, command
+        )
+
+
+def _compared(
+    config: RunConfig,
+    specs: dict[str, MethodSpec],
+    seeds: Sequence[int],
+    learning_rates: Sequence[str],
+    widen: bool,
+    match_params: bool,
+    folder: ComparisonFolder,
+    settings: dict[str, Any],
+    resume: bool,
+    console: Console | None,
+    command: str,
+) -> Results:
     earlier = folder.open(settings, resume)
     described = config.load_tasks()
     if match_params:
@@ -95,7 +114,6 @@ def compare(
         check_searchable(config)
     model, tokenizer = load_base(config.model, trust_code=config.trust_code)
     base = (model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
-    make_folder(folder.path)
 
     console = console or plain_console(stderr=True)
     runner = Runner(config, folder, base, console)

@@ -12,7 +12,7 @@ from loraweave.comparison.records import FORMAT, Results
 from loraweave.comparison.search import rate_name
 from loraweave.comparison.summary import describe_tasks, summarise
 from loraweave.errors import UserError
-from loraweave.files import read_json, write_json
+from loraweave.files import is_left_over, read_json, write_json
 from loraweave.runs.folder import RunFolder, changed_settings
 from loraweave.runs.methods import MethodSpec, choose_method
 
@@ -87,7 +87,7 @@ class ComparisonFolder:
             if changed:
                 raise UserError(f"{self.path} holds another comparison, which cannot be resumed: {'; '.join(changed)}")
             return earlier
-        if self.path.exists() and not (self.path.is_dir() and all(map(_is_left_over, self.path.iterdir()))):
+        if self.path.exists() and not (self.path.is_dir() and all(map(is_left_over, self.path.iterdir()))):
             raise UserError(f"{self.path} is not empty and holds no comparison: choose another --output")
         return None
 
@@ -116,8 +116,3 @@ class ComparisonFolder:
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise UserError(f"{self.results}: not the results of a comparison by this version")
         return found  # type: ignore[return-value]
-
-
-def _is_left_over(path: Path) -> bool:
-    """Whether a file is one of ours that a kill kept from being written whole."""
-    return path.name.endswith(".unfinished")

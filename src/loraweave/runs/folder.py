@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from loraweave.errors import UserError
-from loraweave.files import make_folder, read_json
+from loraweave.files import is_left_over, make_folder, read_json
 from loraweave.runs.checkpoints import last_good_checkpoint
 from loraweave.runs.config import RunConfig
 
@@ -87,8 +87,8 @@ class RunFolder:
 
     @property
     def is_new(self) -> bool:
-        """Whether all that will lie in the folder is this run's."""
-        return not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+        """Whether all that will lie in the folder is this run's: it holds nothing yet but what a kill left of us."""
+        return not self.path.exists() or (self.path.is_dir() and all(map(is_left_over, self.path.iterdir())))
 
     def discard_unbegun(self) -> None:
         """Remove the folder of a run that never made a step, so that the same command works once the cause is cured.

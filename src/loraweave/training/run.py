@@ -16,7 +16,7 @@ from transformers.integrations import TensorBoardCallback
 from loraweave.bases import Base, fingerprint, load_base
 from loraweave.data.mixture import Realised, realised_table
 from loraweave.errors import UserError
-from loraweave.files import disk_is_full, read_json, write_json, written_whole
+from loraweave.files import disk_is_full, locked, read_json, write_json, written_whole
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import adapted
 from loraweave.runs.config import RunConfig
@@ -107,7 +107,7 @@ def train(
             raise UserError(
                 "FSDP keeps the base that it has sharded: start each method by itself, with loraweave train"
             )
-        with _removed_if_unbegun(run):
+        with _alone(run), _removed_if_unbegun(run):
             with run.args.main_process_first(local=False):
                 checkpoint = run.folder.open(run.config, resume or not run.is_main)
             memory = PeakMemory()
@@ -125,6 +125,11 @@ def train(
             if run.is_main:
                 _write_summary(run.folder, result)
             return result
+
+
+def _alone(run: ResolvedRun) -> contextlib.AbstractContextManager[None]:
+    """Keeps other commands out of the run's folder; the processes of one run are one command."""
+    return locked(run.folder.path, "the run's folder") if run.is_main else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
