@@ -8,7 +8,14 @@ from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub import constants as hub_settings
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from loraweave.errors import UserError
 from loraweave.paths import user_path
@@ -71,13 +78,22 @@ def load_base(name: str | Path, dtype: str = "auto", trust_code: bool = False) -
     return model.eval(), tokenizer
 
 
+def base_config(name: str | Path, trust_code: bool = False) -> PreTrainedConfig:
+    """The configuration alone, without weights.
+
+    Raises:
+        UserError: as `load_base`, except that no weights are needed.
+    """
+    return _from_hub_or_folder(AutoConfig, resolve_base(name), name, trust_code)
+
+
 def empty_base(name: str | Path, trust_code: bool = False) -> PreTrainedModel:
     """The same architecture on the meta device: shapes without weights, for counting parameters.
 
     Raises:
         UserError: as `load_base`, except that no weights are needed.
     """
-    config = _from_hub_or_folder(AutoConfig, resolve_base(name), name, trust_code)
+    config = base_config(name, trust_code)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_code)
 

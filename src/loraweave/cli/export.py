@@ -13,7 +13,7 @@ def export(
     run: Annotated[
         Path, typer.Argument(help="A finished run, or an adapter's folder.", metavar="RUN", show_default=False)
     ],
-    to: Annotated[str, typer.Option(help="lora: a plain PEFT LoRA.", show_default=False)],
+    to: Annotated[str, typer.Option(help="lora: a plain PEFT LoRA. merged: full weights.", show_default=False)],
     output: Annotated[Path, typer.Option(help="The folder to write; it must be new.", show_default=False)],
     task: Annotated[
         list[str] | None,
@@ -33,7 +33,7 @@ def export(
     ] = 128,
     trust_code: TrustCode = False,
 ) -> None:
-    """Turn an adapter into a plain LoRA, exactly where the algebra allows it; what is not exact is measured."""
+    """Turn an adapter into what others can load, exactly where the algebra allows it; what is not exact is measured."""
     from rich.table import Table
 
     from loraweave.export import export as export_adapter

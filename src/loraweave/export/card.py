@@ -19,8 +19,18 @@ model = PeftModel.from_pretrained(base, "THIS FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
 ```
 """,
+    "merged": """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
+```
+
+    vllm serve "THIS FOLDER"
+""",
 }
 _WHAT = {
+    "merged": "Full weights: `{base}` with an adapter merged into it",
     "lora": "A plain LoRA of rank {rank} (`lora_alpha` {rank}) for `{base}`",
 }
 _HEADS = {

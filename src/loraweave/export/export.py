@@ -9,10 +9,10 @@ from peft import PeftModel
 from rich.console import Console
 
 from loraweave.errors import UserError, nearest
-from loraweave.export import lora
+from loraweave.export import lora, merged
 from loraweave.export.averages import mean_weights, uniform_weights
 from loraweave.export.card import write_card
-from loraweave.export.measure import Bench, Said
+from loraweave.export.measure import Bench, Said, told_task
 from loraweave.export.outputs import KEPT, difference
 from loraweave.export.plain import PlainLora, plain_lora
 from loraweave.export.record import Export, write_record
@@ -24,9 +24,7 @@ from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import take_off
 from loraweave.runs.attaching import attach
 
-TARGETS: dict[str, Target] = {"lora": lora}
-TOLERANCE = 1e-3
-"""The share of the largest logit by which an exact export may differ, in float32 and after many layers."""
+TARGETS: dict[str, Target] = {"lora": lora, "merged": merged}
 
 
 def export(
@@ -46,7 +44,7 @@ def export(
 
     Args:
         folder: of a finished run, or of an adapter.
-        to: "lora".
+        to: "lora", or "merged" for full weights.
         output: a new folder. An update that depends on the task gets a folder in it for each, named after the task.
         tasks: which; all where none is named. Heads weighed by the input get their mean weights on the task's data.
         uniform: all heads weigh alike in a router's place.
@@ -68,9 +66,11 @@ def export(
         raise UserError(f"--to {to}: not one of {', '.join(TARGETS)}{nearest(to, TARGETS)}")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"{output}: there is something already; choose another output")
-    source, target = open_source(folder, base, trust_code), TARGETS[to]
-    target.check(source)
+    source = open_source(folder, base, trust_code)
+    TARGETS[to].check(source)
     variants = choose_variants(source, tasks, uniform)
+    if max_rank is not None and source.unfixed:
+        raise UserError(f"--max-rank: {source.unfixed}, so there is no rank to cut")
     with quiet_libraries(), torch.no_grad():
         model, tokenizer = source.load_base("float32")
         work = Work(source, model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
@@ -120,7 +120,7 @@ def _write(
         after = bench.said(model, variant, False, exact, KEPT)
     differences = {name: difference(said, after.outputs[name]) for name, said in before.outputs.items()}
     for found in differences.values() if exact else ():
-        if not found.largest <= TOLERANCE * max(1.0, found.scale):
+        if not found.largest <= target.tolerance(source) * max(1.0, found.scale):
             raise UserError(
                 f"{source.folder}: what was written does not do what the adapter does (a logit differs by "
                 f"{found.largest:.2g}), so it was taken away again"
@@ -143,5 +143,5 @@ def _head_weights(source: Source, bench: Bench, model: PeftModel, variant: Varia
     if variant.heads == "uniform":
         return uniform_weights(source.adapter)
     assert variant.task is not None
-    with bench.told(model, variant.task):
+    with told_task(model, source, variant.task):
         return mean_weights(model, bench.training_rows(variant.task))

@@ -13,7 +13,7 @@ from loraweave.adapters.file import WEIGHTS
 from loraweave.export import vllm
 from loraweave.export.plain import PlainLora
 from loraweave.export.source import Source
-from loraweave.export.target import Work, check_plain
+from loraweave.export.target import TOLERANCE, Work, check_plain
 from loraweave.export.variants import Variant
 from loraweave.runs.adapting import take_off
 
@@ -29,6 +29,11 @@ def write(work: Work, variant: Variant, plain: PlainLora | None, folder: Path) -
     write_lora(plain, folder, work.base, work.source.base)
     work.tokenizer.save_pretrained(str(folder))
     return [f"vLLM would refuse it: {why}" for why in vllm.problems(plain, work.base.config.model_type)]
+
+
+def tolerance(source: Source) -> float:
+    """The share of the largest logit by which what is read back may differ from the adapter."""
+    return TOLERANCE
 
 
 def write_lora(plain: PlainLora, folder: Path, base: nn.Module, name: str) -> None:

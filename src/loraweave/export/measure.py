@@ -94,15 +94,11 @@ class Bench:
         found: dict[str, Outputs] = {}
         scores: dict[str, TaskScore] = {}
         for name, each in rows.items():
-            with self.told(model, variant.task or name) if adapted else nullcontext():
+            with told_task(model, self.source, variant.task or name) if adapted else nullcontext():
                 found[name] = outputs(model, each, room // len(rows))
             if not exact:
                 scores |= evaluate(model, self.tokenizer, [self._task(name)], limit=self.limit)
         return Said(found, scores)
-
-    def told(self, model: PreTrainedModel | PeftModel, task: str) -> AbstractContextManager[None]:
-        """The context in which the adapter knows its task, if it needs to."""
-        return told(model, task) if self.source.adapter.tasks else nullcontext()
 
     def _held_out(self, name: str, limit: int) -> list[EncodedRow]:
         return encode_all(self._task(name).test_examples()[:limit], self.tokenizer, self.length).rows
@@ -112,6 +108,11 @@ class Bench:
         if name not in self.tasks:
             raise UserError(f"the run has no task {name!r} any more (it has {', '.join(self.tasks)})")
         return self.tasks[name]
+
+
+def told_task(model: PreTrainedModel | PeftModel, source: Source, name: str | None) -> AbstractContextManager[None]:
+    """The context in which an adapter on its base knows its task, if it needs to."""
+    return told(model, name) if source.adapter.tasks and name else nullcontext()
 
 
 def random_rows(model: PreTrainedModel | PeftModel, count: int = 2, length: int = 24) -> list[EncodedRow]:

@@ -67,7 +67,8 @@ class Source:
             return f"modules_to_save ({', '.join(whole)}) were trained whole"
         if getattr(config, "bias", "none") != "none":
             return f"biases of the base were trained (bias={config.bias!r})"
-        if others := self.adapter.others:
+        # PEFT saves a vocabulary layer that is adapted with the base's own weight.
+        if others := [name for name in self.adapter.others if not name.endswith(".base_layer.weight")]:
             return f"{others[0]} is no low-rank update of a linear layer"
         return None
 

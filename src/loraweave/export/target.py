@@ -13,6 +13,9 @@ from loraweave.export.plain import PlainLora
 from loraweave.export.source import Source
 from loraweave.export.variants import Variant
 
+TOLERANCE = 1e-3
+"""The share of the largest logit by which an exact export may differ, in float32 and after many layers."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -38,6 +41,9 @@ class Target(Protocol):
     def write(self, work: Work, variant: Variant, plain: PlainLora | None, folder: Path) -> list[str]:
         """Write one into a folder that is there; returns what a person should know. `plain`: None where the adapter is
         no plain change of linear layers."""
+
+    def tolerance(self, source: Source) -> float:
+        """The share of the largest logit by which what is read back may differ from the adapter."""
 
     def running(self, work: Work, folder: Path) -> AbstractContextManager[PreTrainedModel | PeftModel]:
         """The model as it is read back from a folder."""

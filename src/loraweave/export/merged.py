@@ -1,0 +1,142 @@
+"""Full weights: the base with the update added in float32, sharded and saved as transformers does it."""
+
+import copy
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from loraweave.bases import base_config
+from loraweave.errors import UserError
+from loraweave.export.measure import told_task
+from loraweave.export.plain import PlainLora
+from loraweave.export.record import hash_of
+from loraweave.export.source import Source
+from loraweave.export.target import TOLERANCE, Work
+from loraweave.export.variants import Variant
+from loraweave.runs.attaching import attach
+from loraweave.tuner.merging import mergeable_weight, merged_weight
+
+ROUNDED = 0.1
+"""The tolerance where weights are rounded to half precision: enough to tell rounding from a mistake."""
+
+
+def check(source: Source) -> None:
+    """Raise UserError if the adapter is no fixed change of the base's weights, or the base's are quantised."""
+    if source.routed and source.unfixed:
+        raise UserError(
+            f"{source.adapter.folder}: {source.unfixed}, and heads are weighed by the input: there is no merging both"
+        )
+    config = base_config(source.base, source.trust_code)
+    if getattr(config, "quantization_config", None) is not None:
+        raise UserError(
+            f"{source.base}: quantised, and merging would round the update away; name the unquantised base with --base"
+        )
+
+
+def write(work: Work, variant: Variant, plain: PlainLora | None, folder: Path) -> list[str]:
+    """Write the merged model in the base's own dtype, with tokenizer and template; returns how it was rounded."""
+    dtype = own_dtype(work.source)
+    with merged(work, variant, plain) as model:
+        state = {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in model.state_dict().items()
+        }
+        model.save_pretrained(str(folder), state_dict=state)
+        config = copy.deepcopy(model.config)
+    for part in (config, config.get_text_config()):
+        part.dtype = dtype
+    config.save_pretrained(str(folder))  # transformers writes the dtype of the model in memory
+    work.tokenizer.save_pretrained(str(folder))
+    beside = [each for each in folder.parent.iterdir() if each != folder] if variant.folder else []
+    link_equal(folder, [Path(work.source.base), *beside])
+    return [] if dtype == torch.float32 else [f"added in float32 and rounded to {str(dtype).removeprefix('torch.')}"]
+
+
+def tolerance(source: Source) -> float:
+    """The share of the largest logit by which what is read back may differ from the adapter."""
+    return TOLERANCE if own_dtype(source) == torch.float32 else ROUNDED
+
+
+@contextmanager
+def merged(work: Work, variant: Variant, plain: PlainLora | None) -> Iterator[PreTrainedModel]:
+    """The base with the update in its weights, in float32, for a while.
+
+    Raises:
+        UserError: a layer's weight is quantised, or not finite afterwards.
+    """
+    if plain is None:  # more than a change of linear layers: as PEFT merges it
+        model = attach(copy.deepcopy(work.base), work.source.adapter.folder)
+        with told_task(model, work.source, variant.task):
+            yield model.merge_and_unload(safe_merge=True)
+        return
+    old: dict[str, nn.Parameter] = {}
+    head, tied = work.base.get_output_embeddings(), work.base.config.tie_word_embeddings
+    try:
+        for path, (down, up) in plain.pairs.items():
+            layer = work.base.get_submodule(path)
+            if layer is head:  # which may share its weight with the embeddings, and from now on does not
+                work.base.config.tie_word_embeddings = False
+            weight = mergeable_weight(layer, path)
+            change = (up @ down).T if _is_transposed(layer) else up @ down
+            old[path] = weight
+            layer.weight = merged_weight(weight, {"default": change.to(weight.device)}, path)
+        yield work.base
+    finally:
+        work.base.config.tie_word_embeddings = tied
+        for path, weight in old.items():
+            work.base.get_submodule(path).weight = weight
+
+
+@contextmanager
+def running(work: Work, folder: Path) -> Iterator[PreTrainedModel]:
+    """The model in a folder, in float32."""
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=torch.float32, trust_remote_code=work.source.trust_code
+    )
+    yield model.to(work.base.device).eval()
+
+
+def own_dtype(source: Source) -> torch.dtype:
+    """The dtype in which the base's weights are kept."""
+    found = getattr(base_config(source.base, source.trust_code).get_text_config(), "dtype", None) or torch.float32
+    return found if isinstance(found, torch.dtype) else getattr(torch, str(found))
+
+
+def rounded(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors in another dtype; those that were one stay one."""
+    made: dict[tuple[int, torch.Size], Tensor] = {}
+    found = {}
+    for name, tensor in state.items():
+        key = tensor.data_ptr(), tensor.shape
+        if key not in made:
+            made[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        found[name] = made[key]
+    return found
+
+
+def link_equal(folder: Path, others: Iterable[Path]) -> None:
+    """Put a link in the place of every file in a folder that one of some other folders has too, byte by byte."""
+    there: dict[int, list[Path]] = {}
+    for other in others:
+        for path in other.iterdir() if other.is_dir() else ():
+            if path.is_file():
+                there.setdefault(path.stat().st_size, []).append(path)
+    for path in [path for path in folder.iterdir() if path.is_file()]:
+        same = next((p for p in there.get(path.stat().st_size, ()) if hash_of(p) == hash_of(path)), None)
+        if same is None:
+            continue
+        link = path.with_name(f"{path.name}.link")
+        try:
+            os.link(same.resolve(), link)
+        except OSError:  # another disk, or a file system without links
+            continue
+        os.replace(link, path)
+
+
+def _is_transposed(layer: nn.Module) -> bool:
+    return not isinstance(layer, nn.Linear)  # transformers' Conv1D, the only other one that `mergeable_weight` takes
