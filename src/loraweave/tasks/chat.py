@@ -1,11 +1,12 @@
 """From chat messages to text, with the tokenizer's own template, the way lm-eval does it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from loraweave.errors import UserError
-from loraweave.tasks.examples import Example
-from loraweave.tasks.template import apply_template
+from loraweave.tasks.examples import Example, Message
+from loraweave.tasks.template import PROBE, apply_template
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def render(example: Example, tokenizer: Any) -> Rendered:
         return Rendered(example.prompt, example.completion)
     prompt = apply_template(tokenizer, example.prompt, add_generation_prompt=not example.open_turn)
     if isinstance(example.completion, str):
-        return Rendered(prompt, example.completion, _closing(example, prompt, tokenizer))
+        return Rendered(prompt, example.completion, _closing(example, tokenizer))
     whole = apply_template(tokenizer, example.prompt + example.completion, add_generation_prompt=None)
     if not whole.startswith(prompt):
         raise UserError(
@@ -43,23 +44,36 @@ def render(example: Example, tokenizer: Any) -> Rendered:
             f"so the answer {_short(example.completion[-1]['content'])} cannot be told apart"
         )
     answer = whole[len(prompt) :]
-    last = str(example.completion[-1]["content"]).strip()
-    end = answer.rfind(last)
-    if end < 0:
-        raise UserError(f"the tokenizer's chat template leaves out the answer {_short(last)}")
-    return Rendered(prompt, answer[: end + len(last)], answer[end + len(last) :])
+    said = str(example.completion[-1]["content"]).strip()
+    if said not in answer:
+        raise UserError(f"the tokenizer's chat template leaves out the answer {_short(said)}")
+    closing = closing_after([*example.prompt, *example.completion[:-1]], tokenizer)
+    if not answer.endswith(closing) or said not in (text := answer.removesuffix(closing)):
+        raise UserError(f"the tokenizer's chat template closes the answer {_short(said)} in another way than others")
+    return Rendered(prompt, text, closing)
 
 
-def _closing(example: Example, prompt: str, tokenizer: Any) -> str:
-    """What the template would write after this answer, or nothing where it would write the answer differently."""
-    messages = list(example.prompt)
-    opened = ""
-    if example.open_turn:
-        opened = str(messages.pop()["content"])  # type: ignore[index]
-    answer = {"role": "assistant", "content": opened + str(example.completion)}
-    whole = apply_template(tokenizer, [*messages, answer], add_generation_prompt=None)  # type: ignore[list-item]
-    expected = prompt + str(example.completion)
-    return whole[len(expected) :] if whole.startswith(expected) else ""
+def closing_after(messages: Sequence[Message], tokenizer: Any, opened: str = "") -> str:
+    """What the template puts after an answer to these messages, whatever the answer says.
+
+    Args:
+        messages: of a conversation, without the answer.
+        opened: words that every answer begins with.
+
+    Raises:
+        UserError: as `render`, or the template leaves out what an assistant says.
+    """
+    answered = [*messages, {"role": "assistant", "content": opened + PROBE}]
+    _, found, closing = apply_template(tokenizer, answered, add_generation_prompt=None).rpartition(PROBE)
+    if not found:
+        raise UserError("the tokenizer's chat template leaves out what an assistant says")
+    return closing
+
+
+def _closing(example: Example, tokenizer: Any) -> str:
+    messages: list[Message] = list(example.prompt)  # type: ignore[arg-type]
+    opened = str(messages.pop()["content"]) if example.open_turn else ""
+    return closing_after(messages, tokenizer, opened)
 
 
 def _short(text: Any) -> str:
