@@ -34,11 +34,16 @@ def test_hashes_are_equal_where_examples_are(some: list[Example], others: list[E
         ([Example([{"content": "a", "n": 1}], "b")], [Example([{"content": "a", "n": 1.0}], "b")]),
         ([Example([{"role": "a", "content": "a"}], "b")], [Example([{"content": "a", "role": "a"}], "b")]),
         ([Example([{"on": date(2024, 1, 2)}], "b")], [Example([{"on": date(2024, 1, 3)}], "b")]),
+        ([Example([{"role": "user"}], "b")], [Example([{"role": "user"}], "b", tools=[{"type": "function"}])]),
         ([Example([{"of": b"1"}], "b")], [Example([{"of": "b'1'"}], "b")]),
     ],
 )
 def test_what_looks_alike_is_told_apart(one: list[Example], other: list[Example]) -> None:
     assert content_hash(one) != content_hash(other)
+
+
+def test_where_an_example_comes_from_does_not_count() -> None:
+    assert content_hash([Example("a", "b", place="x.jsonl, line 1")]) == content_hash([Example("a", "b")])
 
 
 def test_the_hash_is_the_same_in_another_process() -> None:

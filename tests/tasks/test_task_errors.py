@@ -168,7 +168,7 @@ def test_an_empty_answer(write_task: WriteTask) -> None:
             '{"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "user", "content": "b"}]}',
             ["the last message of 'completion' must be an answer"],
         ),
-        ('{"messages": [], "tools": [1]}', ["'tools' is not supported"]),
+        ('{"messages": [], "tools": [1]}', ["entry 1 of 'tools' is no function"]),
     ],
 )
 def test_trl_rows(content: str, parts: list[str], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from loraweave.errors import UserError
 from loraweave.tasks.examples import Example, Message
+from loraweave.tasks.shown import check_shown
 from loraweave.tasks.template import PROBE, apply_template
 
 
@@ -27,17 +28,25 @@ def render(example: Example, tokenizer: Any) -> Rendered:
     """Turn an example into text; one whose prompt is text already comes back as it is.
 
     Raises:
-        UserError: the tokenizer has no chat template, the template refuses the messages, or it renders the answer in
-            another place than after the prompt.
+        UserError: the tokenizer has no chat template, the template refuses the messages or leaves some of them out, or
+            it renders the answer in another place than after the prompt; with the example's place.
     """
+    try:
+        check_shown(example, tokenizer)
+        return _render(example, tokenizer)
+    except UserError as error:
+        raise UserError(f"{example.place}: {error}" if example.place else str(error)) from error
+
+
+def _render(example: Example, tokenizer: Any) -> Rendered:
     if isinstance(example.prompt, str):
         if not isinstance(example.completion, str):
             raise TypeError("a completion made of messages needs a prompt made of messages")
         return Rendered(example.prompt, example.completion)
-    prompt = apply_template(tokenizer, example.prompt, add_generation_prompt=not example.open_turn)
+    prompt = apply_template(tokenizer, example.prompt, not example.open_turn, example.tools)
     if isinstance(example.completion, str):
         return Rendered(prompt, example.completion, _closing(example, tokenizer))
-    whole = apply_template(tokenizer, example.prompt + example.completion, add_generation_prompt=None)
+    whole = apply_template(tokenizer, example.prompt + example.completion, None, example.tools)
     if not whole.startswith(prompt):
         raise UserError(
             "the tokenizer's chat template does not render a conversation as its prompt followed by its answer, "
@@ -47,24 +56,29 @@ def render(example: Example, tokenizer: Any) -> Rendered:
     said = str(example.completion[-1]["content"]).strip()
     if said not in answer:
         raise UserError(f"the tokenizer's chat template leaves out the answer {_short(said)}")
-    closing = closing_after([*example.prompt, *example.completion[:-1]], tokenizer)
+    closing = closing_after([*example.prompt, *example.completion[:-1]], tokenizer, tools=example.tools)
+    if example.completion[-1].get("tool_calls") and not answer.endswith(closing):  # such a turn may end in its own way
+        return Rendered(prompt, answer)
     if not answer.endswith(closing) or said not in (text := answer.removesuffix(closing)):
         raise UserError(f"the tokenizer's chat template closes the answer {_short(said)} in another way than others")
     return Rendered(prompt, text, closing)
 
 
-def closing_after(messages: Sequence[Message], tokenizer: Any, opened: str = "") -> str:
+def closing_after(
+    messages: Sequence[Message], tokenizer: Any, opened: str = "", tools: list[dict[str, Any]] | None = None
+) -> str:
     """What the template puts after an answer to these messages, whatever the answer says.
 
     Args:
         messages: of a conversation, without the answer.
         opened: words that every answer begins with.
+        tools: the functions that it may call.
 
     Raises:
         UserError: as `render`, or the template leaves out what an assistant says.
     """
     answered = [*messages, {"role": "assistant", "content": opened + PROBE}]
-    _, found, closing = apply_template(tokenizer, answered, add_generation_prompt=None).rpartition(PROBE)
+    _, found, closing = apply_template(tokenizer, answered, None, tools).rpartition(PROBE)
     if not found:
         raise UserError("the tokenizer's chat template leaves out what an assistant says")
     return closing

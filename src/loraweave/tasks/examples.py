@@ -20,9 +20,13 @@ class Example:
         by_likelihood: evaluation measures how likely the completion is and does not let the model write it: then white
             space at the end of the prompt belongs to the completion, as in lm-eval. Examples that say the same are
             equal whichever it is.
+        tools: JSON schemas of the functions that may be called in messages; the template prints them.
+        place: where it comes from, for people: a file and a line. No part of what it says.
     """
 
     prompt: str | list[Message]
     completion: str | list[Message]
     open_turn: bool = False
     by_likelihood: bool = field(default=False, compare=False)
+    tools: list[dict[str, Any]] | None = None
+    place: str = field(default="", compare=False, repr=False)

@@ -55,8 +55,8 @@ def example_from(task: Any, doc: Any, chat: bool, place: str) -> Example:
         raise UserError(f"{place}: the answer (doc_to_target) is empty, so there is nothing to learn")
     by_likelihood = task.OUTPUT_TYPE != "generate_until"
     if isinstance(prompt, _Conversation):
-        return Example(prompt.messages, completion, prompt.open_turn, by_likelihood)
-    return Example(prompt, completion, by_likelihood=by_likelihood)
+        return Example(prompt.messages, completion, prompt.open_turn, by_likelihood, place=place)
+    return Example(prompt, completion, by_likelihood=by_likelihood, place=place)
 
 
 def _capture(messages: list[Any], add_generation_prompt: bool) -> _Conversation:

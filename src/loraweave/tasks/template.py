@@ -20,7 +20,12 @@ FOLDED = "the chat template takes no system messages; they become a part of the 
 """What people are told, with the names of the tasks."""
 
 
-def apply_template(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool | None) -> str:
+def apply_template(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    add_generation_prompt: bool | None,
+    tools: list[dict[str, Any]] | None = None,
+) -> str:
     """The template's text.
 
     Messages of the roles `system` and `developer` that the template refuses or leaves out become a part of the user's
@@ -30,11 +35,12 @@ def apply_template(tokenizer: Any, messages: Sequence[Message], add_generation_p
         messages: of one conversation.
         add_generation_prompt: True opens an answer, False leaves the last turn open, None renders a finished
             conversation.
+        tools: JSON schemas of the functions that may be called.
 
     Raises:
         UserError: there is no template, it refuses the messages, or it does more than a template may.
     """
-    return _fitted(tokenizer, messages, add_generation_prompt)[0]
+    return _fitted(tokenizer, messages, add_generation_prompt, tools)[0]
 
 
 def folding_tasks(tokenizer: Any, examples: Iterable[tuple[str, Iterable[Example]]]) -> list[str]:
@@ -53,21 +59,26 @@ def folding_tasks(tokenizer: Any, examples: Iterable[tuple[str, Iterable[Example
             if not any(role in INSTRUCTING for role in roles):
                 continue
             if roles not in seen:
-                seen[roles] = _fitted(tokenizer, example.prompt, not example.open_turn)[1]
+                seen[roles] = _fitted(tokenizer, example.prompt, not example.open_turn, example.tools)[1]
             if seen[roles]:
                 found.append(name)
                 break
     return found
 
 
-def _fitted(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool | None) -> tuple[str, bool]:
+def _fitted(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    add_generation_prompt: bool | None,
+    tools: list[dict[str, Any]] | None,
+) -> tuple[str, bool]:
     """The template's text, and whether messages had to be folded into others for it."""
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
             f"the tokenizer {getattr(tokenizer, 'name_or_path', '') or type(tokenizer).__name__!r} has no chat "
             "template; use a chat model's tokenizer, or plain prompts (`chat_template: false`, no `messages`)"
         )
-    how: dict[str, Any] = {"tokenize": False}
+    how: dict[str, Any] = {"tokenize": False} | ({"tools": tools} if tools else {})
     if add_generation_prompt is not None:
         how |= {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
     instructing = [message for message in messages if message["role"] in INSTRUCTING]

@@ -8,9 +8,8 @@ from loraweave.errors import UserError, nearest
 from loraweave.tasks.examples import Example, Message
 from loraweave.tasks.files import FileRows, read_rows
 from loraweave.tasks.held_out import rows_for_test
+from loraweave.tasks.messages import check_row, is_learned, read_messages, read_tools, says_something
 from loraweave.tasks.task import Group, Task
-
-ROLES = ("system", "developer", "user", "assistant")
 
 
 class FileTask(Task):
@@ -20,7 +19,8 @@ class FileTask(Task):
     choose learning rates and checkpoints by, drawn with the seed; and those that are learned.
 
     `messages` gives one example for each turn of the assistant, with all that came before it as the prompt: so every
-    answer is learned in the context in which it will be asked for.
+    answer is learned in the context in which it will be asked for. A turn whose `weight` is 0, or whose `train` is
+    false, is context alone. The same holds for a `completion` of several messages.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class FileTask(Task):
         return _flat(self._validation) if self._validation is not None else None
 
     def _groups(self, rows: FileRows) -> list[Group]:
-        groups = [_examples(row, rows.place(i), self.chat_template) for i, row in enumerate(rows.rows)]
+        groups = [_examples(row, rows, i, self.chat_template) for i, row in enumerate(rows.rows)]
         if self._by_likelihood:
             groups = [[replace(example, by_likelihood=True) for example in group] for group in groups]
         return groups
@@ -89,12 +89,16 @@ def _is_conversational(rows: FileRows) -> bool:
     return not isinstance(rows.rows[0]["prompt"], str)
 
 
-def _examples(row: dict[str, Any], place: str, chat: bool) -> Group:
-    for key in ("tools", "images"):
-        if row.get(key):
-            raise UserError(f"{place}: {key!r} is not supported; a task is text and chat messages")
+def _examples(row: dict[str, Any], rows: FileRows, index: int, chat: bool) -> Group:
+    place, filled = rows.place(index), rows.path.suffix == ".parquet"
+    check_row(row, place)
+    tools = read_tools(row, place, filled)
     if "messages" in row:
-        return _turns(_messages(row["messages"], "messages", place), place)
+        messages = read_messages(row["messages"], "messages", place, filled)
+        first = next((i for i, message in enumerate(messages) if message["role"] == "user"), len(messages))
+        if not any(message["role"] == "assistant" for message in messages[first:]):
+            raise UserError(f"{place}: no message of the role 'assistant' that answers a 'user', so nothing to learn")
+        return _turns(messages, first, tools, place)
     for key in ("prompt", "completion"):
         if row.get(key) is None:
             raise UserError(f"{place}: lacks the field {key!r}{nearest(key, set(row) - {'prompt', 'completion'})}")
@@ -103,46 +107,27 @@ def _examples(row: dict[str, Any], place: str, chat: bool) -> Group:
         if not completion.strip():
             raise UserError(f"{place}: the completion is empty, so there is nothing to learn")
         if not chat:
-            return [Example(prompt, completion)]
+            if tools:
+                raise UserError(f"{place}: 'tools' needs messages, or `chat_template: true`")
+            return [Example(prompt, completion, place=place)]
         prompt = [{"role": "user", "content": prompt}]
         completion = [{"role": "assistant", "content": completion}]
     elif isinstance(prompt, str) or isinstance(completion, str):
         raise UserError(f"{place}: 'prompt' and 'completion' must both be text or both be lists of messages")
-    prompt, completion = _messages(prompt, "prompt", place), _messages(completion, "completion", place)
-    if completion[-1]["role"] != "assistant" or not completion[-1]["content"].strip():
+    prompt = read_messages(prompt, "prompt", place, filled)
+    completion = read_messages(completion, "completion", place, filled)
+    if completion[-1]["role"] != "assistant" or not says_something(completion[-1]):
         raise UserError(f"{place}: the last message of 'completion' must be an answer of the role 'assistant'")
-    return [Example(prompt, completion)]
+    return _turns(prompt + completion, len(prompt), tools, place)
 
 
-def _turns(messages: list[Message], place: str) -> Group:
-    """One example for each answer that follows something a user said."""
-    answers = [
-        i
-        for i, message in enumerate(messages)
-        if message["role"] == "assistant" and any(earlier["role"] == "user" for earlier in messages[:i])
-    ]
-    if not answers:
-        raise UserError(f"{place}: no message of the role 'assistant' that answers a 'user', so nothing to learn")
-    for i in answers:
-        if not messages[i]["content"].strip():
+def _turns(messages: list[Message], first: int, tools: list[dict[str, Any]] | None, place: str) -> Group:
+    """One example for each turn of the assistant from `first` on that is to be learned."""
+    answers = [i for i in range(first, len(messages)) if messages[i]["role"] == "assistant"]
+    learned = [i for i in answers if is_learned(messages[i])]
+    if not learned:
+        raise UserError(f"{place}: every turn of the assistant has the weight 0, so nothing to learn: leave it out")
+    for i in learned:
+        if not says_something(messages[i]):
             raise UserError(f"{place}, message {i + 1}: the assistant's answer is empty")
-    return [Example(messages[:i], [messages[i]]) for i in answers]
-
-
-def _messages(value: Any, key: str, place: str) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        raise UserError(f"{place}: {key!r} must be a list of messages, each with 'role' and 'content'")
-    messages = []
-    for number, message in enumerate(value, start=1):
-        where = f"{place}, message {number} of {key!r}"
-        if not isinstance(message, dict):
-            raise UserError(f"{where}: a message with 'role' and 'content' is wanted, not {type(message).__name__}")
-        message = {name: part for name, part in message.items() if part is not None}  # Parquet fills gaps with nulls
-        if message.get("role") not in ROLES:
-            said = f"the role {message['role']!r} is unknown" if "role" in message else "lacks a 'role'"
-            hint = nearest(str(message.get("role", "")), ROLES)
-            raise UserError(f"{where}: {said}; roles are {', '.join(ROLES)}{hint}")
-        if not isinstance(message.get("content"), str):
-            raise UserError(f"{where}: 'content' must be text")
-        messages.append(message)
-    return messages
+    return [Example(messages[:i], [messages[i]], tools=tools, place=place) for i in learned]
