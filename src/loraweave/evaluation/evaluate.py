@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-import loraweave
 from loraweave.data.encode import encode_all
 from loraweave.errors import UserError
 from loraweave.evaluation.harness import score_with_harness
@@ -17,6 +16,8 @@ from loraweave.evaluation.held_out_loss import score_with_loss
 from loraweave.evaluation.lm import LoadedModel
 from loraweave.evaluation.scores import TaskScore
 from loraweave.quiet import quiet_libraries, without_bars
+from loraweave.tuner.context import task as told
+from loraweave.tuner.layer import WeaveLinear
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -123,8 +124,8 @@ def _score(
 
 def _told_the_task(model: PreTrainedModel | PeftModel, name: str) -> AbstractContextManager[None]:
     """The context in which a model with Weave layers knows its task; any other model needs none."""
-    if any(isinstance(module, loraweave.tuner.WeaveLinear) for module in model.modules()):
-        return loraweave.task(model, name)
+    if any(isinstance(module, WeaveLinear) for module in model.modules()):
+        return told(model, name)
     return nullcontext()
 
 
