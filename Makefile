@@ -35,13 +35,13 @@ bench-gpu: $(STAMP)
 	cd benchmarks && ../$(BIN)/python -m speed --device cuda && ../$(BIN)/python -m speed.report
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests scripts benchmarks
-	$(BIN)/ruff format --check src tests scripts benchmarks
+	$(BIN)/ruff check src tests scripts benchmarks examples
+	$(BIN)/ruff format --check src tests scripts benchmarks examples
 	$(BIN)/mypy
 
 format: $(STAMP)
-	$(BIN)/ruff check --fix src tests scripts benchmarks
-	$(BIN)/ruff format src tests scripts benchmarks
+	$(BIN)/ruff check --fix src tests scripts benchmarks examples
+	$(BIN)/ruff format src tests scripts benchmarks examples
 
 clean:
 	rm -rf $(VENV) runs
