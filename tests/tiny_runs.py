@@ -30,19 +30,22 @@ BY_TASK = [name for name in ADAPTERS if getattr(configuration(name), "needs_task
 EXACT = [name for name in ADAPTERS if name not in ROUTED and name != "dora"]
 
 
-def random_run(project: Path, method: Any, folder: Path, tasks: Sequence[Any] = TASKS) -> Path:
-    """The folder of a run that ended, with a random adapter."""
+def random_run(
+    project: Path, method: Any, folder: Path, tasks: Sequence[Any] = TASKS, base: Path | None = None
+) -> Path:
+    """The folder of a run that ended, with a random adapter on the project's base or another."""
+    name = base or project / "base"
     run = RunFolder(folder)
     run.path.mkdir(parents=True)
     values = {"model": "base", "method": method, "tasks": list(tasks), "train": {"max_length": 64}}
     config = RunConfig.model_validate({**values, "base_dir": str(project)})
-    config.model = str(project / "base")
+    config.model = str(name)
     config.save(run.config)
-    base, _ = load_base(project / "base")
-    write_json(run.base, {"name": config.model, "fingerprint": fingerprint(base)})
+    model, _ = load_base(name)
+    write_json(run.base, {"name": config.model, "fingerprint": fingerprint(model)})
     write_json(run.summary, {"adapter": "adapter"})
     peft_config = choose_method(config.method).peft_config(NAMES)
-    model = get_peft_model(base, peft_config)
+    model = get_peft_model(model, peft_config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

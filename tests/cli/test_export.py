@@ -37,3 +37,12 @@ def test_what_a_router_costs_is_printed(command, project, tmp_path):
     assert code == 0
     for word in ("KL", "loss", "score", "→"):
         assert word in out
+
+
+def test_a_gguf_adapter_and_model(command, trained, tmp_path):
+    assert command("export", trained, "--to", "gguf", "--output", tmp_path / "adapter")[0] == 0
+    assert command("export", trained, "--to", "gguf", "--merged", "--output", tmp_path / "model")[0] == 0
+    assert (tmp_path / "adapter" / "adapter.gguf").is_file()
+    assert (tmp_path / "model" / "model.gguf").is_file()
+    code, _, err = command("export", trained, "--to", "lora", "--merged", "--output", tmp_path / "none")
+    assert (code, "--merged belongs to --to gguf" in err) == (2, True)

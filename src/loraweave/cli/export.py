@@ -7,14 +7,21 @@ import typer
 
 from loraweave.cli.output import console, errors
 from loraweave.cli.train import TrustCode
+from loraweave.errors import UserError
 
 
 def export(
     run: Annotated[
         Path, typer.Argument(help="A finished run, or an adapter's folder.", metavar="RUN", show_default=False)
     ],
-    to: Annotated[str, typer.Option(help="lora: a plain PEFT LoRA. merged: full weights.", show_default=False)],
+    to: Annotated[
+        str,
+        typer.Option(help="lora: a plain PEFT LoRA. merged: full weights. gguf: for llama.cpp.", show_default=False),
+    ],
     output: Annotated[Path, typer.Option(help="The folder to write; it must be new.", show_default=False)],
+    merged: Annotated[
+        bool, typer.Option("--merged", help="With --to gguf: a whole model and no adapter beside one.")
+    ] = False,
     task: Annotated[
         list[str] | None,
         typer.Option(help="Only for this task; may be given several times. All tasks by default.", metavar="NAME"),
@@ -39,9 +46,11 @@ def export(
     from loraweave.export import export as export_adapter
     from loraweave.export.vllm import serve_line
 
+    if merged and to != "gguf":
+        raise UserError(f"--merged belongs to --to gguf, not to --to {to}")
     made = export_adapter(
         run,
-        to,
+        "gguf-model" if merged else to,
         output,
         tasks=task or (),
         uniform=uniform,

@@ -28,8 +28,18 @@ tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
 
     vllm serve "THIS FOLDER"
 """,
+    "gguf": """Beside a GGUF file of the base, in any of llama.cpp's programs:
+
+    llama-cli -m BASE.gguf --lora adapter.gguf
+""",
+    "gguf-model": """In any of llama.cpp's programs:
+
+    llama-cli -m model.gguf
+""",
 }
 _WHAT = {
+    "gguf": "A LoRA of rank {rank} for llama.cpp, beside `{base}`",
+    "gguf-model": "A model for llama.cpp: `{base}` with an adapter merged into it",
     "merged": "Full weights: `{base}` with an adapter merged into it",
     "lora": "A plain LoRA of rank {rank} (`lora_alpha` {rank}) for `{base}`",
 }

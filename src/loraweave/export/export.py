@@ -9,7 +9,7 @@ from peft import PeftModel
 from rich.console import Console
 
 from loraweave.errors import UserError, nearest
-from loraweave.export import lora, merged
+from loraweave.export import gguf_adapter, gguf_model, lora, merged
 from loraweave.export.averages import mean_weights, uniform_weights
 from loraweave.export.card import write_card
 from loraweave.export.measure import Bench, Said, told_task
@@ -24,7 +24,12 @@ from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import take_off
 from loraweave.runs.attaching import attach
 
-TARGETS: dict[str, Target] = {"lora": lora, "merged": merged}
+TARGETS: dict[str, Target] = {
+    "lora": lora,
+    "merged": merged,
+    "gguf": gguf_adapter,
+    "gguf-model": gguf_model,
+}
 
 
 def export(
@@ -44,7 +49,8 @@ def export(
 
     Args:
         folder: of a finished run, or of an adapter.
-        to: "lora", or "merged" for full weights.
+        to: "lora"; "merged" for full weights; "gguf" for an adapter that llama.cpp loads, "gguf-model" for a merged
+            model that it runs.
         output: a new folder. An update that depends on the task gets a folder in it for each, named after the task.
         tasks: which; all where none is named. Heads weighed by the input get their mean weights on the task's data.
         uniform: all heads weigh alike in a router's place.
