@@ -86,6 +86,9 @@ def test_tasks_show_and_preview(command, project, monkeypatch):
     assert "Double " in out
     assert "example 2" in out
     assert "example 3" not in out
+    assert "reads   'D' 'o' 'u' 'b' 'l' 'e' ' '" in out
+    assert " ':' \nlearns  ' ' " in out
+    assert "'</s>' \n" in out
 
 
 def test_tasks_list_of_a_folder(command, project):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_tasks import make_tokenizer, write_jsonl
 
 from loraweave.data.preview import Listing, list_tasks, preview, summarise
 from loraweave.errors import UserError
@@ -36,6 +37,32 @@ def test_a_preview_shows_where_the_loss_is(write_task: WriteTask, tokenizers: di
     assert first.tokens[0].text == "<s>"
     assert "".join(token.text for token in first.tokens if token.trained) == first.completion + "</s>"
     assert "".join(token.text for token in first.tokens[1:] if not token.trained) == first.prompt
+
+
+@pytest.mark.parametrize("kind", ["bytes", "start", "spaces", "inside", "ends", "chat"])
+def test_tokens_say_together_what_is_read_and_learned(kind: str, tmp_path: Path) -> None:
+    rows = [{"prompt": "Où est (", "completion": "Paris ): 5 é€"}, {"prompt": "Answer: ", "completion": "ça"}]
+    write_jsonl(tmp_path / "rows.jsonl", rows * 10)
+    (task,) = load_tasks(["rows.jsonl"], tmp_path)
+    tokenizer = make_tokenizer(kind)
+    shown = {example.prompt: example for example in preview(task, tokenizer, count=len(task.training_examples()))}
+    for row in rows if kind in ("bytes", "start", "chat") else rows[1:]:  # others have no token for every letter
+        tokens = shown[row["prompt"]].tokens
+        start = tokenizer.bos_token or ""
+        read, learned = (
+            "".join(token.text for token in tokens if token.trained is with_loss) for with_loss in (False, True)
+        )
+        assert read.removeprefix(start).removeprefix(" ") == row["prompt"]
+        if kind in ("bytes", "start", "chat"):
+            assert learned == row["completion"] + tokenizer.eos_token
+
+
+def test_a_preview_lacks_what_training_does_not_see(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "the quick brown fox " * 9, "completion": "yes"}] * 3)
+    (task,) = load_tasks(["rows.jsonl"], tmp_path)
+    (shown,) = preview(task, make_tokenizer("start"), count=1, max_length=16)
+    assert len(shown.tokens) == 16
+    assert "".join(token.text for token in shown.tokens).endswith("brown fox yes</s>")
 
 
 def test_files_in_a_folder_are_listed(write_task: WriteTask) -> None:

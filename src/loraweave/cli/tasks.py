@@ -1,5 +1,6 @@
 """`loraweave tasks`: which tasks there are, and what one looks like to the model."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +14,15 @@ from loraweave.cli.train import TrustCode
 from loraweave.errors import UserError
 
 if TYPE_CHECKING:
-    from loraweave.data.preview import Preview
+    from loraweave.data.preview import Token
     from loraweave.tasks import Task
 
 app = typer.Typer(no_args_is_help=True, help="Look at tasks: what there is, and what the model will read and write.")
 
 NameOrFile = Annotated[str, typer.Argument(help="An lm-eval name, a task YAML, or a .jsonl or .parquet file.")]
+TOKENS_BEFORE = 12
+"""How many of a prompt's tokens are shown one by one."""
+
 DataDir = Annotated[str | None, typer.Option(help="Where the YAML's relative data files are.")]
 
 
@@ -69,7 +73,7 @@ def preview(
     chat_template: Annotated[bool, typer.Option("--chat-template", help="Through the tokenizer's template.")] = False,
     trust_code: TrustCode = False,
 ) -> None:
-    """Show a task's first examples exactly as the model reads them; what carries loss is highlighted."""
+    """Show a task's first examples as the model reads them, with the tokens that are learned and those before them."""
     from transformers import AutoTokenizer
 
     from loraweave.bases import resolve_base
@@ -84,9 +88,12 @@ def preview(
     for task in _load(file, data_dir, chat_template, trust_code):
         for number, shown in enumerate(previews(task, tokenizer, count), start=1):
             console.print(Rule(Text(f"{task.name}, example {number}", style="bold"), align="left", style="dim"))
-            console.print(_rendered(shown))
-            trained = sum(token.trained for token in shown.tokens)
-            console.print(f"{len(shown.tokens)} tokens, {trained} of them with loss", style="dim")
+            console.print(_row(shown.tokens))
+            trained = [token for token in shown.tokens if token.trained]
+            read = [token for token in shown.tokens if not token.trained]
+            console.print(_listed("reads ", read[-TOKENS_BEFORE:], cut=len(read) > TOKENS_BEFORE))
+            console.print(_listed("learns", trained))
+            console.print(f"{len(shown.tokens)} tokens, {len(trained)} of them with loss", style="dim")
         examples = task.training_examples() if task.trainable else task.test_examples()
         if folding_tasks(tokenizer, [(task.name, examples)]):
             errors.print(FOLDED.format(task.name), markup=False, soft_wrap=True)
@@ -100,8 +107,18 @@ def _load(name: str, data_dir: str | None, chat_template: bool, trust_code: bool
     )
 
 
-def _rendered(shown: "Preview") -> Text:
+def _row(tokens: Iterable["Token"]) -> Text:
+    """The row as text: of its tokens, so nothing is shown that is not there."""
     text = Text()
-    text.append(shown.prompt)
-    text.append(shown.completion, style="bold green")
+    for token in tokens:
+        text.append(token.text, style="bold green" if token.trained else None)
+    return text
+
+
+def _listed(what: str, tokens: Iterable["Token"], cut: bool = False) -> Text:
+    """Tokens one by one, quoted; by number those that end within a character."""
+    text = Text(f"{what}  {'… ' if cut else ''}", style="dim")
+    for token in tokens:
+        text.append(repr(token.text) if token.text else f"#{token.id}", style="bold green" if token.trained else None)
+        text.append(" ")
     return text

@@ -38,7 +38,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Token:
-    """One token of a row: its text, its id, and whether it carries loss."""
+    """One token of a row: what it adds to the text before it, its id, and whether it carries loss. A token that ends
+    within a character adds nothing; the one that ends the character adds it."""
 
     text: str
     id: int
@@ -47,7 +48,8 @@ class Token:
 
 @dataclass(frozen=True)
 class Preview:
-    """One example as text and as the exact tokens that training sees."""
+    """One example as text and as the exact tokens that training sees: these lack the beginning of a long prompt, and
+    hold what is learned behind the completion."""
 
     prompt: str
     completion: str
@@ -109,8 +111,25 @@ def preview(task: Task, tokenizer: Any, count: int = 3, max_length: int = 1024) 
         text = render(example, tokenizer)
         row = encode(example, tokenizer, max_length)
         tokens = [
-            Token(tokenizer.decode([token]), token, label != IGNORED)
-            for token, label in zip(row["input_ids"], row["labels"], strict=True)
+            Token(added, token, label != IGNORED)
+            for added, token, label in zip(
+                _added_texts(row["input_ids"], tokenizer), row["input_ids"], row["labels"], strict=True
+            )
         ]
         previews.append(Preview(text.prompt, text.completion, tokens))
     return previews
+
+
+def _added_texts(ids: list[int], tokenizer: Any) -> list[str]:
+    """What each token adds to the text; joined they are the text. Each is decoded behind the ones before it, for many
+    tokenizers leave out the space of a first word."""
+    added: list[str] = []
+    before, done = 0, 0  # decoded from `before` on; all before `done` has been added
+    for end in range(1, len(ids) + 1):
+        old, new = (tokenizer.decode(ids[before:i], clean_up_tokenization_spaces=False) for i in (done, end))
+        if new.endswith("\ufffd") and end < len(ids):
+            added.append("")
+            continue
+        added.append(new[len(old) :])
+        before, done = done, end
+    return added
