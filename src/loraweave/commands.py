@@ -13,7 +13,7 @@ from rich.console import Console
 
 from loraweave import analysis, comparison, evaluation
 from loraweave.analysis.analyze import check_free
-from loraweave.comparison.compare import output_folder
+from loraweave.comparison.opening import output_folder
 from loraweave.comparison.records import Results
 from loraweave.errors import UserError, nearest
 from loraweave.evaluation import TaskScore

@@ -3,11 +3,9 @@
 import random
 from collections.abc import Mapping, Sequence
 
-from loraweave.comparison.differences import against, reference
-from loraweave.comparison.recommend import recommend
-from loraweave.comparison.records import FORMAT, Curves, Recommendation, Results, RunRecord, Search, Trial
+from loraweave.comparison.conclusions import conclude
+from loraweave.comparison.records import FORMAT, Asked, Curves, Recommendation, Results, RunRecord, Search, Trial
 from loraweave.comparison.search import add_trial
-from loraweave.comparison.summary import describe_tasks, summarise
 from loraweave.evaluation import TaskScore, macro_average
 
 PERCENT_TASKS = ("reverse", "sort", "a_task_with_a_long_name")
@@ -67,11 +65,7 @@ def recorded_search(method: str, losses: Mapping[float, float | None]) -> Search
 
 def concluded(results: Results) -> Results:
     """The same, with everything that follows from the runs."""
-    results["tasks"] = describe_tasks(results["runs"])
-    results["summary"] = summarise(results["runs"])
-    results["reference"] = reference(results, results["settings"]["against"])
-    results["differences"] = against(results, results["reference"])
-    results["recommendation"] = recommend(results)
+    conclude(results)
     return results
 
 
@@ -89,6 +83,7 @@ def _results(runs: list[RunRecord], methods: Sequence[str], seeds: Sequence[int]
                 "match_params": False,
                 "against": None,
             },
+            asked=Asked(methods=[*methods], seeds=[*seeds], widen=False),
             environment={"packages": {"torch": "2.13.0"}},
             tasks={},
             task_configs={},

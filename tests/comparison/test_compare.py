@@ -1,6 +1,7 @@
 """Comparisons of real runs: what is recorded, resumed, refused, and survived."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ from tiny_project import write_base
 
 from loraweave.bases import fingerprint, load_base
 from loraweave.comparison import compare
-from loraweave.comparison import store as folder_module
 from loraweave.comparison.runner import give_memory_back
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate
@@ -183,11 +183,36 @@ def test_a_page_that_cannot_be_made_ends_no_runs(config, tmp_path, monkeypatch):
     def broken(*arguments: object) -> None:
         raise ValueError("no page today")
 
-    monkeypatch.setattr(folder_module, "write_page", broken)
+    module = sys.modules["loraweave.comparison.compare"]
+    monkeypatch.setattr(module, "write_page", broken)
+    monkeypatch.setattr(module, "PAGE_EVERY", 0.0)  # after every run
     with pytest.raises(ValueError, match="no page today"):
         compare(config, ["lora"], [0], output=tmp_path / "out")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [run["status"] for run in results["runs"]] == ["finished", "finished"]
+
+
+def test_figures_are_drawn_once_and_where_the_comparison_is_stopped(config, tmp_path, monkeypatch):
+    drawn = []
+    module = sys.modules["loraweave.comparison.compare"]
+    monkeypatch.setattr(module, "write_page", lambda results, path: drawn.append(len(results["runs"])))
+    compare(config, ["lora", "full"], [0], output=tmp_path / "out")
+    assert drawn == [3]
+
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.Runner, "_run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        compare(config, ["lora"], [0], output=tmp_path / "stopped")
+    assert drawn == [3, 1]  # the base had been scored
+
+
+def test_every_run_is_asked_the_same_with_solved_examples_too(config, tmp_path):
+    shots = config.model_copy(update={"eval": config.eval.model_copy(update={"num_fewshot": 2, "limit": 5})})
+    results = compare(shots, ["lora"], [3, 4], output=tmp_path / "out")
+    for task in results["tasks"]:
+        assert len({run["scores"][task]["requests"] for run in results["runs"]}) == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")

@@ -10,9 +10,8 @@ from loraweave import amounts
 from loraweave.comparison import words
 from loraweave.comparison.differences import higher_is_better
 from loraweave.comparison.labels import Point, label_points
-from loraweave.comparison.records import BASE, MethodSummary, Results, Search
+from loraweave.comparison.records import BASE, MethodSummary, Results, Search, Spread
 from loraweave.comparison.search import rate_name
-from loraweave.comparison.statistics import Spread
 from loraweave.pages import figures
 from loraweave.pages.charts import Chart, Panel, Table
 from loraweave.pages.palette import COLOURS

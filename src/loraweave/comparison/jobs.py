@@ -1,82 +1,160 @@
-"""What a comparison has still to do, given what its results already hold."""
+"""What a comparison has still to do: a function of its results alone, so that it can be asked again whenever one of its
+jobs has ended, or after a kill."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from loraweave.comparison.records import BASE, Results, RunRecord, Search
-from loraweave.comparison.runner import Planned
-from loraweave.comparison.search import Rate, beyond, rates_of
+from loraweave.comparison.records import BASE, Results, RunRecord, Search, Trial
+from loraweave.comparison.search import add_trial, beyond, parse_rates, rate_name, rates_of
 from loraweave.runs.methods import MethodSpec
 
 
-def base_is_scored(results: Results) -> bool:
-    """Whether the untouched base has its scores."""
-    return any(run["method"] == BASE for run in results["runs"])
+@dataclass(frozen=True)
+class Job:
+    """One piece of work that ends in one record.
 
-
-def trials_left(
-    results: Results, specs: Mapping[str, MethodSpec], rates: Sequence[Rate], own_rates: Mapping[str, float]
-) -> list[Planned]:
-    """The trials of the learning-rate searches that have not been made, all with the comparison's first seed.
-
-    Where a search has come to a choice, rates that failed in it stay failed; where it has not, they are tried again.
-    Every method gets its entry in `results["searches"]`.
+    Attributes:
+        kind: "base": score the untouched base; "trial": train at one rate of a search; "run": train, unless a trial
+            has done that, and score.
+        method: its name in the comparison.
+        spec: the method as it is compared, with its fields.
+        seed: of the training; None for the base.
+        learning_rate: None where the method has its own and none was searched for.
     """
-    left = []
-    order = [*results["settings"]["methods"]]
+
+    kind: Literal["base", "trial", "run"]
+    method: str
+    spec: MethodSpec
+    seed: int | None = None
+    learning_rate: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called where progress is shown."""
+        if self.kind == "trial":
+            assert self.learning_rate is not None
+            return f"{self.method}, learning rate {rate_name(self.learning_rate)}"
+        return self.method if self.seed is None else f"{self.method}, seed {self.seed}"
+
+
+def next_jobs(results: Results, running: Sequence[Job] = ()) -> list[Job]:
+    """The jobs that can be started now, the most urgent first: those that wait for no other one and are not `running`.
+
+    A search that is to be widened offers one rate at a time, for the next depends on how that one went. A method's runs
+    wait for its whole search.
+    """
+    due = [*_base(results), *_trials(results), *(job for job in _runs(results) if _is_ready(results, job))]
+    return [job for job in due if job not in running]
+
+
+def expected(results: Results) -> list[Job]:
+    """All jobs that can be foreseen: `next_jobs`, and the runs that wait for a search."""
+    return [*_base(results), *_trials(results), *_runs(results)]
+
+
+def begin_searches(results: Results, own_rates: Mapping[str, float]) -> None:
+    """Give every method with a rate in `own_rates` its entry among the searches, if it has none."""
     for method, own in own_rates.items():
         if find_search(results, method) is None:
             seed = results["settings"]["seeds"][0]
             made = Search(method=method, seed=seed, own_rate=own, trials=[], chosen=None, edge=None)
             results["searches"].append(made)
+    order = [*results["settings"]["methods"]]
     results["searches"].sort(key=lambda search: order.index(search["method"]))
+
+
+def forget_failures(results: Results) -> None:
+    """What failed among the methods and seeds asked for is to be tried again.
+
+    Where a search has come to a choice, rates that failed in it stay failed.
+    """
+    methods, seeds = results["asked"]["methods"], results["asked"]["seeds"]
+    results["runs"] = [
+        run
+        for run in results["runs"]
+        if run["status"] == "finished" or run["method"] not in methods or run["seed"] not in seeds
+    ]
     for search in results["searches"]:
-        if search["method"] not in own_rates:
-            continue
-        settled = {
-            trial["learning_rate"]
-            for trial in search["trials"]
-            if trial["status"] == "finished" or search["chosen"] is not None
-        }
-        left += [
-            Planned(specs[search["method"]], search["method"], search["seed"], rate)
-            for rate in rates_of(rates, own_rates[search["method"]])
-            if rate not in settled
-        ]
-    return left
+        if search["method"] in methods and search["chosen"] is None:
+            search["trials"] = []
 
 
-def trials_beyond(
-    searches: Mapping[str, Search],
-    specs: Mapping[str, MethodSpec],
-    rates: Sequence[Rate],
-    own_rates: Mapping[str, float],
-) -> Iterator[Planned]:
-    """The trials that widen `searches`, by method; each must be in its search before the next is asked for."""
-    for method, search in searches.items():
-        given = rates_of(rates, own_rates[method])
-        while (rate := beyond(search, given)) is not None:
-            yield Planned(specs[method], method, search["seed"], rate)
+def hopeless(results: Results) -> Iterator[tuple[Job, str]]:
+    """Runs that cannot be made, for no rate of their method's search could be trained; and why."""
+    for job in _runs(results):
+        search = find_search(results, job.method)
+        if search is not None and search["chosen"] is None and search["trials"]:
+            first = search["trials"][0]
+            rate = rate_name(first["learning_rate"])
+            yield job, f"no learning rate could be trained; at {rate}: {first['error'] or ''}"
 
 
-def runs_left(
-    results: Results, specs: Mapping[str, MethodSpec], seeds: Sequence[int], searched: Collection[str]
-) -> list[Planned]:
-    """The runs that are not finished, seed by seed; all those of `searched` methods, whose rate is not known yet."""
-    planned = [Planned(spec, name, seed) for seed in seeds for name, spec in specs.items() if name != BASE]
-    return [run for run in planned if run.method in searched or finished(results, run) is None]
-
-
-def finished(results: Results, run: Planned) -> RunRecord | None:
-    """The record of a finished run at the rate that was chosen for its method, or its own where none was."""
-    search = find_search(results, run.method)
-    for record in results["runs"]:
-        if (record["method"], record["seed"], record["status"]) == (run.method, run.seed, "finished") and (
-            search is None or record["learning_rate"] == search["chosen"]
-        ):
-            return record
-    return None
+def put(results: Results, job: Job, record: RunRecord | Trial) -> None:
+    """Put what a job came to in its place, which an earlier record may hold that failed or had another rate."""
+    if job.kind == "trial":
+        search = find_search(results, job.method)
+        assert search is not None
+        add_trial(search, record)  # type: ignore[arg-type]
+        return
+    kept = [run for run in results["runs"] if (run["method"], run["seed"]) != (job.method, job.seed)]
+    methods, seeds = [BASE, *results["settings"]["methods"]], [None, *results["settings"]["seeds"]]
+    results["runs"] = sorted(
+        [*kept, record],  # type: ignore[list-item]
+        key=lambda run: (seeds.index(run["seed"]), methods.index(run["method"])),
+    )
 
 
 def find_search(results: Results, method: str) -> Search | None:
     """The search for a method's learning rate; None where there is none."""
     return next((search for search in results["searches"] if search["method"] == method), None)
+
+
+def _base(results: Results) -> list[Job]:
+    scored = any(run["method"] == BASE for run in results["runs"])
+    return [] if scored else [Job("base", BASE, BASE)]
+
+
+def _trials(results: Results) -> Iterator[Job]:
+    rates = parse_rates(results["settings"]["learning_rates"])
+    for search in results["searches"]:
+        if search["method"] not in results["asked"]["methods"]:
+            continue
+        tried = {trial["learning_rate"] for trial in search["trials"]}
+        given = rates_of(rates, search["own_rate"])
+        left: list[float] = [rate for rate in given if rate not in tried]
+        if not left and results["asked"]["widen"] and (rate := beyond(search, given)) is not None:
+            left = [rate]
+        spec = results["settings"]["methods"][search["method"]]
+        yield from (Job("trial", search["method"], spec, search["seed"], rate) for rate in left)
+
+
+def _searching(results: Results, method: str) -> bool:
+    """Whether the search for the method's rate goes on."""
+    return any(job.method == method for job in _trials(results))
+
+
+def _runs(results: Results) -> Iterator[Job]:
+    """Runs that are not made, seed by seed; all those of methods whose search goes on."""
+    for seed in results["asked"]["seeds"]:
+        for method in results["asked"]["methods"]:
+            if method != BASE and (_searching(results, method) or not _is_made(results, method, seed)):
+                search = find_search(results, method)
+                rate = None if search is None else search["chosen"]
+                yield Job("run", method, results["settings"]["methods"][method], seed, rate)
+
+
+def _is_ready(results: Results, run: Job) -> bool:
+    """Whether the rate of a run is known."""
+    return find_search(results, run.method) is None or (
+        run.learning_rate is not None and not _searching(results, run.method)
+    )
+
+
+def _is_made(results: Results, method: str, seed: int) -> bool:
+    """Whether there is a record of the run, at the rate that was chosen where there was a search."""
+    search = find_search(results, method)
+    return any(
+        (run["method"], run["seed"]) == (method, seed) and (search is None or run["learning_rate"] == search["chosen"])
+        for run in results["runs"]
+    )

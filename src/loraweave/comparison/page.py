@@ -12,8 +12,7 @@ from loraweave import amounts
 from loraweave.comparison import words
 from loraweave.comparison.cost_charts import cost_chart, search_chart
 from loraweave.comparison.loss_charts import loss_charts
-from loraweave.comparison.records import BASE, Difference, MethodSummary, Recommendation, Results, RunRecord
-from loraweave.comparison.statistics import Spread
+from loraweave.comparison.records import BASE, Difference, MethodSummary, Recommendation, Results, RunRecord, Spread
 from loraweave.comparison.summary import best_methods, notes
 from loraweave.files import write_text
 from loraweave.pages import render

@@ -3,12 +3,18 @@ plain JSON types throughout."""
 
 from typing import Any, Literal, TypedDict
 
-from loraweave.comparison.statistics import Spread
 from loraweave.evaluation.scores import TaskScore
 
 Points = list[tuple[int, float]]
-FORMAT = 2
+FORMAT = 3
 BASE = "base"
+
+
+class Spread(TypedDict):
+    """A mean and the half-width of its 95 % interval; None where there is nothing to tell the spread by."""
+
+    mean: float
+    interval: float | None
 
 
 class Curves(TypedDict):
@@ -136,6 +142,14 @@ class Recommendation(TypedDict):
     points: list[str]
 
 
+class Asked(TypedDict):
+    """What the latest command asks for: methods and seeds, of all those in the settings; whether searches widen."""
+
+    methods: list[str]
+    seeds: list[int]
+    widen: bool
+
+
 class Results(TypedDict):
     """The whole of results.json. `differences` are to the method named by `reference`."""
 
@@ -143,6 +157,7 @@ class Results(TypedDict):
     created: str
     command: str
     settings: dict[str, Any]
+    asked: Asked
     environment: dict[str, Any]
     tasks: dict[str, TaskInfo]
     task_configs: dict[str, dict[str, Any]]

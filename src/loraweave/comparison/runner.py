@@ -1,11 +1,10 @@
-"""One run of a comparison: train, load what was saved, evaluate that, and put it all in a record."""
+"""Jobs of a comparison, done: train, load what was saved, evaluate that, and put it all in a record."""
 
 import contextlib
 import ctypes
 import gc
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from rich.console import Console
 
 from loraweave.bases import Base
 from loraweave.comparison.display import OneRun
+from loraweave.comparison.jobs import Job
 from loraweave.comparison.records import BASE, Curves, RunRecord, Trial
-from loraweave.comparison.search import rate_name, validation_losses
+from loraweave.comparison.search import validation_losses
 from loraweave.comparison.store import ComparisonFolder
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate, macro_average
@@ -25,59 +25,62 @@ from loraweave.files import read_json_lines
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder, changed_settings, read_summary
 from loraweave.runs.loading import load_run
-from loraweave.runs.methods import MethodSpec, choose_method
-from loraweave.runs.resolve import own_rate, with_defaults
+from loraweave.runs.methods import choose_method
+from loraweave.runs.resolve import with_defaults
 from loraweave.tasks import Task
 from loraweave.training.run import train
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A run to be made; `learning_rate` is None where the method has its own and none was searched for."""
-
-    spec: MethodSpec
-    method: str
-    seed: int
-    learning_rate: float | None = None
-
-    @property
-    def name(self) -> str:
-        """What it is called where progress is shown."""
-        if self.learning_rate is None:
-            return f"{self.method}, seed {self.seed}"
-        return f"{self.method}, learning rate {rate_name(self.learning_rate)}"
-
-
 class Runner:
-    """Makes the runs of a comparison, one after the other, on one base, which every run gives back untouched.
+    """Makes the runs of a comparison, on one base, which every run gives back untouched.
 
     Args:
         config: the run file; a run's own method, seed and learning rate go over it.
+        seed: the comparison's first. It chooses the solved examples of prompts, so that the base and every run,
+            whatever its own seed, are asked the same.
         folder: of the comparison.
         base: model and tokenizer.
+        reports: makes what a job of some name reports to.
         console: where the mixture is printed, once for each seed: all methods of a seed draw the same.
     """
 
-    def __init__(self, config: RunConfig, folder: ComparisonFolder, base: Base, console: Console) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        seed: int,
+        folder: ComparisonFolder,
+        base: Base,
+        reports: Callable[[str], OneRun],
+        console: Console,
+    ) -> None:
         self.config = config
+        self.seed = seed
         self.folder = folder
         self.base = base
+        self.reports = reports
         self.console = console
         self._shown: set[int] = set()
         self._tasks: tuple[int, list[Task]] | None = None
 
-    def untouched(self, report: OneRun) -> RunRecord:
-        """The base's scores. An error here is one of the tasks or the settings, so it ends the comparison."""
-        scores, seconds = self._evaluated(self.config, self.base[0], self._tasks_of(self.config.seed), report)
+    def run_job(self, job: Job) -> RunRecord | Trial:
+        """Do one job, and say what it came to. What goes wrong with a method is recorded.
+
+        Raises:
+            UserError: the base cannot be scored: that is a fault of the tasks or of the settings.
+        """
+        report = self.reports(job.name)
+        if job.kind == "base":
+            return self._untouched(report)
+        return self._trial(job, report) if job.kind == "trial" else self._run(job, report)
+
+    def _untouched(self, report: OneRun) -> RunRecord:
+        scores, seconds = self._evaluated(self.config, self.base[0], self._tasks_of(self.seed), report)
         report.finish(_said(scores))
         return _record(BASE, None, scores, seconds)
 
-    def own_rate(self, spec: MethodSpec) -> float:
-        """The learning rate of a method where none is searched for."""
-        return own_rate(self.config, choose_method(spec), self.base[0])
-
-    def trial(self, run: Planned, report: OneRun) -> Trial:
-        """Train at one rate of a search and read the validation loss. What goes wrong is recorded, not raised."""
+    def _trial(self, run: Job, report: OneRun) -> Trial:
+        """Train at one rate of a search and read the validation loss."""
+        assert run.seed is not None
         assert run.learning_rate is not None
         folder = RunFolder(self.folder.run(run.method, run.seed, run.learning_rate))
         where = str(folder.path.relative_to(self.folder.path))
@@ -109,8 +112,9 @@ class Runner:
             run=where,
         )
 
-    def run(self, run: Planned, report: OneRun) -> RunRecord:
-        """Train, unless a trial has done that, and evaluate. What goes wrong is recorded, not raised."""
+    def _run(self, run: Job, report: OneRun) -> RunRecord:
+        """Train, unless a trial has done that, and evaluate."""
+        assert run.seed is not None
         folder = RunFolder(self.folder.run(run.method, run.seed, run.learning_rate))
         config, tasks = self._config_of(run), self._tasks_of(run.seed)
         try:
@@ -122,7 +126,7 @@ class Runner:
                 scores, seconds = self._evaluated(config, model, tasks, report)
             finally:
                 loaded.release()
-            record(folder.path / "results.json", evaluation_settings(config.eval, tasks, run.seed), tasks, scores)
+            record(folder.path / "results.json", evaluation_settings(config.eval, tasks, self.seed), tasks, scores)
         except Exception as error:
             reason = _reason(error)
             report.fail(reason)
@@ -134,8 +138,9 @@ class Runner:
             run.method, run.seed, scores, seconds, summary=summary, losses=losses, adapter=adapter, curves=curves
         )
 
-    def _trained(self, run: Planned, folder: RunFolder, report: OneRun) -> tuple[dict[str, Any], dict[str, float]]:
+    def _trained(self, run: Job, folder: RunFolder, report: OneRun) -> tuple[dict[str, Any], dict[str, float]]:
         """The run's summary and its validation losses; it is trained first where it has not been."""
+        assert run.seed is not None
         config = self._config_of(run)
         if folder.summary.is_file():
             changed = changed_settings(RunConfig.load(folder.config).as_dict(), config.as_dict())
@@ -158,7 +163,7 @@ class Runner:
         summary = read_summary(folder.path)
         return summary, validation_losses(folder, config, summary["steps"], summary["best_step"])
 
-    def _config_of(self, run: Planned) -> RunConfig:
+    def _config_of(self, run: Job) -> RunConfig:
         searched = {} if run.learning_rate is None else {"learning_rate": run.learning_rate}
         train = {**self.config.train, **searched}
         config = self.config.model_copy(update={"method": run.spec, "seed": run.seed, "train": train})
@@ -180,7 +185,7 @@ class Runner:
             limit=config.eval.limit,
             batch_size=config.eval.batch_size,
             num_fewshot=config.eval.num_fewshot,
-            seed=config.seed,
+            seed=self.seed,
             progress=report.evaluated,
         )
         return scores, time.perf_counter() - started
@@ -194,7 +199,7 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def failed_record(run: Planned, reason: str) -> RunRecord:
+def failed_record(run: Job, reason: str) -> RunRecord:
     """The record of a run that came to nothing."""
     return _record(run.method, run.seed, {}, None, error=reason, summary={"learning_rate": run.learning_rate})
 

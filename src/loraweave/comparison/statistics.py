@@ -5,18 +5,13 @@ Plain numbers in and out; `differences.py` applies them to results. docs/compari
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
+
+from loraweave.comparison.records import Spread
 
 CONFIDENCE = 0.95
 UNSTEADY = 0.01
 """How rarely chance alone takes a method for one that varies more than the others."""
-
-
-class Spread(TypedDict):
-    """A mean and the half-width of its 95 % interval; None where there is nothing to tell the spread by."""
-
-    mean: float
-    interval: float | None
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -5,12 +5,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from loraweave.comparison.differences import against, reference
-from loraweave.comparison.page import write_page
-from loraweave.comparison.recommend import recommend
 from loraweave.comparison.records import FORMAT, Results
 from loraweave.comparison.search import rate_name
-from loraweave.comparison.summary import describe_tasks, summarise
 from loraweave.errors import UserError
 from loraweave.files import is_left_over, read_json, write_json
 from loraweave.runs.folder import RunFolder, changed_settings
@@ -91,22 +87,9 @@ class ComparisonFolder:
             raise UserError(f"{self.path} is not empty and holds no comparison: choose another --output")
         return None
 
-    def write(self, results: Results, last: bool = True) -> None:
-        """Bring everything that follows from the runs up to date, and write results.json and index.html.
-
-        A page that cannot be made is an error after the `last` run alone: before that it must not end those to come.
-        """
-        results["tasks"] = describe_tasks(results["runs"])
-        results["summary"] = summarise(results["runs"])
-        results["reference"] = reference(results, results["settings"]["against"])
-        results["differences"] = against(results, results["reference"])
-        results["recommendation"] = recommend(results)
+    def write(self, results: Results) -> None:
+        """Write results.json."""
         write_json(self.results, results)
-        try:
-            write_page(results, self.page)
-        except Exception as error:
-            if last or isinstance(error, UserError):
-                raise
 
     def _read(self) -> Results:
         try:

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from loraweave.comparison.records import BASE, Results, TaskInfo
-from loraweave.comparison.statistics import Spread
+from loraweave.comparison.records import BASE, Results, Spread, TaskInfo
 from loraweave.comparison.summary import decimals, seeds_in_words
 
 SHORT_METRICS = {"exact_match": "exact", "acc": "acc", "acc_norm": "acc norm"}
