@@ -14,7 +14,7 @@ from loraweave.evaluation.lm import LoadedModel, ProgressHook
 from loraweave.evaluation.outcomes import Outcomes, shares
 from loraweave.evaluation.scores import PERCENT, TaskScore
 from loraweave.tasks.sandbox import reason_of
-from loraweave.tasks.turn_end import turn_end
+from loraweave.tasks.turn import turn_of
 
 # Metrics that lm-eval gives as a share between 0 and 1 (mcc: between -1 and 1); people read them in percent.
 SHARES = frozenset(
@@ -59,7 +59,7 @@ def score_with_harness(
     task.set_config(key="num_fewshot", value=num_fewshot)
     task.set_fewshot_seed(seed=seed)
     lm.set_cache_hook(ProgressHook(lambda done: report(done, _total(task))))
-    lm.turn_end = turn_end(lm.tokenizer) if chat_template else None
+    lm.turn = turn_of(lm.tokenizer) if chat_template else None
     truncated_before = lm.truncated
     try:
         results = harness_evaluate(

@@ -18,7 +18,7 @@ from loraweave.data.border import context_ids, split_ids
 from loraweave.evaluation.shared_prompt import batches, score_answers
 from loraweave.tasks.sandbox import sandbox_chat_templates
 from loraweave.tasks.template import apply_template
-from loraweave.tasks.turn_end import TurnEnd
+from loraweave.tasks.turn import Turn
 
 
 class ProgressHook(CacheHook):
@@ -37,14 +37,14 @@ class LoadedModel(HFLM):
     """lm-eval's Hugging Face model around a loaded one, without its bars, counting what had to be cut.
 
     `truncated` is the number of requests since the start whose prompt was longer than the model can read, so that
-    lm-eval dropped its beginning. `turn_end` is where answers end beside the end of the text: set for chats.
+    lm-eval dropped its beginning. `turn` is what stands around the answers: set for chats.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
         sandbox_chat_templates()
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
         self.truncated = 0
-        self.turn_end: TurnEnd | None = None
+        self.turn: Turn | None = None
 
     @property
     def max_gen_toks(self) -> int:
@@ -119,14 +119,14 @@ class LoadedModel(HFLM):
             room = self.max_length - int(settings.get("max_gen_toks", self.max_gen_toks))
             self.truncated += len(self.tok_encode(prompt)) > room
         written = super().generate_until(requests, disable_tqdm=True)
-        return [self.turn_end.answer(text) for text in written] if self.turn_end else written
+        return [self.turn.answer(text) for text in written] if self.turn else written
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **how: Any) -> torch.Tensor:
         """lm-eval's, but each row stops at its own end of text or of turn, however long the others go on."""
         ends = getattr(self.model.generation_config, "eos_token_id", None) or []
         ends = {self.tokenizer.eos_token_id, *([ends] if isinstance(ends, int) else ends)}
-        if self.turn_end is not None:
-            ends |= {self.turn_end.token}
-            stop = [*stop, self.turn_end.words]
+        if self.turn is not None:
+            ends |= {self.turn.token}
+            stop = [*stop, self.turn.words]
         how.setdefault("eos_token_id", sorted(ends - {None}))
         return super()._model_generate(context, max_length, [text for text in stop if text], **how)

@@ -56,7 +56,7 @@ def _render(example: Example, tokenizer: Any) -> Rendered:
     said = str(example.completion[-1]["content"]).strip()
     if said not in answer:
         raise UserError(f"the tokenizer's chat template leaves out the answer {_short(said)}")
-    closing = closing_after([*example.prompt, *example.completion[:-1]], tokenizer, tools=example.tools)
+    _, closing = around_answer([*example.prompt, *example.completion[:-1]], tokenizer, tools=example.tools)
     if example.completion[-1].get("tool_calls") and not answer.endswith(closing):  # such a turn may end in its own way
         return Rendered(prompt, answer)
     if not answer.endswith(closing) or said not in (text := answer.removesuffix(closing)):
@@ -64,10 +64,10 @@ def _render(example: Example, tokenizer: Any) -> Rendered:
     return Rendered(prompt, text, closing)
 
 
-def closing_after(
+def around_answer(
     messages: Sequence[Message], tokenizer: Any, opened: str = "", tools: list[dict[str, Any]] | None = None
-) -> str:
-    """What the template puts after an answer to these messages, whatever the answer says.
+) -> tuple[str, str]:
+    """What the template writes before an answer to these messages and what closes it, whatever the answer says.
 
     Args:
         messages: of a conversation, without the answer.
@@ -78,16 +78,16 @@ def closing_after(
         UserError: as `render`, or the template leaves out what an assistant says.
     """
     answered = [*messages, {"role": "assistant", "content": opened + PROBE}]
-    _, found, closing = apply_template(tokenizer, answered, None, tools).rpartition(PROBE)
+    before, found, closing = apply_template(tokenizer, answered, None, tools).rpartition(PROBE)
     if not found:
         raise UserError("the tokenizer's chat template leaves out what an assistant says")
-    return closing
+    return before, closing
 
 
 def _closing(example: Example, tokenizer: Any) -> str:
     messages: list[Message] = list(example.prompt)  # type: ignore[arg-type]
     opened = str(messages.pop()["content"]) if example.open_turn else ""
-    return closing_after(messages, tokenizer, opened)
+    return around_answer(messages, tokenizer, opened)[1]
 
 
 def _short(text: Any) -> str:

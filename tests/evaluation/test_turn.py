@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor, LogitsP
 from loraweave.data.encode import encode
 from loraweave.evaluation import evaluate
 from loraweave.tasks import Task, load_tasks
+from loraweave.tasks.trl_task import FileTask
 
 TASK = """
 task: ask
@@ -50,7 +51,8 @@ def taught() -> Callable[[Task, Any, int], Any]:
     def learn(task: Task, tokenizer: Any, eos: int) -> Any:
         shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         model = LlamaForCausalLM(LlamaConfig(vocab_size=512, eos_token_id=eos, **shape))
-        rows = [encode(example, tokenizer, 256)["input_ids"] for example in task.test_examples()]
+        examples = task.training_examples() if isinstance(task, FileTask) else task.test_examples()
+        rows = [encode(example, tokenizer, 256)["input_ids"] for example in examples]
         more = tokenizer.encode("again", add_special_tokens=False)[-1]
         plain, processors = model.generate, LogitsProcessorList([Taught(rows, tokenizer.pad_token_id, more)])
         model.generate = lambda *args, **how: plain(*args, logits_processor=processors, **how)
@@ -59,15 +61,23 @@ def taught() -> Callable[[Task, Any, int], Any]:
     return learn
 
 
+@pytest.mark.parametrize("chats", [False, True])
 @pytest.mark.parametrize("special", [False, True])
 @pytest.mark.parametrize("kind", ["bytes", "spaces", "ends"])
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_perfect_model_is_scored_as_one(
-    template: str, kind: str, special: bool, tmp_path: Path, taught: Callable[..., Any]
+    template: str, kind: str, special: bool, chats: bool, tmp_path: Path, taught: Callable[..., Any]
 ) -> None:
     (tmp_path / "ask.yaml").write_text(TASK)
     write_jsonl(tmp_path / "rows.jsonl", ROWS)
-    (task,) = load_tasks(["ask.yaml"], tmp_path, chat_template=True)
+    spec: Any = "ask.yaml"
+    if chats:  # learned from messages as the template renders them, scored by lm-eval
+        spec = {"task": "chats.jsonl", "eval": "ask.yaml", "name": "ask", "validation": "chats_too.jsonl"}
+        turns = [[("user", row["question"]), ("assistant", row["answer"])] for row in ROWS]
+        rows = [{"messages": [{"role": role, "content": content} for role, content in turn]} for turn in turns]
+        write_jsonl(tmp_path / "chats.jsonl", rows)
+        write_jsonl(tmp_path / "chats_too.jsonl", rows)
+    (task,) = load_tasks([spec], tmp_path, chat_template=True)
     tokenizer = tokenizer_of(kind, template, special)
     score = evaluate(taught(task, tokenizer, tokenizer.eos_token_id), tokenizer, [task])["ask"]
     assert score["score"] == 100
