@@ -171,20 +171,23 @@ def test_a_shipped_task_on_local_rows(tmp_path: Path) -> None:
     assert task.test_examples()[1] == Example("9 is a number.\nQuestion: is 9 a word?\nAnswer:", " yes")
 
 
-def test_other_formats_go_through_datasets(write_task: WriteTask, tmp_path: Path) -> None:
+@pytest.mark.parametrize("separator", [",", ";"])  # read here, and by `datasets`
+def test_tables_are_data_too(separator: str, write_task: WriteTask, tmp_path: Path) -> None:
     path = write_task()
     for split in ("train", "test"):
         rows = [json.loads(line) for line in (tmp_path / f"{split}.jsonl").read_text().splitlines()]
-        text = "".join(f"{row['text']},{row['label']}\n" for row in rows)
-        (tmp_path / f"{split}.csv").write_text("text,label\n" + text)
+        text = "".join(f"{row['text']}{separator}{row['label']}\n" for row in rows)
+        (tmp_path / f"{split}.csv").write_text(f"text{separator}label\n" + text)
     yaml = path.read_text().replace("dataset_path: json", "dataset_path: csv").replace("jsonl", "csv")
+    if separator == ";":
+        yaml = yaml.replace("dataset_kwargs: {", "dataset_kwargs: {sep: ';', ")
     (tmp_path / "table.yaml").write_text(yaml.replace("task: topic", "task: table"))
     plain, table = load_tasks(["topic.yaml", "table.yaml"], tmp_path)
     assert table.test_examples() == plain.test_examples()
-    (tmp_path / "test.csv").write_text("text,label\na,World\nb,Wrld\n")
-    (table,) = load_tasks(["table.yaml"], tmp_path)
-    with pytest.raises(UserError, match="task 'table', document 2 of 'test': the label 'Wrld' is not among"):
-        table.test_examples()
+    (tmp_path / "test.csv").write_text(f"text{separator}label\na{separator}World\nb{separator}Wrld\n")
+    place = "test.csv, line 3" if separator == "," else "task 'table', document 2 of 'test'"
+    with pytest.raises(UserError, match=f"{place}: the label 'Wrld' is not among"):
+        load_tasks(["table.yaml"], tmp_path)
 
 
 def test_a_group_stands_for_its_tasks(write_task: WriteTask, tmp_path: Path) -> None:

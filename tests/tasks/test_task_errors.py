@@ -97,7 +97,10 @@ def test_an_unknown_metric_without_an_aggregation(write_task: WriteTask, capsys:
         (f"{GOOD}\n\n{{'text': 1}}\n", [", line 3: not JSON"]),
         (f"{GOOD}\n[1, 2]\n", [", line 2: a JSON object is wanted", "not list"]),
         (f'{GOOD}\n{{"txt": "a", "label": "World"}}\n', [", line 2: lacks the field 'text' that doc_to_text uses"]),
-        (f'{GOOD}\n{{"text": null, "label": "World"}}\n', [", line 2: lacks the field 'text'", "(it is null)"]),
+        (
+            f'{GOOD}\n{{"text": null, "label": "World"}}\n',
+            [", line 2: lacks the field 'text'", "(it is empty or"],
+        ),
         (f'{GOOD}\n{{"text": "a"}}\n', [", line 2: lacks the field 'label' that doc_to_target uses"]),
         (
             f'{GOOD}\n\n{{"text": "a", "label": "Wrld"}}\n',

@@ -1,69 +1,138 @@
-"""Finds the rows that lack a field which a task's templates print, before lm-eval prints "None" in its place."""
+"""Finds what a task's templates would print as the word "None": fields that a document lacks, or that are null."""
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
+
+from jinja2 import Template, Undefined, UndefinedError
 
 from loraweave.errors import UserError, nearest
 from loraweave.tasks.files import FileRows
 from loraweave.tasks.sandbox import compiled, reason_of
 
 TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix")
+ANSWERS = ("doc_to_target", "doc_to_choice")
 
 
 def check_fields(config: Any, rows: FileRows) -> None:
-    """Check that every row has what the templates of `config` (an lm-eval task configuration) print.
+    """`check_document` for every row of a file."""
+    for index, row in enumerate(rows.rows):
+        check_document(config, row, rows.place(index))
 
-    A template may ask whether a field is there (`{% if context %}`), but not print one that is missing or null.
+
+def check_document(config: Any, document: Mapping[str, Any], place: str) -> None:
+    """Check that a document has what the templates of `config` (an lm-eval task configuration) print.
+
+    A template may ask whether a field is there (`{% if context %}`, `{{context or ''}}`), but not print one that is
+    missing or null. Formats differ: in CSV an empty cell is null, and Parquet and Arrow have nulls of their own.
+
+    Args:
+        place: where the document stands.
 
     Raises:
-        UserError: naming file, line, field and template.
+        UserError: naming place, field and template, and what to write where the field may be empty.
     """
     for key in TEMPLATES:
         template = getattr(config, key)
         if not isinstance(template, str) or not template:
             continue
-        place = f"{config.metadata['config_source']}, {key}"
-        fields = _used_fields(template, place, plain_name=key in ("doc_to_text", "doc_to_target", "doc_to_choice"))
-        for index, row in enumerate(rows.rows):
-            missing = [field for field in fields if row.get(field) is None]
-            if missing and _prints_missing(template, row, fields, place):
-                known = [field for field in row if row[field] is not None]
-                is_null = " (it is null)" if missing[0] in row else ""
-                raise UserError(
-                    f"{rows.place(index)}: lacks the field {missing[0]!r} that {key} uses{is_null}; "
-                    f"fields here: {', '.join(map(repr, known)) or 'none'}{nearest(missing[0], known)}"
-                )
+        of = f"{config.metadata['config_source']}, {key}"
+        fields = _used_fields(template, of, plain_name=key in ("doc_to_text", *ANSWERS))
+        if not any(_holds_null(document.get(field)) for field in fields):
+            continue
+        empty = template if fields == (template,) else _printed_null(template, document, fields)
+        if empty is None:
+            continue
+        known = [field for field in document if document[field] is not None]
+        top = empty.partition(".")[0]
+        is_null = " (it is empty or null)" if top in document else ""
+        cure = "" if key in ANSWERS else f"; where it may be empty, write {{{{{empty} or ''}}}} there"
+        raise UserError(
+            f"{place}: lacks the field {empty!r} that {key} uses{is_null}; "
+            f"fields here: {', '.join(map(repr, known)) or 'none'}{nearest(empty, known)}{cure}"
+        )
 
 
-def _used_fields(template: str, place: str, plain_name: bool) -> list[str]:
-    """The names that the template at `place` reads. lm-eval also takes a bare field name instead of a template."""
+@lru_cache(maxsize=256)
+def _used_fields(template: str, of: str, plain_name: bool) -> tuple[str, ...]:
+    """The names that the template reads; `of`: whose it is. lm-eval also takes a bare field name for a template."""
     from jinja2 import meta
     from lm_eval import utils
 
     if plain_name and template.isidentifier():
-        return [template]
+        return (template,)
     try:
-        return sorted(meta.find_undeclared_variables(utils.env.parse(template)))
+        return tuple(sorted(meta.find_undeclared_variables(utils.env.parse(template))))
     except Exception as error:  # beside Jinja's own: numbers of thousands of digits, nesting without end
         reason = getattr(error, "message", None) or reason_of(error)
         shown = repr(template if len(template) <= 200 else f"{template[:197]}...")
-        raise UserError(f"{place}: the template {shown} does not parse: {reason}") from None
+        raise UserError(f"{of}: the template {shown} does not parse: {reason}") from None
 
 
-def _prints_missing(template: str, row: dict[str, Any], fields: list[str], place: str) -> bool:
-    if fields == [template]:
-        return True
-    from jinja2 import Undefined, UndefinedError
+def _holds_null(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_null, value.values()))
+    return any(map(_holds_null, value)) if isinstance(value, (list, tuple)) else value is None
+
+
+class _PrintedError(Exception):
+    """Carries the name of the field that was printed."""
+
+
+class _Null:
+    """Stands in the place of a null, may be tested, and says its name where it is printed."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __str__(self) -> str:
+        raise _PrintedError(self.name)
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __eq__(self, other: object) -> bool:
+        return other is None or isinstance(other, _Null)
+
+    def __hash__(self) -> int:
+        return hash(None)
+
+
+class _Missing(Undefined):
+    """A field that is not there: may be tested, not printed."""
+
+    def __str__(self) -> str:
+        raise _PrintedError(self._undefined_name)
+
+
+def _named(value: Any, name: str) -> Any:
+    """A value with its nulls as `_Null`."""
+    if isinstance(value, Mapping):
+        return {key: _named(part, f"{name}.{key}") for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_named(part, f"{name}[{index}]") for index, part in enumerate(value)]
+    return _Null(name) if value is None else value
+
+
+def _printed_null(template: str, document: Mapping[str, Any], fields: tuple[str, ...]) -> str | None:
+    """The first missing or null field that the template prints."""
+    given = {field: _named(document[field], field) for field in fields if field in document}
+    try:
+        _testing(template).render(**given)
+    except _PrintedError as error:
+        return str(error)
+    except UndefinedError:  # a field of a field that is missing
+        return next(field for field in fields if _holds_null(document.get(field)))
+    except Exception:  # the template cannot do what it does with a null: told where it is rendered
+        return None
+    return None
+
+
+@lru_cache(maxsize=64)
+def _testing(template: str) -> Template:
+    """The template in lm-eval's environment, where nulls are told apart from their word."""
     from lm_eval import utils
 
-    class MayBeTestedNotPrinted(Undefined):
-        __str__ = Undefined._fail_with_undefined_error
-
-    present = {field: value for field, value in row.items() if value is not None}
-    environment = utils.env.overlay(undefined=MayBeTestedNotPrinted)  # has lm-eval's filters
-    try:
-        compiled(environment, template).render(**present)
-    except UndefinedError:
-        return True
-    except Exception as error:
-        raise UserError(f"{place}: {reason_of(error)}") from error
-    return False
+    environment = utils.env.overlay(undefined=_Missing)  # has lm-eval's filters
+    environment.tests = {**environment.tests, "none": lambda value: value is None or isinstance(value, _Null)}
+    return compiled(environment, template)

@@ -1,5 +1,7 @@
-"""Reads a local JSON Lines, JSON or Parquet file and remembers where each row stands, so that errors can say it."""
+"""Reads a local JSON Lines, JSON, CSV or Parquet file and remembers where each row stands, for errors to say it."""
 
+import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 from loraweave.errors import UserError, nearest
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,19 @@ def existing(path: Path, what: str = "file") -> Path:
 
 
 def read_rows(path: Path) -> FileRows:
-    """Read a `.jsonl`, `.json` (an array, or JSON Lines under that name) or `.parquet` file.
+    """Read a `.jsonl`, `.json` (an array, or JSON Lines under that name), `.parquet`, `.csv` or `.tsv` file.
 
-    A byte-order mark, Windows line ends and blank lines are fine.
+    A byte-order mark, Windows line ends and blank lines are fine. An empty cell of a table is None.
 
     Raises:
-        UserError: the file is missing, empty, not UTF-8, or a line of it is not a JSON object.
+        UserError: the file is missing, empty, not UTF-8, a line of it is not a JSON object, or a row of a table has
+            more or fewer cells than its header.
     """
     existing(path)
     if path.suffix == ".parquet":
         found = _read_parquet(path)
+    elif path.suffix in SEPARATORS:
+        found = _read_table(_read_text(path), path)
     else:
         text = _read_text(path)
         array = _json_array(text, path) if path.suffix == ".json" else None
@@ -64,7 +70,7 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise UserError(f"{path}, line {line}: holds a zero byte, so this is a binary file and not JSON Lines")
+        raise UserError(f"{path}, line {line}: holds a zero byte, so this is a binary file and no text")
     return text
 
 
@@ -122,3 +128,44 @@ def _read_parquet(path: Path) -> FileRows:
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
     return FileRows(path, rows, list(range(1, len(rows) + 1)), "row")
+
+
+def _read_table(text: str, path: Path) -> FileRows:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=SEPARATORS[path.suffix], strict=True)
+    rows, numbers, start = [], [], 1
+    try:
+        for cells in reader:
+            if any(cells):
+                rows.append(cells)
+                numbers.append(start)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}, line {start}: not a row of a table ({error})") from None
+    if not rows:
+        return FileRows(path, [], [], "line")
+    header, *rows = rows
+    for name in header:
+        if not name.strip() or header.count(name) > 1:
+            said = f"{name!r} twice" if name.strip() else "a column without a name"
+            raise UserError(f"{path}, line {numbers[0]}: the header has {said}")
+    for cells, number in zip(rows, numbers[1:], strict=True):
+        if len(cells) != len(header):
+            raise UserError(f"{path}, line {number}: {len(cells)} cells, and the header has {len(header)}")
+    columns = [_typed([cells[index] for cells in rows]) for index in range(len(header))]
+    return FileRows(
+        path, [dict(zip(header, row, strict=True)) for row in zip(*columns, strict=True)], numbers[1:], "line"
+    )
+
+
+def _typed(cells: list[str]) -> list[Any]:
+    """The cells of a column as numbers, if all of them look the same when they are printed again: 7 does, 007 does not,
+    and a 7 beside an empty cell does not become 7.0. Empty cells are None."""
+    for kind in (int, float):
+        try:
+            values = [kind(cell) if cell else None for cell in cells]
+        except ValueError:
+            continue
+        fit = all(abs(value) < 2**63 for value in values if kind is int and value is not None)
+        if fit and all(str(value) == cell for value, cell in zip(values, cells, strict=True) if cell):
+            return values
+    return [cell or None for cell in cells]

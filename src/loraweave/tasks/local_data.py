@@ -1,7 +1,7 @@
 """An lm-eval task whose data are local files, read by us: errors name the line, and no cache is written.
 
 Everything else is lm-eval's own `ConfigurableTask`, whose `download` is meant to be overridden. Files that are more
-than plain JSON or Parquet (globs, URLs, archives, CSV) go through `datasets` as usual.
+than plain JSON, CSV or Parquet (globs, URLs, archives, lines of text, Arrow) go through `datasets` as usual.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,10 @@ from lm_eval.api.task import ConfigurableTask
 
 from loraweave.errors import UserError, nearest
 from loraweave.tasks.fields import check_fields
-from loraweave.tasks.files import SUFFIXES, FileRows, existing, read_rows
+from loraweave.tasks.files import SEPARATORS, SUFFIXES, FileRows, existing, read_rows
 
+READ_HERE = {"json": SUFFIXES, "parquet": SUFFIXES, "csv": tuple(SEPARATORS)}
+"""Formats, as `datasets` calls them, and the files of each that are read by us."""
 SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
 
@@ -91,12 +93,15 @@ def resolve_data(config: dict[str, Any], yaml_folder: Path, data_dir: Path | Non
     inner = str(kwargs.pop("data_dir", ""))
     files = _by_split(kwargs["data_files"])
     everything = [name for names in files.values() for name in names]
-    plain = path in ("json", "parquet") and set(kwargs) == {"data_files"}
-    plain = plain and all(name.endswith(SUFFIXES) and not _is_pattern(name) for name in everything)
+    plain = path in READ_HERE and set(kwargs) == {"data_files"}
+    plain = plain and all(name.endswith(READ_HERE[path]) and not _is_pattern(name) for name in everything)
     kwargs["data_files"] = {
         split: [_absolute(Path(inner) / name, folders, plain) if "://" not in name else name for name in names]
         for split, names in files.items()
     }
+    if path == "csv" and not plain and not {"na_values", "keep_default_na", "na_filter"} & set(kwargs):
+        # For pandas words such as NA and null are empty cells.
+        kwargs |= {"keep_default_na": False, "na_values": [""]}
     config["dataset_kwargs"] = kwargs
     return plain
 
