@@ -4,6 +4,7 @@ A file or folder is written aside (`NAME.unfinished`), brought to the disk, and 
 """
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -75,7 +76,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
         UserError: the disk is full, or the folder may not be written; what was at `folder` before is still there.
     """
     mended(folder)
-    unfinished, old = aside(folder, "unfinished"), aside(folder, "old")
+    unfinished = aside(folder, "unfinished")
     _remove(unfinished)
 
     def put_back() -> None:
@@ -85,11 +86,17 @@ def written_whole(folder: Path) -> Iterator[Path]:
     with _written_or_told(folder, put_back):
         unfinished.mkdir(parents=True)
         yield unfinished
-        sync_tree(unfinished)
-        if os.path.lexists(folder):
-            os.replace(folder, old)
-        os.replace(unfinished, folder)
-        sync(folder.parent)
+        put_in_place(unfinished, folder)
+
+
+def put_in_place(unfinished: Path, folder: Path) -> None:
+    """Bring a folder to the disk and give it its name; what was there before stays until then."""
+    old = aside(folder, "old")
+    sync_tree(unfinished)
+    if os.path.lexists(folder):
+        os.replace(folder, old)
+    os.replace(unfinished, folder)
+    sync(folder.parent)
     _remove(old)
 
 
@@ -199,6 +206,15 @@ def finite(content: Any) -> Any:
 def aside(path: Path, word: str) -> Path:
     """Where something lies beside `path` for a while."""
     return path.with_name(f"{path.name}.{word}")
+
+
+def file_hash(path: Path) -> str:
+    """A hash of a file's content: 64 hexadecimal digits, SHA-256."""
+    digest, part = hashlib.sha256(), memoryview(bytearray(2**20))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(part):
+            digest.update(part[:count])
+    return digest.hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -16,7 +16,7 @@ from tiny_project import write_base
 
 from loraweave.bases import load_base
 from loraweave.errors import UserError
-from loraweave.runs.checkpoints import last_good_checkpoint
+from loraweave.runs.checkpoints import newest_whole
 from loraweave.runs.config import RunConfig
 from loraweave.runs.loading import load_run
 from loraweave.training.progress import ProgressBar
@@ -292,7 +292,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(project: Path) -> 
             )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert last_good_checkpoint(checkpoints) == checkpoints / "checkpoint-2"
+    assert newest_whole(checkpoints).checkpoint == checkpoints / "checkpoint-2"
     assert [path.name for path in checkpoints.iterdir()] == ["checkpoint-2"]
     resumed = run(
         project,
@@ -320,7 +320,7 @@ def test_a_really_full_disk_is_one_line(project: Path, tmp_path: Path) -> None:
                 "train.save_total_limit=50",
                 output=disk / "out",
             )
-        last = last_good_checkpoint(disk / "out" / "checkpoints")
+        last = newest_whole(disk / "out" / "checkpoints").checkpoint
         assert last is None or (last / "adapter_model.safetensors").stat().st_size > 0
     finally:
         os.system(f"umount -l {disk}")

@@ -11,8 +11,9 @@ from loraweave.cli import analyze, compare, evaluate, export, methods, tasks, tr
 from loraweave.cli.net import caught
 from loraweave.cli.output import check_text, errors, quieten
 from loraweave.errors import UserError
+from loraweave.stopping import Stopped
 
-USER_ERROR, FAULT, INTERRUPTED = 2, 70, 130
+USER_ERROR, FAULT, INTERRUPTED, STOPPED = 2, 70, 130, 143
 LONGEST = 4000  # characters of a line that says what is wrong
 
 app = typer.Typer(
@@ -55,6 +56,7 @@ def main() -> None:
 
     0: done. 1: something was done, but not all (a failed run in a comparison). 2: what the user gave is wrong; one
     line on stderr says what. 70: a fault that nobody foresaw; the line says where its traceback is. 130: interrupted.
+    143: asked to end by SIGTERM; the line says how to go on.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal that knows fewer letters than a name has
@@ -71,6 +73,8 @@ def run(arguments: list[str]) -> int:
         return _fail("interrupted", code) if code == INTERRUPTED else code
     except UserError as error:
         return _fail(str(error), USER_ERROR)
+    except Stopped as stopped:
+        return _fail(str(stopped), STOPPED, "")
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a panic of the Rust underneath is no Exception
@@ -82,8 +86,8 @@ def run(arguments: list[str]) -> int:
         return _fail(caught(error, arguments), FAULT)
 
 
-def _fail(message: str, code: int) -> int:
-    """Say what is wrong in one line, however long a message a library made."""
+def _fail(message: str, code: int, what: str = "error: ") -> int:
+    """Say what is wrong, or `what` else is to be said, in one line, however long a message a library made."""
     line = " ".join(message[: 2 * LONGEST].split())
-    errors.print(f"error: {line if len(line) <= LONGEST else line[:LONGEST] + '…'}", soft_wrap=True)
+    errors.print(f"{what}{line if len(line) <= LONGEST else line[:LONGEST] + '…'}", soft_wrap=True)
     return code

@@ -1,47 +1,121 @@
-"""The checkpoints of a run: which of them are whole, and no half of one left behind."""
+"""The checkpoints of a run: written aside, brought to the disk with a list of their files, then renamed.
 
-import json
+A checkpoint is whole if every file of its list is there as it was written; a run goes on from the newest whole one.
+"""
+
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loraweave.errors import UserError
-from loraweave.files import disk_is_full
+from loraweave.files import disk_is_full, file_hash, put_in_place, read_json, write_json
 
+MANIFEST = "manifest.json"
+STATE = "trainer_state.json"
+UNFINISHED = "unfinished"
 _NAME = re.compile(r"checkpoint-(\d{1,18})", re.ASCII)
 
 
-@contextmanager
-def saved_or_removed(checkpoint: Path) -> Iterator[None]:
-    """Around the saving of a checkpoint: if that fails, half a checkpoint is not left behind.
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        checkpoint: to go on from; None for the start.
+        torn: by name, what is wrong with newer checkpoints, which are left out.
+    """
+
+    checkpoint: Path | None = None
+    torn: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """As it is told: `resuming from step 40; checkpoint-60 is torn: optimizer.pt is missing`."""
+        where = (
+            "the start, there is no checkpoint yet" if self.checkpoint is None else f"step {step_of(self.checkpoint)}"
+        )
+        return "; ".join([f"resuming from {where}", *(f"{name} is torn: {why}" for name, why in self.torn.items())])
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """What is called a checkpoint in a folder of them, the newest first."""
+    return sorted((path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)), key=step_of)[::-1]
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step after which a checkpoint was written."""
+    return int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def newest_whole(folder: Path, with_best: bool = False) -> Start:
+    """The newest whole checkpoint in a folder of them.
+
+    Args:
+        with_best: one that knows of a best checkpoint counts only if that is whole too.
 
     Raises:
-        UserError: the disk is full; names the last good checkpoint, which is still there.
+        UserError: there are checkpoints, and none is whole.
     """
+    torn: dict[str, str] = {}
+    for checkpoint in checkpoints_in(folder):
+        fault = fault_of(checkpoint)
+        if fault is None and with_best and (best := read_json(checkpoint / STATE).get("best_global_step")):
+            fault = (
+                fault_of(folder / f"checkpoint-{best}") and f"the best one before it, checkpoint-{best}, is not whole"
+            )
+        if fault is None:
+            return Start(checkpoint, torn)
+        torn[checkpoint.name] = fault
+    if torn:
+        listed = "; ".join(f"{name}: {why}" for name, why in torn.items())
+        raise UserError(f"{folder}: cannot resume, no checkpoint is whole ({listed}); remove the run to train anew")
+    return Start()
+
+
+def fault_of(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, in words; None where it is whole. Every file in it is read."""
+    if not (checkpoint / MANIFEST).is_file():
+        return f"{MANIFEST}, the list of its files, is missing"
     try:
-        yield
+        listed = read_json(checkpoint / MANIFEST)["files"].items()
+    except (UserError, KeyError, AttributeError):
+        return f"{MANIFEST}, the list of its files, is broken"
+    for name, written in listed:
+        try:
+            found = file_hash(checkpoint / name)
+        except (OSError, ValueError):
+            return f"{name} is missing"
+        if found != written:
+            return f"{name} is not as it was written"
+    return None
+
+
+@contextmanager
+def saved_or_told(checkpoint: Path) -> Iterator[Path]:
+    """A folder to write a checkpoint into, under its name, before `finish` puts it in place; removed if that fails.
+
+    Raises:
+        UserError: the disk is full; names the last checkpoint, which is still there.
+    """
+    unfinished = checkpoint.parent / UNFINISHED
+    try:
+        yield unfinished
     except Exception as error:
-        if not is_complete(checkpoint):
-            shutil.rmtree(checkpoint, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         if disk_is_full(error):
-            last = last_good_checkpoint(checkpoint.parent)
+            last = next((path for path in checkpoints_in(checkpoint.parent) if path != checkpoint), None)
             kept = f"the last good one is {last}" if last else "there is none before it"
             raise UserError(f"{checkpoint}: the disk is full, so this checkpoint was not saved; {kept}") from error
         raise
 
 
-def last_good_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in a folder of checkpoints."""
-    steps = {int(match[1]): path for path in folder.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))}
-    return next((steps[step] for step in sorted(steps, reverse=True) if is_complete(steps[step])), None)
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the Trainer writes its own state last."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
+def finish(unfinished: Path, checkpoint: Path) -> None:
+    """Put a checkpoint in place that was written into the folder `unfinished`, with the list of its files."""
+    written = unfinished / checkpoint.name
+    paths = sorted(path for path in written.rglob("*") if path.is_file())
+    files = {path.relative_to(written).as_posix(): file_hash(path) for path in paths}
+    write_json(written / MANIFEST, {"format": 1, "files": files})
+    put_in_place(written, checkpoint)
+    shutil.rmtree(unfinished, ignore_errors=True)

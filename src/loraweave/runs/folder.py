@@ -2,6 +2,7 @@
 
 run.yaml            the full configuration
 base.json           the base model's name and fingerprint
+data.json           a hash of each task's examples
 environment.json    versions, hardware, seed
 mixture.json        what each task got, epoch by epoch together
 routing.json        entropy and use of the heads by layer and task at the end, where heads are weighed
@@ -24,7 +25,7 @@ import torch
 
 from loraweave.errors import UserError
 from loraweave.files import is_left_over, make_folder, read_json
-from loraweave.runs.checkpoints import last_good_checkpoint
+from loraweave.runs.checkpoints import UNFINISHED, Start, checkpoints_in, newest_whole
 from loraweave.runs.config import RunConfig
 
 _PACKAGES = ("loraweave", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "lm_eval")
@@ -42,6 +43,7 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "run.yaml"
         self.base = self.path / "base.json"
+        self.data = self.path / "data.json"
         self.environment = self.path / "environment.json"
         self.mixture = self.path / "mixture.json"
         self.routing = self.path / "routing.json"
@@ -53,7 +55,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.summary = self.path / "summary.json"
 
-    def open(self, config: RunConfig, resume: bool) -> Path | None:
+    def open(self, config: RunConfig, resume: bool) -> Start:
         """Make the folder ready for a run.
 
         Args:
@@ -61,11 +63,11 @@ class RunFolder:
             resume: go on with the run that is there, if there is one.
 
         Returns:
-            The checkpoint to resume from; None to start at the start.
+            Where to begin. Newer checkpoints that are torn are removed.
 
         Raises:
             UserError: the folder holds a run and `resume` is not set, or that run's configuration is another one, or
-                files that are no run's; or the folder cannot be made.
+                files that are no run's; no checkpoint of it is whole; or the folder cannot be made.
         """
         if self.config.exists():
             if not resume:
@@ -75,15 +77,15 @@ class RunFolder:
             changed = changed_settings(RunConfig.load(self.config).as_dict(), config.as_dict())
             if changed:
                 raise UserError(f"{self.path}: cannot resume, the configuration differs: {'; '.join(changed)}")
-            for unfinished in set(self.checkpoints.glob("checkpoint-*")):
-                if not (unfinished / "trainer_state.json").is_file():
-                    shutil.rmtree(unfinished)
-            return last_good_checkpoint(self.checkpoints)
+            start = newest_whole(self.checkpoints, bool(config.train.get("load_best_model_at_end")))
+            for name in (*start.torn, UNFINISHED):
+                shutil.rmtree(self.checkpoints / name, ignore_errors=True)
+            return start
         if self.path.is_dir() and not self.is_new:
             raise UserError(f"{self.path}: this folder holds something else than a run; choose another output")
         make_folder(self.path, "the run's folder")
         config.save(self.config)
-        return None
+        return Start()
 
     @property
     def is_new(self) -> bool:
@@ -95,7 +97,7 @@ class RunFolder:
 
         Only for a folder that was new: everything in it goes.
         """
-        if not self.metrics.exists() and last_good_checkpoint(self.checkpoints) is None and not self.summary.exists():
+        if not self.metrics.exists() and not checkpoints_in(self.checkpoints) and not self.summary.exists():
             shutil.rmtree(self.path, ignore_errors=True)
 
 

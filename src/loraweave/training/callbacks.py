@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 from loraweave.errors import UserError
 from loraweave.files import append_json_line, read_json_lines, write_json, write_json_lines
 from loraweave.training.progress import RunProgress
+from loraweave.training.resuming import is_logged
 
 if TYPE_CHECKING:
     from loraweave.training.trainer import MultiTaskTrainer
@@ -93,7 +94,7 @@ class MetricsFile(TrainerCallback):
             for key in ("step", "seconds", "tokens"):
                 if not isinstance(line.get(key), int | float):
                     raise UserError(f"{self.path}, line {number}: a number is wanted for {key!r}")
-        kept = [line for line in lines if line["step"] <= state.global_step]
+        kept = [line for line in lines if line["step"] < state.global_step or is_logged(line, state)]
         write_json_lines(self.path, kept)
         if kept:
             self.clock.seconds = kept[-1]["seconds"]

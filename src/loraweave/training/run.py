@@ -13,22 +13,26 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from loraweave.bases import Base, fingerprint, load_base
+from loraweave.bases import Base, load_base
 from loraweave.data.mixture import Realised, realised_table
 from loraweave.errors import UserError
 from loraweave.files import disk_is_full, locked, read_json, write_json, written_whole
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import adapted
+from loraweave.runs.checkpoints import Start, checkpoints_in
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder, environment
+from loraweave.runs.origin import describe_base, describe_data, hold_to
 from loraweave.runs.resolve import ResolvedRun, resolve
 from loraweave.runs.settings import uses_fsdp
+from loraweave.stopping import GO_ON, Request, listening
 from loraweave.tasks import Task
 from loraweave.terminal import plain_console
 from loraweave.training.callbacks import Clock, MetricsFile, Reporter, RoutingFile
 from loraweave.training.gradients import GradientRecord
 from loraweave.training.memory import PeakMemory
 from loraweave.training.progress import RunProgress
+from loraweave.training.resuming import MissedEvaluation, StopWhenAsked
 from loraweave.training.trainer import MultiTaskTrainer
 from loraweave.tuner.wrappers import without_checkpoint_wrappers
 
@@ -107,20 +111,31 @@ def train(
             raise UserError(
                 "FSDP keeps the base that it has sharded: start each method by itself, with loraweave train"
             )
-        with _alone(run), _removed_if_unbegun(run):
-            with run.args.main_process_first(local=False):
-                checkpoint = run.folder.open(run.config, resume or not run.is_main)
+        stops = listening(f"{run.folder.path}: stopped outside of its training steps; {GO_ON}")
+        with stops as request, _alone(run), _removed_if_unbegun(run):
+            start = _opened(run, resume)
             memory = PeakMemory()
             console = console if run.is_main else Console(quiet=True)
             tasks = tasks or run.config.load_tasks()
+            trains = run.method.method.trains != "nothing"
             if run.is_main:
-                write_json(run.folder.base, {"name": run.config.model, "fingerprint": fingerprint(model)})
+                hold_to(run.folder, describe_base(run.config.model, model), describe_data(tasks) if trains else {})
                 write_json(run.folder.environment, environment(run.config.seed))
-            if run.method.method.trains == "nothing":
+            if resume and (start.checkpoint is not None or run.folder.metrics.exists()):
+                console.print(str(start), soft_wrap=True)
+            if not trains:
                 result = _nothing_trained(run, memory)
             else:
                 result = _trained(
-                    run, (model, tokenizer), tasks, checkpoint, base is not None, memory, progress, console
+                    run,
+                    (model, tokenizer),
+                    tasks,
+                    start.checkpoint,
+                    base is not None,
+                    memory,
+                    progress,
+                    console,
+                    request,
                 )
             if run.is_main:
                 _write_summary(run.folder, result)
@@ -130,6 +145,14 @@ def train(
 def _alone(run: ResolvedRun) -> contextlib.AbstractContextManager[None]:
     """Keeps other commands out of the run's folder; the processes of one run are one command."""
     return locked(run.folder.path, "the run's folder") if run.is_main else contextlib.nullcontext()
+
+
+def _opened(run: ResolvedRun, resume: bool) -> Start:
+    """The run's folder, made ready by one process; the others begin where that one says, without reading all again."""
+    with run.args.main_process_first(local=False):
+        if run.is_main:
+            return run.folder.open(run.config, resume)
+        return Start(next(iter(checkpoints_in(run.folder.checkpoints)), None))
 
 
 @contextlib.contextmanager
@@ -157,6 +180,7 @@ def _trained(
     memory: PeakMemory,
     progress: RunProgress | None,
     console: Console,
+    request: Request,
 ) -> RunResult:
     folder, names = run.folder, [task.name for task in tasks]
     data, plan, validation = run.prepare_data(tasks, *base, console)
@@ -170,13 +194,19 @@ def _trained(
     with adapted(base[0], run.method, names, run.config.seed, keep_base) as model:
         callbacks = _callbacks(run, clock, progress)
         sources = [rows for rows in (data.validation, data.training) if rows is not None]
-        gradients = GradientRecord(folder.gradients, names, sources, int(seen.sum()), clock, console)
-        routing = RoutingFile(folder.routing)
-        callbacks += [gradients, routing]
+        wait_for_trainer: list[Any] = [
+            GradientRecord(folder.gradients, names, sources, int(seen.sum()), clock, console),
+            RoutingFile(folder.routing),
+            StopWhenAsked(request, folder.path),
+            MissedEvaluation(),
+        ]
+        callbacks += wait_for_trainer
         trainer = MultiTaskTrainer(model, run.args, base[1], plan, validation, names, callbacks, run.method.losses)
-        clock.trainer = gradients.trainer = routing.trainer = trainer
+        for one in (clock, *wait_for_trainer):
+            one.trainer = trainer
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with request.holding():
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             saved = _save(folder, model, base[1], run.is_main, trainer)
         finally:
             trainer.release()

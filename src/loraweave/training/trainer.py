@@ -9,7 +9,7 @@ import datasets
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
@@ -18,7 +18,7 @@ from loraweave.data.collate import Collator
 from loraweave.data.order import EpochSampler
 from loraweave.data.plan import RowPlan
 from loraweave.data.schedule import Schedule
-from loraweave.runs.checkpoints import saved_or_removed
+from loraweave.runs.checkpoints import STATE, finish, saved_or_told
 from loraweave.runs.loss_config import LossConfig
 from loraweave.training.auxiliary import Auxiliary
 from loraweave.training.losses import TaskLosses
@@ -54,6 +54,7 @@ class MultiTaskTrainer(SFTTrainer):
         callbacks: Sequence[TrainerCallback] = (),
         losses: LossConfig | None = None,
     ) -> None:
+        self._aside: Path | None = None  # where a checkpoint is being written
         self.sampler = EpochSampler(train, args.per_device_train_batch_size, args.world_size)
         self.schedule = Schedule.of(args)
         base = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -145,10 +146,12 @@ class MultiTaskTrainer(SFTTrainer):
         super().log(logs, start_time)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """The usual loop; then the loss per token, per task, and the mean over tasks."""
+        """The usual loop; then the loss per token, per task, and the mean over tasks. Training's random numbers stay:
+        a run that goes on may evaluate at other times."""
         losses = self.task_losses["eval"]
         losses.read(self.accelerator)
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else ()):
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         losses.check()
         by_task = losses.read(self.accelerator)
         output.metrics[f"{metric_key_prefix}_loss"] = by_task.pop("")
@@ -186,9 +189,38 @@ class MultiTaskTrainer(SFTTrainer):
             super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Written aside by all processes, and put in place by one; older ones go after that."""
         self.task_losses["train"].check()
-        with saved_or_removed(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
-            super(SFTTrainer, self)._save_checkpoint(model, trial)  # TRL's own would also write a model card
+        checkpoint = self._checkpoint(self.state.global_step)
+        with saved_or_told(checkpoint) as unfinished:
+            self._aside = unfinished
+            try:
+                super(SFTTrainer, self)._save_checkpoint(model, trial)  # TRL's own would also write a model card
+            finally:
+                self._aside = None
+            best = self._checkpoint(self.state.best_global_step) if self.state.best_global_step else None
+            if best == checkpoint or (best is not None and best.is_dir()):
+                self.state.best_model_checkpoint = str(best)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.state.save_to_json(str(unfinished / checkpoint.name / STATE))
+                finish(unfinished, checkpoint)
+        if self.args.should_save:
+            rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._aside or self.args.output_dir)
+
+    def _checkpoint(self, step: int) -> Path:
+        return Path(self.args.output_dir) / f"checkpoint-{step}"
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """A checkpoint names the best one by its path, which may have changed since."""
+        trained = super()._init_training_state(*args, **kwargs)
+        if self.state.best_global_step and (best := self._checkpoint(self.state.best_global_step)).is_dir():
+            self.state.best_model_checkpoint = str(best)
+        return trained
 
     def save_model(self, *args: Any, **kwargs: Any) -> None:
         with without_checkpoint_wrappers(self.model):

@@ -1,0 +1,65 @@
+"""SIGTERM, by which clusters and services ask a program to end: nothing is lost, and a line says how to go on."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+GO_ON = "the same command with --resume goes on"
+
+
+class Stopped(BaseException):
+    """The program was asked to end, and ends here; the message says what is saved and how to go on.
+
+    Like KeyboardInterrupt it is no Exception: code that goes on after errors must not go on after this.
+    """
+
+
+@dataclass
+class Request:
+    """Whether the program was asked to end.
+
+    Attributes:
+        asked: it was, at a time when it was `held`.
+        held: it ends by itself, soon; else it ends where it stands.
+    """
+
+    asked: bool = False
+    held: bool = False
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """While the block runs, being asked is noted and nothing more."""
+        self.held = True
+        try:
+            yield
+        finally:
+            self.held = False
+
+
+@contextmanager
+def listening(line: str) -> Iterator[Request]:
+    """While the block runs, SIGTERM raises `Stopped(line)`, or is noted where it is `held`.
+
+    Blocks may lie within one another: where the inner one came to its end all the same, the outer one is asked then.
+    Signals reach the main thread alone; in others nothing changes.
+    """
+    request = Request()
+
+    def asked(number: int, frame: Any) -> None:
+        request.asked = True
+        if not request.held:
+            raise Stopped(line)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = signal.signal(signal.SIGTERM, asked)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if request.asked and callable(before):
+        before(signal.SIGTERM, None)

@@ -1,0 +1,188 @@
+"""Going on with a run: from which checkpoint, on which base and data, and to the adapter of a run never stopped."""
+
+import io
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from tiny_project import write_base
+
+from loraweave.errors import UserError
+from loraweave.runs.config import RunConfig
+from loraweave.stopping import Stopped, listening
+from loraweave.training.run import RunResult, train
+from loraweave.training.trainer import MultiTaskTrainer
+
+EVERY_STEP = ("train.save_strategy=steps", "train.save_steps=1", "train.eval_strategy=no", "train.max_steps=5")
+
+
+class At:
+    """A progress display that does something after a step is shown."""
+
+    def __init__(self, wanted: int, act: Callable[[], None]) -> None:
+        self.wanted, self.act = wanted, act
+
+    def start(self, name: str, total: int) -> None: ...
+
+    def step(self, step: int, loss: float | None, tokens_per_second: float) -> None:
+        if step == self.wanted:
+            self.act()
+
+    def stop(self) -> None: ...
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def ask_to_end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(project: Path, *overrides: str, **arguments: Any) -> RunResult:
+    config = RunConfig.load(project / "run.yaml", overrides)
+    arguments.setdefault("console", Console(file=io.StringIO()))
+    return train(config, arguments.pop("output", project / "out"), **arguments)
+
+
+def same_adapter(first: Path, second: Path) -> bool:
+    one, other = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (first, second))
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """The metrics, but for what a clock says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if "second" not in key} for line in lines]
+
+
+def test_the_newest_whole_checkpoint_is_used_and_what_is_wrong_with_newer_ones_is_said(project: Path) -> None:
+    whole = run(project, *EVERY_STEP, output=project / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(project, *EVERY_STEP, progress=At(4, interrupt))
+    (project / "out" / "checkpoints" / "checkpoint-3" / "optimizer.pt").unlink()
+    said = io.StringIO()
+    resumed = run(project, *EVERY_STEP, resume=True, console=Console(file=said, width=20))
+    assert "resuming from step 2; checkpoint-3 is torn: optimizer.pt is missing\n" in said.getvalue()
+    assert same_adapter(whole.folder, resumed.folder)
+    assert logged(whole.folder) == logged(resumed.folder)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors"])
+def test_a_run_whose_only_checkpoint_lacks_a_file_is_refused(project: Path, name: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(project, *EVERY_STEP, progress=At(2, interrupt))
+    (project / "out" / "checkpoints" / "checkpoint-1" / name).unlink()
+    with pytest.raises(UserError, match=f"no checkpoint is whole .*{name} is missing"):
+        run(project, *EVERY_STEP, resume=True)
+
+
+@pytest.mark.parametrize("field", ["save_only_model", "ignore_data_skip"])
+def test_what_makes_a_run_impossible_to_resume_is_refused(project: Path, field: str) -> None:
+    with pytest.raises(UserError, match=rf"train\.{field} cannot be set"):
+        run(project, f"train.{field}=true")
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_the_best_checkpoint_is_known_again(project: Path, moved: bool) -> None:
+    """Also where the folder has moved, for a checkpoint names the best one by its path."""
+    other = [{"prompt": f"Note {n}:", "completion": " QQQQ"} for n in range(8)]  # what training makes less likely
+    (project / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in other))
+    settings = (
+        "tasks=[{task: notes.jsonl, validation: other.jsonl}]",
+        "train.load_best_model_at_end=true",
+        "train.eval_strategy=steps",
+        "train.eval_steps=1",
+        "train.save_strategy=steps",
+        "train.save_steps=1",
+        "train.max_steps=5",
+    )
+    whole = run(project, *settings, output=project / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(project, *settings, progress=At(4, interrupt))
+    assert whole.best_step is not None
+    assert whole.best_step <= 3
+    out = project / "out"
+    if moved:
+        out = out.rename(project / "elsewhere")
+    resumed = run(project, *settings, output=out, resume=True)
+    assert resumed.best_step == whole.best_step
+    assert same_adapter(whole.folder, resumed.folder)
+
+
+def test_changed_data_is_refused_and_the_task_named(project: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(project, *EVERY_STEP, progress=At(3, interrupt))
+    before = {path: path.read_bytes() for path in (project / "out").glob("*.json*")}
+    lines = (project / "notes.jsonl").read_text().splitlines(keepends=True)
+    (project / "notes.jsonl").write_text("".join([lines[0].replace("remember", "forget"), *lines[1:]]))
+    with pytest.raises(UserError, match="cannot resume, the examples of notes have changed"):
+        run(project, *EVERY_STEP, resume=True)
+    assert before == {path: path.read_bytes() for path in (project / "out").glob("*.json*")}
+    (project / "notes.jsonl").write_text("".join(lines))
+    assert run(project, *EVERY_STEP, resume=True).steps == 5
+
+
+def test_another_base_is_refused(project: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(project, *EVERY_STEP, progress=At(3, interrupt))
+    shutil.rmtree(project / "base")
+    write_base(project / "base", seed=1)
+    with pytest.raises(UserError, match=r"cannot resume, .*base is not the base that this run was begun with"):
+        run(project, *EVERY_STEP, resume=True)
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_run_that_is_asked_to_end_saves_and_says_how_to_go_on(project: Path, at: int) -> None:
+    settings = ("train.max_steps=4", "train.packing=false", "method.lora_dropout=0.1", "train.save_strategy=no")
+    whole = run(project, *settings, output=project / "whole")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match=rf"stopped after step {at + 1} of 4, which is saved; .* --resume goes on"):
+        run(project, *settings, progress=At(at, ask_to_end))
+    assert signal.getsignal(signal.SIGTERM) == before
+    resumed = run(project, *settings, resume=True)
+    assert same_adapter(whole.folder, resumed.folder)
+
+
+def test_a_request_that_came_too_late_for_the_inner_block_is_passed_on_to_the_outer() -> None:
+    reached = []
+    with pytest.raises(Stopped, match="outer"), listening("outer"):  # noqa: PT012
+        with listening("inner") as request, request.holding():
+            ask_to_end()
+            reached.append("inner")
+        reached.append("outer")
+    assert reached == ["inner"]
+
+
+def test_the_evaluation_that_a_kill_kept_from_an_epochs_end_is_made_up_for(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("train.save_strategy=steps", "train.save_steps=1", "train.eval_strategy=epoch")
+    whole = run(project, *settings, output=project / "whole")
+    evaluate = MultiTaskTrainer.evaluation_loop
+    for epoch in (1, 2):
+        output, left = project / f"out{epoch}", iter(range(epoch - 1))
+
+        def killed(trainer: Any, *args: Any, left: Any = left, **kwargs: Any) -> Any:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return evaluate(trainer, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MultiTaskTrainer, "evaluation_loop", killed)
+            with pytest.raises(KeyboardInterrupt):
+                run(project, *settings, output=output)
+        resumed = run(project, *settings, output=output, resume=True)
+        assert same_adapter(whole.folder, resumed.folder)
+        assert (resumed.best_step, resumed.best_loss) == (whole.best_step, whole.best_loss)
+        assert [(line["step"], "eval_loss" in line) for line in logged(resumed.folder)] == [
+            (line["step"], "eval_loss" in line) for line in logged(whole.folder)
+        ]
