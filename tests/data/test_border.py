@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
-from tiny_tasks import make_tokenizer, write_jsonl
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from tiny_tasks import CORPUS, make_tokenizer, write_jsonl
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from loraweave.bases import resolve_base
 from loraweave.data.border import context_ids, continued_ids, middle_ids, split_ids
@@ -18,10 +19,46 @@ from loraweave.data.encode import IGNORED, encode
 from loraweave.evaluation.lm import LoadedModel
 from loraweave.tasks import Example, load_tasks
 
-KINDS = ("bytes", "start", "spaces", "inside", "ends", "ends_bytes", "nano")
-TOKENIZERS = {kind: make_tokenizer(kind) for kind in KINDS[:-1]} | {
-    "nano": AutoTokenizer.from_pretrained(resolve_base("nano"))
+MADE = ("bytes", "start", "spaces", "inside", "ends", "ends_bytes")
+
+
+def llama_like() -> Any:
+    """Tokens may span words, a text begins with a space, bytes stand for what has no token (Llama 2)."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    ends = [decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), *ends])
+    tokens = ["<pad>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=700, special_tokens=tokens, show_progress=False)
+    )
+    return with_start(tokenizer)
+
+
+def unigram() -> Any:
+    """The likeliest pieces of a whole word, so that its beginning may be divided otherwise than alone (Gemma 1)."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    letters = [*map(chr, range(32, 127)), *"\n\té€"]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=250, special_tokens=["<pad>", "<s>", "</s>"], initial_alphabet=letters, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return with_start(tokenizer)
+
+
+def with_start(tokenizer: Tokenizer) -> Any:
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+TOKENIZERS = {kind: make_tokenizer(kind) for kind in MADE} | {
+    "nano": AutoTokenizer.from_pretrained(resolve_base("nano")),
+    "llama": llama_like(),
+    "unigram": unigram(),
 }
+KINDS = list(TOKENIZERS)
 
 PROMPTS = [
     "def area(",
@@ -54,7 +91,7 @@ class Recording(LoadedModel):
 
 
 @pytest.fixture(scope="module")
-def models() -> dict[str, Recording]:
+def scorers() -> dict[str, Recording]:
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=2048, **shape))
     return {kind: Recording(model, tokenizer, 8) for kind, tokenizer in TOKENIZERS.items()}
@@ -68,7 +105,7 @@ def continues(context: list[int], answer: list[int], text: str, kind: str) -> bo
     """Whether the ids say the text after their context; where a text or a part of one begins some put a space."""
     tokenizer = TOKENIZERS[kind]
     before, whole = text_of(context, tokenizer), text_of(context + answer, tokenizer)
-    at_start = kind in ("spaces", "ends") and context[-1] in tokenizer.all_special_ids
+    at_start = kind in ("spaces", "ends", "llama", "unigram") and context[-1] in tokenizer.all_special_ids
     return whole == before + text or (at_start and whole == f"{before} {text}")
 
 
@@ -78,9 +115,9 @@ def learned(row: Any) -> list[int]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_generated_answer_is_trained_after_the_tokens_that_generation_gets(
-    kind: str, models: dict[str, Recording]
+    kind: str, scorers: dict[str, Recording]
 ) -> None:
-    tokenizer, model = TOKENIZERS[kind], models[kind]
+    tokenizer, model = TOKENIZERS[kind], scorers[kind]
     for prompt, completion in PAIRS:
         row = encode(Example(prompt, completion), tokenizer, 256)
         model.given = []
@@ -97,8 +134,8 @@ def test_a_generated_answer_is_trained_after_the_tokens_that_generation_gets(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_scored_answer_is_trained_on_the_tokens_that_are_scored(kind: str, models: dict[str, Recording]) -> None:
-    tokenizer, model = TOKENIZERS[kind], models[kind]
+def test_a_scored_answer_is_trained_on_the_tokens_that_are_scored(kind: str, scorers: dict[str, Recording]) -> None:
+    tokenizer, model = TOKENIZERS[kind], scorers[kind]
     model.loglikelihood([Instance("loglikelihood", {}, pair, 0) for pair in PAIRS])
     for (prompt, completion), (context, answer) in zip(PAIRS, model.asked, strict=True):
         row = encode(Example(prompt, completion, by_likelihood=True), tokenizer, 256)

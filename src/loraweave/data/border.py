@@ -8,7 +8,7 @@ divided there, and nothing of the answer is lost.
 from typing import Any
 
 ANCHORS = ("\n", "a", "0", ".", ")")
-"""Texts to stand in front of another while it is encoded; that none of them lets a text be is not to be expected."""
+"""Texts that stand in front of another while it is encoded: no text joins its first token to all of them."""
 
 
 def context_ids(prompt: str, tokenizer: Any) -> list[int]:
@@ -70,10 +70,9 @@ def _started(ids: list[int], tokenizer: Any) -> list[int]:
 
 def _start(tokenizer: Any) -> list[int]:
     """What the tokenizer puts in front of a text."""
-    plain = _plain("a", tokenizer)
-    whole = list(tokenizer.encode("a"))
-    places = range(len(whole) - len(plain) + 1)
-    return whole[: next((i for i in places if whole[i : i + len(plain)] == plain), 0)]
+    text, plain = next((text, ids) for text in reversed(ANCHORS) if (ids := _plain(text, tokenizer)))
+    whole = list(tokenizer.encode(text))
+    return whole[: next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)]
 
 
 def _plain(text: str, tokenizer: Any) -> list[int]:
