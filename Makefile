@@ -1,10 +1,10 @@
-# make quickstart | test | test-long | compatibility | bench | lint: each sets up .venv if it is missing or older than pyproject.toml.
+# make quickstart | test | test-long | compatibility | docs | bench | lint: each sets up .venv if it is missing or older than pyproject.toml.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-long compatibility bench bench-gpu lint format clean
+.PHONY: quickstart test test-long compatibility docs bench bench-gpu lint format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,11 @@ compatibility: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,quantized]'
 	$(BIN)/python -m pytest tests/compatibility/test_matrix.py tests/compatibility/test_quantized.py -n 2 \
 		--write-compatibility docs/compatibility.md
+
+# The pages and an API reference as a site, build/site/index.html; warnings are errors, and nothing is fetched for it.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Measurements of docs/performance.md: about ten minutes on two cores; leave the machine alone meanwhile.
 bench: $(STAMP)

@@ -219,12 +219,13 @@ class Overview:
     """One run in a row of `Analysis.overview`.
 
     Attributes:
-        run, method: their names.
+        run: its name, short.
+        method: its name.
         rank: the largest number of singular values that an update of a layer has; None for full fine-tuning.
         effective_rank: the exponential of the entropy of an update's squared singular values, the mean over layers.
         top_share: the share, 0 to 1, of an update's squared norm in its first direction, the mean over layers.
         head_similarity: the mean cosine between two heads' B, −1 to 1; None with fewer than two heads.
-        learned_similarity: that of what the heads learned since their random start; None where they had none.
+        learned_similarity: that cosine of what the heads learned since their random start; None where they had none.
     """
 
     run: str

@@ -28,8 +28,10 @@ class WeaveConfig(PeftConfig):
         lora_dropout: probability of dropout, on x, or on A x with `head_dropout`.
         target_modules: list of name endings, a regular expression, or "all-linear".
         exclude_modules: the same, for layers to leave out.
-        rank_pattern, alpha_pattern: {layer name or regular expression: r or lora_alpha} for single layers.
-        layers_to_transform, layers_pattern: adapt only the layers of these indices.
+        rank_pattern: {layer name or regular expression: r} for single layers.
+        alpha_pattern: {layer name or regular expression: lora_alpha}, the numerator for single layers.
+        layers_to_transform: adapt only the layers of these indices.
+        layers_pattern: the name of the list of layers that the indices count in, where it is no common one.
         modules_to_save: further modules that are trained whole and saved with the adapter.
         bias: "none", "all" or "weave_only": which biases are trained.
         init_weights: False starts from a random, non-identity update (for tests).
@@ -56,7 +58,7 @@ class WeaveConfig(PeftConfig):
         task_embedding_dim: size of e_t for gate "task_embedding".
 
     Raises:
-        UserError (a ValueError): a value out of range, or knobs that do not go together, with what is possible.
+        UserError: a value out of range, or knobs that do not go together, with what is possible.
     """
 
     r: int = 8

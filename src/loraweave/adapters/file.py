@@ -28,7 +28,7 @@ _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 @dataclass(frozen=True)
 class Size:
-    """Of an adapted layer."""
+    """Of an adapted layer: d_out × d_in."""
 
     d_out: int
     d_in: int
@@ -190,7 +190,7 @@ class AdapterFile:
         return {name: value[None] if name in "AB" and value.ndim == 2 else value for name, value in found.items()}
 
     def tensor(self, key: str) -> Tensor:
-        """One tensor by its full name in the file.
+        """One tensor by its full name in the file, `key`; any shape, in its own dtype.
 
         Raises:
             UserError: the file is damaged, or the tensor is not finite.

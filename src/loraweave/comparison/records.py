@@ -18,7 +18,7 @@ class Spread(TypedDict):
 
 
 class Curves(TypedDict):
-    """Loss per task (nats per completion token) at each logged step, as (step, loss) pairs."""
+    """Loss per task (nats per completion token) in `training` and in `validation`: (step, loss) at each logged step."""
 
     training: dict[str, Points]
     validation: dict[str, Points]
@@ -71,9 +71,9 @@ class Trial(TypedDict):
 class Search(TypedDict):
     """The search for a method's learning rate.
 
-    `own_rate` is the run file's, or else the method's default. `chosen` has the lowest validation loss; None while no
-    trial has finished. `edge` says on which end of the rates tried the chosen one lies; None for neither, or where
-    only one was tried.
+    `own_rate` is the run file's, or else the method's default. `chosen` is the rate with the lowest validation loss;
+    None while no trial has finished. `edge` says on which end of the rates tried the chosen one lies; None for neither,
+    or where only one was tried.
     """
 
     method: str
@@ -107,10 +107,11 @@ class TaskInfo(TypedDict):
 
 
 class Difference(Spread):
-    """A method's score minus that of another with the same seed, in the score's own unit, averaged over the seeds.
+    """A method's score minus that of another with the same seed: the `mean` over the seeds, and the half-width of
+    its `interval`, in the score's own unit.
 
-    `verdict` is "win" or "loss" where the interval leaves zero out, as better or worse. `p`: how often chance alone
-    makes a difference as large as this.
+    `verdict` is "win" or "loss" where the interval leaves zero out, as better or worse. `p`: the share of cases in
+    which chance alone makes a difference as large as this.
     """
 
     verdict: Literal["win", "tie", "loss"]

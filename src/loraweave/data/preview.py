@@ -38,8 +38,14 @@ class Summary:
 
 @dataclass(frozen=True)
 class Token:
-    """One token of a row: what it adds to the text before it, its id, and whether it carries loss. A token that ends
-    within a character adds nothing; the one that ends the character adds it."""
+    """One token of a row.
+
+    Attributes:
+        text: what it adds to the text before it. A token that ends within a character adds nothing; the one that ends
+            the character adds it.
+        id: its number in the vocabulary.
+        trained: whether it carries loss.
+    """
 
     text: str
     id: int
@@ -49,7 +55,13 @@ class Token:
 @dataclass(frozen=True)
 class Preview:
     """One example as text and as the exact tokens that training sees: these lack the beginning of a long prompt, and
-    hold what is learned behind the completion."""
+    hold what is learned behind the completion.
+
+    Attributes:
+        prompt: as text.
+        completion: as text.
+        tokens: of both, in their order.
+    """
 
     prompt: str
     completion: str
@@ -101,6 +113,12 @@ def summarise(task: Task) -> Summary:
 
 def preview(task: Task, tokenizer: Any, count: int = 3, max_length: int = 1024) -> list[Preview]:
     """The first examples of a task (of its test split, when it can only be evaluated), as text and as tokens.
+
+    Args:
+        task: from `load_tasks`.
+        tokenizer: the base's.
+        count: how many examples.
+        max_length: tokens that a row holds at most.
 
     Raises:
         UserError: a row is unfit, or an answer is longer than `max_length` tokens.

@@ -15,7 +15,7 @@ class TaskScore(TypedDict):
 
     `score` is in `unit`: "%" for a share of right answers (0 to 100), "nats" for a loss per token, "" for anything
     else. `stderr` is in the same unit, the standard error that comes from having only `n` examples; None where
-    the metric has none. `metrics` holds every metric of the task, as lm-eval names and scales it. `requests` is a hash
+    the metric has none. `metrics` holds every number of the task, as lm-eval names and scales it. `requests` is a hash
     of every prompt and target: two scores with the same one answered the same questions. `truncated` counts the
     requests that were longer than the model reads and lost their beginning. `outcomes` has what each single example
     came to; None where the metric is no mean over examples.

@@ -130,7 +130,8 @@ def fold(
     """The factors of a plain LoRA that does the same, exactly; possible whenever the gates do not depend on x.
 
     Args:
-        A, B: as in `delta`.
+        A: (1 or N, r, d_in).
+        B: (N, d_out, r).
         weights: (N,) fixed scalar gates, or None for 1.
         channel: (N, d_out) or None.
         transform: (r, r) of one task, or None.

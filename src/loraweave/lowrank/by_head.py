@@ -42,6 +42,7 @@ def down(x: Tensor, A: Tensor, rows: HeadRows) -> Tensor:
     Args:
         x: (T, d_in).
         A: (N, r, d_in).
+        rows: the head of each.
 
     Returns:
         (T, r).
@@ -63,6 +64,8 @@ def add_up(y: Tensor, u: Tensor, B: Tensor, rows: HeadRows, scaling: float, in_p
         y: (T, d_out); may be written into if `in_place`.
         u: (T, r).
         B: (N, d_out, r), in y's dtype, and u too.
+        rows: the head of each.
+        scaling: s.
 
     Returns:
         (T, d_out).

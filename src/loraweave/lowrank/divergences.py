@@ -19,7 +19,8 @@ def symmetric_kl(counts: Tensor, sums: Tensor, squares: Tensor) -> Tensor:
 
     Args:
         counts: (K,) tokens of each task; tasks with fewer than two are left out.
-        sums, squares: (…, K, D) of A x and of its elementwise square, added up over those tokens.
+        sums: (…, K, D) of A x, added up over those tokens.
+        squares: (…, K, D) of its elementwise square, likewise.
 
     Returns:
         (…) in nats, the sum over D of each pair's divergence; 0 where fewer than two tasks are left.
@@ -38,14 +39,15 @@ def symmetric_kl(counts: Tensor, sums: Tensor, squares: Tensor) -> Tensor:
 
 
 def mmd(samples: Tensor, weights: Tensor, bandwidths: tuple[float, ...] = BANDWIDTHS) -> Tensor:
-    """Mean over task pairs of the squared maximum mean discrepancy, with a sum of Gaussian kernels.
+    """Mean over task pairs of the squared maximum mean discrepancy, with a sum of Gaussian kernels (Align-LoRA's other
+    distance, 2508.05078).
 
     k(a, b) = Σ_w exp(−‖a − b‖² / 2w) over bandwidths w; MMD²(p, q) = E k(p, p') + E k(q, q') − 2 E k(p, q).
 
     Args:
         samples: (K, S, D) points of each task.
         weights: (K, S) of the points, at least 0; a task whose weights are all 0 is left out.
-        bandwidths: of the kernels, in units of A x squared.
+        bandwidths: of the kernels, in the unit of A x squared.
 
     Returns:
         () at least 0; 0 where fewer than two tasks are left.

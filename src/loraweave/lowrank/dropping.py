@@ -18,7 +18,7 @@ SPARSE_UP_TO = 0.3  # above it a mask is no dearer on a CPU
 
 
 def dropped(numel: int, p: float, device: torch.device) -> Tensor:
-    """Which of `numel` elements are dropped, each with probability p: sorted places, or a bool mask (numel,).
+    """Which of `numel` elements are dropped, each with probability p: sorted places, or a mask (numel,), on `device`.
 
     Places where that is cheaper: on a CPU, for a small p, outside of `torch.compile`, which cannot know their number.
     """
@@ -34,7 +34,10 @@ def dropped(numel: int, p: float, device: torch.device) -> Tensor:
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """x with each element dropped with probability p and the others scaled up, by PyTorch's own operations."""
+    """x, of any shape, with each element dropped with probability p and the others scaled up by 1 / (1 - p).
+
+    By PyTorch's own operations.
+    """
     return _zeroed(x, dropped(x.numel(), p, x.device)) / (1 - p)
 
 
@@ -91,6 +94,13 @@ def _zero_(x: Tensor, places: Tensor) -> Tensor:
 
 
 def mask(shape: tuple[int, ...], p: float, value: float, like: Tensor) -> Tensor:
-    """A mask of 0, with probability p, and `value`; of the dtype and on the device of `like`."""
+    """A mask of 0, with probability p, and else `value`.
+
+    Args:
+        shape: of the mask.
+        p: probability of a 0.
+        value: a number, usually 1 / (1 - p).
+        like: of any shape; the mask has its dtype and device.
+    """
     full = like.new_full(shape, value)
     return _zero_(full, dropped(full.numel(), p, full.device))

@@ -19,7 +19,15 @@ from loraweave.lowrank.gates import Gate, Pick, picked
 
 
 class Knobs(Protocol):
-    """What a formula needs to know beside tensors; `loraweave.WeaveConfig` has it."""
+    """What a formula needs to know beside tensors; `loraweave.WeaveConfig` has it.
+
+    Attributes:
+        gate: its name.
+        temperature: τ of a gate by task.
+        top_k: how many heads speak; None for all.
+        gate_groups: G, groups of output channels.
+        router_input: "x" or "rank".
+    """
 
     gate: str
     temperature: float
@@ -133,6 +141,9 @@ class Formula:
 
     def mean_factors(self, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `factors`, of the mean over tasks where they are told apart; of no more rank than one task's update.
+
+        Args:
+            weights: (N,) to take the place of the gate's.
 
         Σ_t g_th B_h Λ_t A / K = B_h (Σ_t g_th Λ_t / K) A.
         """
@@ -259,7 +270,8 @@ def formula_of(knobs: Knobs, tensors: Mapping[str, Tensor], scaling: float) -> F
 
     Args:
         knobs: the adapter's configuration.
-        tensors: by their names in an adapter file, with or without `weave_` before them.
+        tensors: by their names in an adapter file, with or without `weave_` before them: A (1 or N, r, d_in),
+            B (N, d_out, r) and what the method has beside them.
         scaling: s of this layer.
     """
     t = {name.removeprefix("weave_"): tensor for name, tensor in tensors.items()}

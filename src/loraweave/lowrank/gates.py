@@ -38,22 +38,31 @@ class Gate:
     top_k: int | None = None
 
     def by_task(self, B: Tensor) -> Tensor | None:
-        """(K, N): the weights of the heads on each task; None where tasks do not weigh them. B: (N, d_out, r)."""
+        """The weights of the heads on each task, (K, N); None where tasks do not weigh them.
+
+        Args:
+            B: (N, d_out, r), for the number of heads and their dtype.
+        """
         if self.own:
             return torch.eye(len(B), dtype=B.dtype, device=B.device)
         return None if self.task_logits is None else softmax_over_heads(self.task_logits, self.top_k)
 
     def of_tokens(self, logits: Tensor) -> Tensor:
-        """(…, G·N) of the router -> (…, N), or (…, G, N) where there are several groups."""
+        """The weights of the heads on each token: (…, N), or (…, G, N) where there are several groups.
+
+        Args:
+            logits: (…, G·N), the router's product.
+        """
         if self.groups > 1:
             logits = logits.unflatten(-1, (self.groups, -1))
         return softmax_over_heads(logits, self.top_k)
 
 
 def softmax_over_heads(logits: Tensor, top_k: int | None = None) -> Tensor:
-    """(…, N) -> (…, N), sums to 1; at least float32 inside, the dtype of `logits` outside.
+    """Weights that sum to 1, (…, N) as the logits; at least float32 inside.
 
     Args:
+        logits: (…, N), whose dtype the weights have too.
         top_k: only the highest so many take part, the others weigh 0. Of equal ones the choice is torch's.
     """
     wide = torch.promote_types(logits.dtype, torch.float32)
@@ -65,7 +74,15 @@ def softmax_over_heads(logits: Tensor, top_k: int | None = None) -> Tensor:
 
 
 def picked(table: Tensor, pick: Pick | None) -> Tensor:
-    """Every token's row of a table by task (K, …); ValueError where nobody says which task each token has."""
+    """Every token's row of a table by task, as `pick` gives them.
+
+    Args:
+        table: (K, …).
+        pick: from the table to (…, …), a row for each token.
+
+    Raises:
+        ValueError: `pick` is None: nobody says which task each token has.
+    """
     if pick is None:
         raise ValueError("the update depends on the task, and nobody says which each token has")
     return pick(table)

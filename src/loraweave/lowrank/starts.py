@@ -54,6 +54,12 @@ def channel_gate(num_heads: int, d_out: int, start: str, identity: bool = True) 
 
     With "zero_up" the gates are drawn from U(0.5, 1.5): heads on a shared A that start with B = 0 and equal gates
     would never part.
+
+    Args:
+        num_heads: N.
+        d_out: output channels.
+        start: the start's name.
+        identity: False draws the gates of "zero_gate" too.
     """
     if start == "random_anchored":
         return torch.full((num_heads, d_out), 1.0 / num_heads)

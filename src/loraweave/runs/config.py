@@ -24,7 +24,7 @@ MAX_SEED = 2**32 - 1  # what NumPy takes
 class EvalConfig(BaseModel):
     """How the trained model is scored.
 
-    Args:
+    Attributes:
         limit: test examples per task; all when None.
         batch_size: rows per forward pass; chosen by the vocabulary's size when None.
         num_fewshot: solved examples before each question.
@@ -45,7 +45,7 @@ def _fit_task(entry: str | dict[str, Any]) -> str | dict[str, Any]:
 class RunConfig(BaseModel):
     """A run file.
 
-    Args:
+    Attributes:
         model: the base: "nano", a folder, or a name on the hub.
         method: a method's name; a mapping with `name` and that method's fields; or bare knobs of WeaveConfig.
         tasks: lm-eval task names, task YAMLs or data files, or mappings; see `tasks.load_tasks`.
@@ -95,10 +95,14 @@ class RunConfig(BaseModel):
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":
-        """Read a run file and put `key.subkey=value` settings over it; values are parsed as YAML.
+        """Read a run file and put settings over it.
 
         Relative `model`, `data_dir` and `output` start at the file's folder; given as an override, where the command
         was typed.
+
+        Args:
+            path: of the file.
+            overrides: `key.subkey=value`, the values parsed as YAML.
 
         Raises:
             UserError: no such file, text that does not parse, an unknown key or a value out of range; with file and
@@ -131,7 +135,14 @@ class RunConfig(BaseModel):
 
     @classmethod
     def of(cls, given: "RunConfig | str | Path") -> "RunConfig":
-        """A run file that is read already, or read now from its path; raises `UserError` as `load` does."""
+        """A run file that is read already, or read now.
+
+        Args:
+            given: the run file, or its path.
+
+        Raises:
+            UserError: as `load` does.
+        """
         return given if isinstance(given, cls) else cls.load(given)  # type: ignore[arg-type]
 
     def _path(self, key: str, start: Path, lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> Path:
@@ -154,7 +165,7 @@ class RunConfig(BaseModel):
         return self.model_dump(mode="json")
 
     def save(self, path: Path) -> None:
-        """Write the run file, defaults included; `load` gives the same configuration back."""
+        """Write the run file to `path`, defaults included; `load` gives the same configuration back."""
         write_text(path, yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True))
 
 

@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class LossConfig(BaseModel):
-    """Losses added to the language model's.
+    """Losses added to the language model's: Align-LoRA's (2508.05078) and the importance loss of routers (1701.06538).
 
-    Args:
+    Attributes:
         alignment: λ of Align-LoRA's loss, which pulls the tasks' distributions of A x together; 0.2 in the paper.
         alignment_distance: "kl", symmetric KL between diagonal Gaussians, or "mmd", with 19 Gaussian kernels.
         load_balance: weight of the importance loss of token routers, which pulls the heads' total weights together.

@@ -45,18 +45,20 @@ class RunResult:
         folder: of the run.
         method: its name.
         adapter: folder of the adapter, or of the model for full fine-tuning; None for the untouched base.
-        learning_rate: highest of the schedule; None where nothing is trained.
+        learning_rate: the highest rate of the schedule; None where nothing is trained.
         rank: of the adapter; None where it has none.
         trainable_parameters: in numbers.
         steps: optimizer steps.
         best_step: with the lowest validation loss, averaged over tasks; None without validation.
         best_loss: that loss, in nats per completion token.
         seconds: in training steps alone; evaluation and saving left out.
-        tokens: trained on, padding left out, and tokens_per_second.
+        tokens: trained on, padding left out.
+        tokens_per_second: of training steps alone.
         peak_memory: in bytes, of the accelerator or else of the process.
         packed: whether rows held several examples.
         mixture: what each task got.
-        cut, dropped: per task, examples whose prompt was shortened and those left out as too long.
+        cut: per task, the number of examples whose prompt was shortened.
+        dropped: per task, the number of examples left out as too long.
     """
 
     folder: Path

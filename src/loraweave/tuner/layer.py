@@ -78,7 +78,8 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
     # --- parameters -------------------------------------------------------------------------------------------------
 
     def update_layer(self, adapter_name: str, config: WeaveConfig, inference_mode: bool) -> None:
-        """Add an adapter's parameters with their first values (`loraweave.lowrank.starts`)."""
+        """Add the parameters of `adapter_name` with their first values (`loraweave.lowrank.starts`), as `config` says;
+        in `inference_mode` they are not trained. UserError: a rank or a number of groups above the layer's size."""
         r, lora_alpha = rank_and_alpha(config, self.layer_name)
         limit = max(self.in_features, self.out_features)
         if r > limit:
@@ -267,6 +268,9 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
 
         A method with task ids folds for one task: the one set with `loraweave.task`.
 
+        Args:
+            adapter: its name.
+
         Raises:
             UserError: the update depends on x, or one task is needed and not given.
         """
@@ -291,7 +295,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """ΔW in the base weight's own layout: (d_out, d_in), or (d_in, d_out) for Conv1D."""
+        """ΔW of one `adapter`, in the base weight's own layout: (d_out, d_in), or (d_in, d_out) for Conv1D."""
         lora_A, lora_B = self.lora_factors(adapter)
         change = lora_B @ lora_A
         return change.T if self.fan_in_fan_out else change

@@ -107,6 +107,12 @@ class WeaveModel(BaseTuner):
         Several adapters become one head whose rank is the sum of theirs; if any needs tasks, with a transform per task.
         One adapter alone keeps its method, whatever it is.
 
+        Args:
+            adapters: names of those that are summed.
+            weights: the factor of each.
+            adapter_name: the new one's.
+            combination_type: "cat"; PEFT's others are refused.
+
         Raises:
             UserError: a method that weighs heads by the input, different tasks, modules_to_save or trained biases, an
                 unknown or existing name, or another `combination_type` than "cat".
