@@ -32,7 +32,7 @@ from loraweave.runs.methods import METHODS
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
 SHAPE = re.compile(r"\([^()]*(?:,|…)[^()]*\)|\(\)|any shape|the same shape|x's shape|`shape`|-> ")
 UNIT = re.compile(
-    r"\b(?:nats?|bytes|seconds?|unit|percent|probability|share|factor|scaling|weight|numerator|temperature|rate|cosine|"
+    r"\b(?:nats?|logits?|bytes|seconds?|unit|percent|probability|share|factor|scaling|weight|numerator|temperature|rate|cosine|"
     r"similarity|entropy|norm|number|τ|λ)\b|%|0 to 1|−1 to 1",
     re.IGNORECASE,
 )
