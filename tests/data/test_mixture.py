@@ -87,7 +87,7 @@ def test_by_tokens_without_a_total_each_row_comes_once() -> None:
 
 def test_the_realised_table_says_what_happened() -> None:
     mixture = Mixture.build({"a": [10] * 30, "b": [20] * 10}, MixtureConfig(strategy="equal"))
-    realised = mixture.realised(np.array([40, 40]), np.array([400, 800]))
+    realised = mixture.realised(np.array([40, 40]), np.array([400, 800]), [0, 3], [1, 0])
     a, b = json.loads(json.dumps(realised))
     assert a == {
         "task": "a",
@@ -98,11 +98,19 @@ def test_the_realised_table_says_what_happened() -> None:
         "wanted": 0.5,
         "share_of_examples": 0.5,
         "share_of_tokens": pytest.approx(1 / 3),
+        "cut": 0,
+        "dropped": 1,
     }
+    assert (b["cut"], b["dropped"]) == (3, 0)
     assert (b["drawn"], b["passes"], b["tokens"]) == (40, 4, 800)
     console = Console(width=120, record=True)
     console.print(realised_table(realised, "What was drawn"))
-    assert "What was drawn" in console.export_text()
+    text = console.export_text()
+    assert "What was drawn" in text
+    assert "cut" in text
+    assert "left out" in text
+    console.print(realised_table(mixture.realised(np.array([40, 40]), np.array([400, 800]), [0, 0], [0, 0]), ""))
+    assert "left out" not in console.export_text()
 
 
 @pytest.mark.parametrize("by", ["examples", "tokens"])

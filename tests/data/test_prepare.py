@@ -13,6 +13,7 @@ from torch import nn
 from loraweave.data.mixture import MixtureConfig
 from loraweave.data.prepare import RunData, prepare
 from loraweave.data.schedule import Schedule
+from loraweave.errors import UserError
 from loraweave.tasks import load_tasks
 
 Prepared = Callable[..., tuple[RunData, str]]
@@ -22,7 +23,7 @@ Prepared = Callable[..., tuple[RunData, str]]
 def prepared(tiny_model: Callable[..., nn.Module]) -> Prepared:
     """The data of files, prepared for a run of one epoch, and what was said about them."""
 
-    def build(files: list[Any], folder: Path, tokenizer: Any, max_length: int = 64, **options: Any) -> Any:
+    def build(files: list[Any], folder: Path, tokenizer: Any, max_length: int = 64, cut_prompts: bool = False) -> Any:
         said = io.StringIO()
         data, _, _ = prepare(
             load_tasks(files, folder),
@@ -33,9 +34,9 @@ def prepared(tiny_model: Callable[..., nn.Module]) -> Prepared:
             max_length=max_length,
             packing=False,
             validate=False,
+            cut_prompts=cut_prompts,
             seed=0,
             console=Console(file=said, width=200),
-            **options,
         )
         return data, said.getvalue()
 
@@ -58,3 +59,78 @@ def test_folded_system_messages_are_said_once(tmp_path: Path, prepared: Prepared
     )
     said = prepared(["loud.jsonl", "bare.jsonl"], tmp_path, tokenizer)[1]
     assert said.count("the chat template takes no system messages; they become a part of the user's turn: loud") == 1
+
+
+def pairs(count: int, long: int, words: int = 60) -> list[dict[str, str]]:
+    """Prompts and completions; the first `long` of the prompts have so many words."""
+    return [
+        {"prompt": f"Task {n}: " + "again " * (words if n < long else 1), "completion": f" number {n}"}
+        for n in range(count)
+    ]
+
+
+def test_cut_prompts_are_said_and_stand_in_the_mixture(tmp_path: Path, prepared: Prepared) -> None:
+    rows = [*pairs(20, long=4), {"prompt": "Say a lot:", "completion": " lots" * 90}]
+    tiny_tasks.write_jsonl(tmp_path / "some.jsonl", rows)
+    tiny_tasks.write_jsonl(tmp_path / "none.jsonl", pairs(20, long=0))
+    tasks = [{"task": f"{name}.jsonl", "test": f"{name}.jsonl.test"} for name in ("some", "none")]
+    for task in tasks:
+        tiny_tasks.write_jsonl(tmp_path / f"{task['task']}.test", pairs(3, long=0))
+        (tmp_path / f"{task['task']}.test").rename(tmp_path / f"test_{task['task']}")
+        task |= {"test": f"test_{task['task']}", "validation": f"test_{task['task']}"}
+    data, said = prepared(tasks, tmp_path, tiny_tasks.make_tokenizer("start"))
+    assert (
+        "some: 4 of 21 prompts lose their beginning: with their answer they are longer than 64 tokens, train.max"
+        in said
+    )
+    assert "some: 1 examples left out, their answer is longer than 64 tokens" in said
+    assert "none:" not in said
+    drawn = data.realised(data.training.tasks * 0 + 1)
+    assert [(row["task"], row["available"], row["cut"], row["dropped"]) for row in drawn] == [
+        ("some", 20, 4, 1),
+        ("none", 20, 0, 0),
+    ]
+
+
+def test_most_prompts_cut_is_an_error_unless_asked_for(tmp_path: Path, prepared: Prepared) -> None:
+    tiny_tasks.write_jsonl(tmp_path / "mine.jsonl", pairs(40, long=40))
+    tokenizer = tiny_tasks.make_tokenizer("start")
+    with pytest.raises(UserError, match=r"\(task 'mine' \d+ of \d+\): raise train.max_length .*`cut_prompts: true`"):
+        prepared(["mine.jsonl"], tmp_path, tokenizer)
+    said = prepared(["mine.jsonl"], tmp_path, tokenizer, max_length=1000, cut_prompts=True)[1]
+    assert "longer than 64 tokens, what the model can read" in said
+
+
+WRITING = """
+task: writing
+dataset_path: json
+dataset_kwargs: {data_files: {train: train.jsonl, test: test.jsonl}}
+training_split: train
+test_split: test
+output_type: generate_until
+doc_to_text: "{{text}}:"
+doc_to_target: "{{answer}}"
+target_delimiter: " "
+generation_kwargs: {until: ["\\n", "."], max_gen_toks: 12}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def test_right_answers_that_no_model_can_write_are_said(tmp_path: Path, prepared: Prepared) -> None:
+    answers = ["fine", "two\nlines", "a. b", "x" * 60, "fine too"]
+    tiny_tasks.write_jsonl(tmp_path / "train.jsonl", [{"text": f"t{n}", "answer": "fine"} for n in range(5)])
+    tiny_tasks.write_jsonl(tmp_path / "test.jsonl", [{"text": "t", "answer": answer} for answer in answers])
+    (tmp_path / "writing.yaml").write_text(WRITING)
+    said = prepared(["writing.yaml"], tmp_path, tiny_tasks.make_tokenizer("start"))[1]
+    assert "writing: no model can write the right answer to 2 of 5 test examples: it holds '\\n', where writing" in said
+    assert "to 1 of 5 test examples: it is longer than 12 tokens (generation_kwargs.max_gen_toks)" in said
+    (tmp_path / "writing.yaml").write_text(WRITING.replace('["\\n", "."], max_gen_toks: 12', "[], max_gen_toks: 64"))
+    assert "no model can" not in prepared(["writing.yaml"], tmp_path, tiny_tasks.make_tokenizer("start"))[1]
+
+
+def test_one_right_answer_that_can_be_written_is_enough(tmp_path: Path, prepared: Prepared) -> None:
+    rows = [{"text": f"t{n}", "answer": ["two\nlines", "fine"]} for n in range(5)]
+    tiny_tasks.write_jsonl(tmp_path / "train.jsonl", rows)
+    tiny_tasks.write_jsonl(tmp_path / "test.jsonl", rows)
+    (tmp_path / "writing.yaml").write_text(WRITING.replace('"{{answer}}"', "answer"))
+    assert "no model can" not in prepared(["writing.yaml"], tmp_path, tiny_tasks.make_tokenizer("start"))[1]

@@ -69,6 +69,8 @@ def _tasks(run: "DryRun") -> Table:
     for head in ("task", "data", "scored by"):
         table.add_column(head, overflow="fold")
     heads = ["examples", "share", *(["drawn", "tokens"] if run.realised else [])]
+    some_cut = any(row["cut"] or row["dropped"] for row in run.realised)
+    heads += ["cut", "left out"] if some_cut else []
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for number, outline in enumerate(run.tasks):
@@ -78,7 +80,8 @@ def _tasks(run: "DryRun") -> Table:
             "–" if share is None else f"{share:.1%}",
         ]
         if run.realised:
-            numbers += [f"{run.realised[number]['drawn']:,}", f"{run.realised[number]['tokens']:,}"]
+            shown = ("drawn", "tokens", "cut", "dropped") if some_cut else ("drawn", "tokens")
+            numbers += [f"{run.realised[number][key]:,}" for key in shown]  # type: ignore[literal-required]
         table.add_row(Text(outline.name, style="bold"), Text(outline.data), Text(outline.scored_by), *numbers)
     return table
 

@@ -80,7 +80,11 @@ class MixtureConfig(BaseModel):
 
 
 class Realised(TypedDict):
-    """What one task got. `wanted` is the share asked for, in the mixture's own unit; `passes` is drawn / available."""
+    """What one task got. `wanted` is the share asked for, in the mixture's own unit; `passes` is drawn / available.
+
+    Of its examples, `cut` lost the beginning of their prompt to the length limit, and `dropped` are not available,
+    since their answer alone is too long.
+    """
 
     task: str
     available: int
@@ -90,6 +94,8 @@ class Realised(TypedDict):
     wanted: float
     share_of_examples: float
     share_of_tokens: float
+    cut: int
+    dropped: int
 
 
 @dataclass
@@ -159,12 +165,15 @@ class Mixture:
         draws = np.stack([np.repeat(np.arange(len(rows)), list(map(len, rows))), np.concatenate(rows)], axis=1)
         return draws[np.random.default_rng([self.seed, number, crc32(b"order")]).permutation(len(draws))]
 
-    def realised(self, drawn: np.ndarray, tokens: np.ndarray) -> list[Realised]:
+    def realised(
+        self, drawn: np.ndarray, tokens: np.ndarray, cut: Sequence[int], dropped: Sequence[int]
+    ) -> list[Realised]:
         """What each task got, ready for JSON.
 
         Args:
             drawn: (K,) examples of each task, each as often as it was drawn.
             tokens: (K,) in those.
+            cut, dropped: (K,) examples of each task that lost the beginning of their prompt, and that did not fit.
         """
         return [
             Realised(
@@ -176,6 +185,8 @@ class Mixture:
                 wanted=float(self.shares[task]),
                 share_of_examples=float(drawn[task] / drawn.sum()),
                 share_of_tokens=float(tokens[task] / tokens.sum()),
+                cut=cut[task],
+                dropped=dropped[task],
             )
             for task, name in enumerate(self.names)
         ]
@@ -231,10 +242,14 @@ def realised_table(rows: Sequence[Realised], title: str) -> Table:
     table.add_column("task")
     for heading in ("available", "drawn", "passes", "tokens", "wanted", "of examples", "of tokens"):
         table.add_column(heading, justify="right")
+    some_cut = any(row["cut"] or row["dropped"] for row in rows)
+    for heading in ("cut", "left out") if some_cut else ():
+        table.add_column(heading, justify="right")
     for row in rows:
         counts = [f"{row['available']:,}", f"{row['drawn']:,}", f"{row['passes']:.2f}", f"{row['tokens']:,}"]
         shares = [f"{row['wanted']:.1%}", f"{row['share_of_examples']:.1%}", f"{row['share_of_tokens']:.1%}"]
-        table.add_row(Text(row["task"]), *counts, *shares)
+        lost = [f"{row['cut']:,}", f"{row['dropped']:,}"] if some_cut else []
+        table.add_row(Text(row["task"]), *counts, *shares, *lost)
     return table
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loraweave.data.mixture import Mixture, MixtureConfig, Realised
+from loraweave.data.notices import Cut, check_cuts, notices
 from loraweave.data.packing import keeps_examples_apart
 from loraweave.data.plan import RowPlan, validation_plan
 from loraweave.data.rows import TaskTokens, TokenRows
@@ -18,7 +19,9 @@ from loraweave.errors import UserError
 from loraweave.heartbeat import Heartbeat
 from loraweave.tasks import Task
 from loraweave.tasks.examples import Example
-from loraweave.tasks.template import FOLDED, folding_tasks
+
+READ_AT_MOST = 2048
+"""Tokens of a model that does not say how many it can read, as lm-eval has it."""
 
 
 @dataclass
@@ -45,6 +48,13 @@ class RunData:
         tasks, rows = self.mixture.epoch(number).T
         return self._first[tasks] + rows
 
+    def cuts(self) -> list[Cut]:
+        """What the length limit did to each task."""
+        return [
+            Cut(name, len(part) + self.dropped.get(name, 0), self.cut.get(name, 0), self.dropped.get(name, 0))
+            for name, part in zip(self.mixture.names, self.training.parts, strict=True)
+        ]
+
     def realised(self, seen: np.ndarray) -> list[Realised]:
         """What each task got.
 
@@ -55,7 +65,8 @@ class RunData:
         tokens = np.zeros_like(drawn)
         np.add.at(drawn, self.training.tasks, seen)
         np.add.at(tokens, self.training.tasks, seen * self.training.lengths)
-        return self.mixture.realised(drawn, tokens)
+        cuts = self.cuts()
+        return self.mixture.realised(drawn, tokens, [cut.cut for cut in cuts], [cut.dropped for cut in cuts])
 
 
 def longest_example(max_length: int, model: PreTrainedModel) -> int:
@@ -116,6 +127,7 @@ def prepare(
     max_length: int,
     packing: bool,
     validate: bool,
+    cut_prompts: bool,
     seed: int,
     console: Console,
 ) -> tuple[RunData, RowPlan, RowPlan | None]:
@@ -129,20 +141,21 @@ def prepare(
         max_length: tokens per row.
         packing: put several examples into a row, where the model keeps them apart.
         validate: whether rows to validate on are wanted.
+        cut_prompts: train also where a task loses most of its prompts' beginnings to `max_length`.
         seed: of the order.
-        console: where it is said what was left out.
+        console: where it is said what was cut, left out or is out of reach.
 
     Raises:
-        UserError: a task without training examples, one whose answers are all too long, or nothing to validate on.
+        UserError: a task without training examples, one whose answers are all too long, or most of whose prompts are
+            cut, or nothing to validate on.
     """
     longest = longest_example(max_length, model)
     data = load_data(tasks, tokenizer, longest, mixture, seed, console)
-    if folding := folding_tasks(tokenizer, ((task.name, task.training_examples()) for task in tasks)):
-        console.print(FOLDED.format(", ".join(folding)), markup=False, soft_wrap=True)
-    for name, count in data.dropped.items():
-        if count:
-            said = f"{name}: {count} examples left out, their answer is longer than {longest} tokens"
-            console.print(said, markup=False)
+    cuts = data.cuts()
+    for line in notices(tasks, tokenizer, cuts, longest, max_length, longest_example(READ_AT_MOST, model)):
+        console.print(line, markup=False, soft_wrap=True)
+    if not cut_prompts:
+        check_cuts(cuts, longest)
     if packing and not keeps_examples_apart(model):
         console.print(f"{model.config.model_type} cannot keep packed examples apart, so rows hold one example each")
         packing = False

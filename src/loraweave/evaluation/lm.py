@@ -15,6 +15,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loraweave.data.border import context_ids, split_ids
+from loraweave.data.notices import longest_answer
 from loraweave.evaluation.shared_prompt import batches, score_answers
 from loraweave.tasks.sandbox import sandbox_chat_templates
 from loraweave.tasks.template import apply_template
@@ -49,7 +50,7 @@ class LoadedModel(HFLM):
     @property
     def max_gen_toks(self) -> int:
         """lm-eval's 256 where the task does not say, but never more than half of what a small model can read."""
-        return min(256, self.max_length // 2)
+        return longest_answer(self.max_length)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """As in training: lm-eval drops the system message where a template refuses it."""

@@ -51,6 +51,7 @@ class RunConfig(BaseModel):
         tasks: lm-eval task names, task YAMLs or data files, or mappings; see `tasks.load_tasks`.
         data_dir: where task YAMLs look for their data files.
         chat_template: send prompts through the tokenizer's chat template, in training and in evaluation.
+        cut_prompts: train also where a task loses most of its prompts' beginnings to `train.max_length`.
         mixture: how often each task is drawn.
         train: Hugging Face TrainingArguments by their own names; see `settings.DEFAULTS`. `learning_rate` may be one
             number, or one for each method by its name.
@@ -69,6 +70,7 @@ class RunConfig(BaseModel):
     tasks: list[Annotated[str | dict[str, Any], AfterValidator(_fit_task)]] = Field(min_length=1)
     data_dir: str | None = None
     chat_template: bool = False
+    cut_prompts: bool = False
     mixture: MixtureConfig = Field(default_factory=lambda: MixtureConfig.model_validate({}))
     train: dict[str, Any] = Field(default_factory=dict)
     eval: EvalConfig = Field(default_factory=EvalConfig)

@@ -57,6 +57,7 @@ class ResolvedRun:
             max_length=self.config.train["max_length"],
             packing=bool(self.config.train["packing"]),
             validate=self.args.eval_strategy != "no",
+            cut_prompts=self.config.cut_prompts,
             seed=self.config.seed,
             console=console,
         )

@@ -47,7 +47,7 @@ def example_from(task: Any, doc: Any, chat: bool, place: str) -> Example:
                 gen_prefix=task.doc_to_prefix(doc),
             )
             if task.OUTPUT_TYPE == "generate_until":
-                prompt, completion = context, _generated(task, doc, chat, place)
+                prompt, completion = context, next(iter(right_answers(task, doc, chat, place)), "")
             else:
                 prompt, completion = _scored(task, doc, context, chat, place)
     except UserError:
@@ -89,19 +89,22 @@ def _choice_index(gold: Any, choices: list[str], place: str) -> int:
     raise UserError(f"{place}: the label {gold!r} is not among the choices: {shown}")
 
 
-def _generated(task: Any, doc: Any, chat: bool, place: str) -> str:
-    """The first right answer, with the delimiter that lm-eval puts before an answer in a solved example."""
-    from lm_eval.api.utils import requires_delimiter
-
+def right_answers(task: Any, doc: Any, chat: bool, place: str) -> list[str]:
+    """All right answers that a model may write, each with the delimiter that lm-eval puts before one in a solved
+    example; arguments and errors as of `example_from`."""
     gold = task.doc_to_target(doc)
     if task.config.doc_to_choice is not None:
         choices = task.doc_to_choice(doc)
         if isinstance(gold, str):  # lm-eval indexes the choices with it when it scores
             raise UserError(f"{place}: doc_to_target must be the number of a choice here, not {gold!r}")
         gold = choices[_choice_index(gold, choices, place)]
-    if isinstance(gold, list):
-        gold = gold[0] if gold else ""
-    answer = str(gold)
+    golds = gold if isinstance(gold, list) else [gold]
+    return [_delimited(task, doc, str(answer), chat) for answer in golds]
+
+
+def _delimited(task: Any, doc: Any, answer: str, chat: bool) -> str:
+    from lm_eval.api.utils import requires_delimiter
+
     if prefix := task.doc_to_prefix(doc):
         return f" {answer}" if answer and requires_delimiter(prefix, answer) else answer
     return answer if chat or not answer else f"{task.config.target_delimiter}{answer}"
