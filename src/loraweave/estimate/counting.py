@@ -13,6 +13,7 @@ from peft import get_peft_model
 from transformers import PreTrainedModel
 
 from loraweave.errors import UserError
+from loraweave.runs.language import freeze_beside_language
 from loraweave.runs.methods import MethodSpec, choose_method
 
 TOLERANCE = 0.03
@@ -105,10 +106,11 @@ def _trainable_by_layer(spec: MethodSpec, base: PreTrainedModel, task_names: Seq
     if method.trains == "nothing":
         return {}
     model: torch.nn.Module = copy.deepcopy(base)
-    config = choose_method(spec).peft_config(task_names)
+    config = choose_method(spec).peft_config(task_names, base)
     if config is None:
         model.requires_grad_(True)
-        return {name: p.numel() for name, p in model.named_parameters()}
+        freeze_beside_language(model)
+        return {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     with torch.device("meta"):
         model = get_peft_model(model, config)
     prefix = f".{model.base_model.prefix}"

@@ -22,6 +22,7 @@ from loraweave.estimate.memory import Device, Memory, StepPlan, estimate
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import adapted
 from loraweave.runs.config import RunConfig
+from loraweave.runs.language import language_notice
 from loraweave.runs.methods import ChosenMethod, Method
 from loraweave.runs.resolve import ResolvedRun, resolve
 from loraweave.runs.settings import uses_fsdp
@@ -94,6 +95,8 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
         )
         names = [task.name for task in tasks]
         config.mixture.check_tasks(names)
+        if run.method.method.trains != "nothing" and (notice := language_notice(base)):
+            console.print(notice, markup=False, soft_wrap=True)
         layers, trainable = _injected(run, base, names)
         realised, rows = _data(run, base, tasks, console)
         shares: list[float | None] = [row["wanted"] for row in realised]

@@ -24,6 +24,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from loraweave.lowrank import by_head, dropping
 from loraweave.quiet import quiet_libraries
+from loraweave.runs.language import freeze_beside_language
 from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.training.trainer import hidden_states_at
 from loraweave.tuner.context import TaskContext
@@ -116,16 +117,17 @@ class FakeModel:
     def __init__(
         self, config: PretrainedConfig, spec: MethodSpec, task_names: Sequence[str], dtype: torch.dtype
     ) -> None:
-        peft_config = choose_method(spec).peft_config(task_names)
-        everything = peft_config is None and choose_method(spec).method.trains == "everything"
+        method = choose_method(spec)
+        everything = method.method.trains == "everything"
         with quiet_libraries(), torch.device("meta"):
             self.base = AutoModelForCausalLM.from_config(config, dtype=torch.float32 if everything else dtype)
             self.model: nn.Module = self.base
             self.base_bytes = bytes_of(self.base)
-            if peft_config is not None:
+            if (peft_config := method.peft_config(task_names, self.base)) is not None:
                 self.model = get_peft_model(self.base, peft_config)
             elif everything:
                 self.base.requires_grad_(True)
+                freeze_beside_language(self.base)
         self.adapter_bytes = bytes_of(self.model) - self.base_bytes
         add_fused_lm_head(self.base)
         self.fake = FakeTensorMode()

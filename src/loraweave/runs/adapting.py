@@ -9,6 +9,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, set_seed
 
 from loraweave.errors import UserError
+from loraweave.runs.language import freeze_beside_language
 from loraweave.runs.methods import ChosenMethod
 from loraweave.tuner.context import detach
 
@@ -29,16 +30,18 @@ def adapted(
     Raises:
         UserError: the method's configuration is not possible, or does not fit the base's layers.
     """
-    config = method.peft_config(task_names)
+    config = method.peft_config(task_names, base)
     if config is None:
         model = copy.deepcopy(base) if keep_base else base
         if method.method.trains == "everything":
             model.float().requires_grad_(True)  # AdamW's small steps are lost in bfloat16 weights
+            freeze_beside_language(model)
         yield model
         return
     set_seed(seed)
     with unchanged(base):
         model = inject(base, config, method.name)
+        freeze_beside_language(base)  # `bias: all` trains those of every part
         try:
             yield model
         finally:

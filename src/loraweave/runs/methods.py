@@ -24,6 +24,7 @@ from loraweave.config import (
     WeaveConfig,
 )
 from loraweave.errors import UserError, nearest
+from loraweave.runs.language import beside_language, leaving_out
 from loraweave.runs.loss_config import LossConfig
 
 MethodSpec = str | Mapping[str, Any]
@@ -169,11 +170,12 @@ class ChosenMethod:
         """The method's."""
         return self.method.name
 
-    def peft_config(self, task_names: Sequence[str]) -> PeftConfig | None:
+    def peft_config(self, task_names: Sequence[str], base: PreTrainedModel | None = None) -> PeftConfig | None:
         """The PEFT configuration; None where the method has no adapter (`base`, `full`).
 
         Args:
             task_names: the run's tasks in the order of their ids; a Weave method saves them with the adapter.
+            base: that it is for: what text never reaches in it is left out.
 
         Raises:
             UserError: values out of range, or knobs that do not go together.
@@ -185,6 +187,8 @@ class ChosenMethod:
         values = {**self.method.defaults, **fields_of_class, "task_type": "CAUSAL_LM"}
         if issubclass(config_class, WeaveConfig):
             values["task_names"] = list(task_names)
+        if base is not None and (parts := beside_language(base)):
+            values["exclude_modules"] = leaving_out(parts, values.get("exclude_modules"))
         try:
             return config_class(**values)
         except (ValueError, TypeError) as error:

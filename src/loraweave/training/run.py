@@ -22,6 +22,7 @@ from loraweave.runs.adapting import adapted
 from loraweave.runs.checkpoints import Start, checkpoints_in
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder, environment
+from loraweave.runs.language import language_notice
 from loraweave.runs.origin import describe_base, describe_data, hold_to
 from loraweave.runs.resolve import ResolvedRun, resolve
 from loraweave.runs.settings import uses_fsdp
@@ -185,6 +186,8 @@ def _trained(
     request: Request,
 ) -> RunResult:
     folder, names = run.folder, [task.name for task in tasks]
+    if notice := language_notice(base[0]):
+        console.print(notice, markup=False, soft_wrap=True)
     data, plan, validation = run.prepare_data(tasks, *base, console)
     seen = plan.seen(run.schedule.rows(len(plan)))
     realised = data.realised(seen)
