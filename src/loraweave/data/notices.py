@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from loraweave.data.taught import taught_in_vain
 from loraweave.errors import UserError
 from loraweave.tasks import Task
 from loraweave.tasks.prompts import right_answers
@@ -58,6 +59,8 @@ def notices(
             yield f"{cut.name}: {cut.dropped:,} examples left out, their answer is longer than {longest:,} tokens"
     for task in tasks:
         yield from out_of_reach(task, tokenizer, reads)
+        if in_vain := taught_in_vain(task):
+            yield in_vain
 
 
 def check_cuts(cuts: Sequence[Cut], longest: int) -> None:
