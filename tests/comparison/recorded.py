@@ -87,6 +87,8 @@ def _results(runs: list[RunRecord], methods: Sequence[str], seeds: Sequence[int]
             environment={"packages": {"torch": "2.13.0"}},
             tasks={},
             task_configs={},
+            data={},
+            base={},
             searches=[],
             runs=runs,
             summary=[],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from peft import PeftModel
+from tiny_project import write_base, write_project, write_run_file
 
 from loraweave.comparison import compare
 from loraweave.comparison import runner as runs
@@ -144,3 +146,21 @@ def _begun(config, tmp_path) -> dict:
     begun = compare(config, [{"name": "lora", "target_modules": ["nowhere"]}], [0], output=tmp_path / "begun")
     begun["runs"] = begun["runs"][:1]
     return begun
+
+
+@pytest.mark.parametrize("file", ["notes.jsonl", "notes_test.jsonl"])
+def test_a_comparison_on_changed_data_or_another_base_is_refused(tmp_path, file):
+    config = RunConfig.load(write_run_file(write_project(tmp_path / "project")))
+    folder, changed = tmp_path / "out", tmp_path / "project" / file
+    compare(config, ["lora"], [0], output=folder)
+    before, written = (folder / "results.json").read_bytes(), changed.read_text()
+    changed.write_text(written.replace("remember", "forget"))
+    with pytest.raises(UserError, match="out: cannot resume, the examples of notes have changed"):
+        compare(config, ["lora", "rlora"], [0], output=folder, resume=True)
+    changed.write_text(written)
+    if file == "notes.jsonl":
+        shutil.rmtree(tmp_path / "project" / "base")
+        write_base(tmp_path / "project" / "base", seed=1)
+        with pytest.raises(UserError, match=r"out: cannot resume, .*base is not the base that this was begun with"):
+            compare(config, ["lora", "rlora"], [0], output=folder, resume=True)
+    assert (folder / "results.json").read_bytes() == before

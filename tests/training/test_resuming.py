@@ -136,7 +136,7 @@ def test_another_base_is_refused(project: Path) -> None:
         run(project, *EVERY_STEP, progress=At(3, interrupt))
     shutil.rmtree(project / "base")
     write_base(project / "base", seed=1)
-    with pytest.raises(UserError, match=r"cannot resume, .*base is not the base that this run was begun with"):
+    with pytest.raises(UserError, match=r"cannot resume, .*base is not the base that this was begun with"):
         run(project, *EVERY_STEP, resume=True)
 
 

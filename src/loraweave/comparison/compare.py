@@ -35,6 +35,7 @@ from loraweave.evaluation.record import describe
 from loraweave.files import locked
 from loraweave.runs.config import RunConfig
 from loraweave.runs.methods import MethodSpec, choose_method
+from loraweave.runs.origin import check_base, check_data, describe_base, describe_scored_data
 from loraweave.runs.resolve import own_rate
 from loraweave.terminal import plain_console
 
@@ -101,7 +102,11 @@ def _opened(
 ) -> Results:
     """The results to begin with or go on from, once everything has been checked that can be without a model."""
     earlier = folder.open(settings, resume)
-    described = config.load_tasks()
+    first_seed = (earlier["settings"] if earlier is not None else settings)["seeds"][0]
+    described = config.model_copy(update={"seed": first_seed}).load_tasks()
+    data = describe_scored_data(described)
+    if earlier is not None:
+        check_data(folder.path, earlier["data"], data)
     if settings["match_params"]:
         specs = settings["methods"]
         first = earlier["settings"]["methods"] if earlier is not None else specs
@@ -110,6 +115,7 @@ def _opened(
         results = begun(settings, asked, describe(described), command)
     else:
         results = continued(earlier, settings, asked, command)
+    results["data"] = data
     reference(results, results["settings"]["against"])
     rates = parse_rates(results["settings"]["learning_rates"])
     if asked["widen"] and len(rates) < 2:
@@ -122,6 +128,10 @@ def _opened(
 def _complete(config: RunConfig, results: Results, folder: ComparisonFolder, console: Console) -> None:
     """Do all that is asked for and not done, and write down what follows from it."""
     model, tokenizer = load_base(config.model, trust_code=config.trust_code)
+    now = describe_base(config.model, model)
+    if results["base"]:
+        check_base(folder.path, results["base"], now)
+    results["base"] = now
     base = (model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
     forget_failures(results)
     if results["settings"]["learning_rates"]:

@@ -93,6 +93,8 @@ def begun(settings: dict[str, Any], asked: Asked, task_configs: dict[str, dict[s
         environment=environment(settings["seeds"][0]),
         tasks={},
         task_configs=task_configs,
+        data={},
+        base={},
         searches=[],
         runs=[],
         summary=[],

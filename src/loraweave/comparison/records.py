@@ -152,7 +152,8 @@ class Asked(TypedDict):
 
 
 class Results(TypedDict):
-    """The whole of results.json. `differences` are to the method named by `reference`."""
+    """The whole of results.json. `differences` are to the method named by `reference`; `data` has hashes of each task's
+    examples, and `base` the base's name and fingerprint: with others the comparison does not go on."""
 
     format: int
     created: str
@@ -162,6 +163,8 @@ class Results(TypedDict):
     environment: dict[str, Any]
     tasks: dict[str, TaskInfo]
     task_configs: dict[str, dict[str, Any]]
+    data: dict[str, dict[str, str]]
+    base: dict[str, str]
     searches: list[Search]
     runs: list[RunRecord]
     summary: list[MethodSummary]

@@ -1,6 +1,7 @@
 """What a run is made from beside its run file: the base and the data. A run that goes on must have the same."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -29,25 +30,37 @@ def describe_data(tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
     }
 
 
+def describe_scored_data(tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
+    """As `describe_data`, with a hash of the examples that each task is scored on."""
+    known = describe_data(tasks)
+    return {task.name: {**known[task.name], "test": content_hash(task.test_examples())} for task in tasks}
+
+
 def hold_to(folder: RunFolder, base: Mapping[str, str], data: Mapping[str, Any]) -> None:
     """Write down what a run is made from; where that is written already, it must be the same.
 
     Raises:
         UserError: the base is another one, or a task's examples have changed; names it.
     """
-    if folder.base.exists() and read_json(folder.base).get("fingerprint") != base["fingerprint"]:
-        raise UserError(f"{folder.path}: cannot resume, {base['name']} is not the base that this run was begun with")
+    if folder.base.exists():
+        check_base(folder.path, read_json(folder.base), base)
     write_json(folder.base, base)
     if folder.data.exists():
-        check_data(f"{folder.path}: cannot resume", read_json(folder.data), data)
+        check_data(folder.path, read_json(folder.data), data)
     write_json(folder.data, data)
 
 
-def check_data(where: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `UserError` where a task that is in both has other examples now than before, and name every such task."""
-    changed = [name for name in now if name in before and before[name] != now[name]]
+def check_base(folder: Path, before: Mapping[str, Any], now: Mapping[str, str]) -> None:
+    """Raise `UserError` where what is in a folder was begun with another base."""
+    if before.get("fingerprint") != now["fingerprint"]:
+        raise UserError(f"{folder}: cannot resume, {now['name']} is not the base that this was begun with")
+
+
+def check_data(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `UserError` where tasks have other examples than when what is in a folder was begun; names those tasks."""
+    changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         raise UserError(
-            f"{where}, the examples of {', '.join(changed)} have changed since it was begun; "
+            f"{folder}: cannot resume, the examples of {', '.join(changed)} have changed since this was begun; "
             "put them back, or choose another output"
         )
