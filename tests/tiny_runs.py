@@ -31,9 +31,14 @@ EXACT = [name for name in ADAPTERS if name not in ROUTED and name != "dora"]
 
 
 def random_run(
-    project: Path, method: Any, folder: Path, tasks: Sequence[Any] = TASKS, base: Path | None = None
+    project: Path,
+    method: Any,
+    folder: Path,
+    tasks: Sequence[Any] = TASKS,
+    base: Path | None = None,
+    size: float = 0.2,
 ) -> Path:
-    """The folder of a run that ended, with a random adapter on the project's base or another."""
+    """The folder of a run that ended, with a random adapter of some size on the project's base or another."""
     name = base or project / "base"
     run = RunFolder(folder)
     run.path.mkdir(parents=True)
@@ -50,7 +55,7 @@ def random_run(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if (".weave_" in name or ".lora_" in name) and "magnitude" not in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
     model.save_pretrained(run.adapter)
     (run.adapter / "base.json").write_bytes(run.base.read_bytes())
     return folder

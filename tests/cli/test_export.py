@@ -4,6 +4,7 @@ import json
 
 from peft import PeftModel
 from tiny_runs import SMALL, random_run
+from tiny_shapes import write_shape
 from transformers import AutoModelForCausalLM
 
 
@@ -39,9 +40,11 @@ def test_what_a_router_costs_is_printed(command, project, tmp_path):
         assert word in out
 
 
-def test_a_gguf_adapter_and_model(command, trained, tmp_path):
-    assert command("export", trained, "--to", "gguf", "--output", tmp_path / "adapter")[0] == 0
-    assert command("export", trained, "--to", "gguf", "--merged", "--output", tmp_path / "model")[0] == 0
+def test_a_gguf_adapter_and_model(command, project, trained, tmp_path):
+    base = write_shape(tmp_path / "base", "llama")
+    run = random_run(project, {"name": "multilora", **SMALL}, tmp_path / "run", base=base)
+    assert command("export", run, "--to", "gguf", "--output", tmp_path / "adapter")[0] == 0
+    assert command("export", run, "--to", "gguf", "--merged", "--output", tmp_path / "model")[0] == 0
     assert (tmp_path / "adapter" / "adapter.gguf").is_file()
     assert (tmp_path / "model" / "model.gguf").is_file()
     code, _, err = command("export", trained, "--to", "lora", "--merged", "--output", tmp_path / "none")

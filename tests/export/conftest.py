@@ -26,3 +26,8 @@ def finished(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         return made[key]
 
     return find
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-llama-cpp", metavar="JSON", help="keep how far llama.cpp is from transformers")
+    parser.addoption("--write-export", metavar="PAGE", help="print the table of exports into this page")

@@ -1,6 +1,5 @@
 """GGUF files: an adapter and a model, read back by other code than wrote them, for each shape of base."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from tiny_project import byte_tokenizer
 from tiny_runs import BY_TASK, EXACT, NAMES, ROUTED, SMALL, random_run
+from tiny_shapes import write_shape
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from loraweave.bases import load_base
@@ -20,39 +20,7 @@ from loraweave.runs.attaching import attach
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
 
-SIZES = {
-    "vocab_size": 259,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-OTHERS = {
-    "gemma2": {"query_pre_attn_scalar": 8, "sliding_window": 16},
-    "gemma3_text": {"query_pre_attn_scalar": 8, "sliding_window": 16},
-    "mistral": {"sliding_window": None},
-}
 READ = ("llama", "mistral", "qwen2")  # of these transformers reads all that a GGUF file says
-
-
-def write_shape(folder: Path, kind: str, **changes) -> Path:
-    """A random base of a shape whose norms and biases all do something."""
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **{**SIZES, **OTHERS.get(kind, {}), **changes})
-    model = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -121,8 +89,9 @@ def test_a_merged_model_of_each_shape(project, shapes, tmp_path, kind: str):
             torch.testing.assert_close(found(ids).logits, model(ids).logits, rtol=1e-3, atol=1e-3)
 
 
-def test_a_task_and_a_router_become_models(finished, tmp_path):
-    (each,) = export(finished({"name": "mtllora", **SMALL}), "gguf-model", tmp_path / "one", tasks=["double"])
+def test_a_task_and_a_router_become_models(project, shapes, finished, tmp_path):
+    run = random_run(project, {"name": "mtllora", **SMALL}, tmp_path / "run", base=shapes["llama"])
+    (each,) = export(run, "gguf-model", tmp_path / "one", tasks=["double"])
     assert each.path == tmp_path / "one" / "double"
     assert each.largest <= 1e-4
     (each,) = export(finished({"name": ROUTED[0], **SMALL}), "gguf", tmp_path / "two", tasks=["parity"], limit=4)
@@ -148,7 +117,7 @@ def test_half_precision_and_long_contexts(project, tmp_path):
     plain = 10000.0 ** -(np.arange(0, 8, 2) / 8)
     np.testing.assert_allclose(plain / factors, model.model.rotary_emb.inv_freq.numpy(), rtol=1e-5)
 
-    model, tokenizer = load_base(project / "base")
+    model, tokenizer = load_base(base)
     model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
     tokenizer.save_pretrained(tmp_path / "half")
     run = random_run(project, {"name": "lora", **SMALL}, tmp_path / "other", base=tmp_path / "half")
@@ -196,10 +165,9 @@ def test_what_cannot_be_written_is_refused(project, finished, tmp_path):
     for to in ("gguf", "gguf-model"):
         with pytest.raises(UserError, match="opt base is not one of llama"):
             export(finished({"name": "lora", **SMALL}), to, tmp_path / "out", base=str(opt))
-    yarn = json.loads((project / "base" / "config.json").read_text())
-    yarn["rope_parameters"] = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0}
-    other = write_shape(tmp_path / "yarn", "llama")
-    (other / "config.json").write_text(json.dumps(yarn))
-    with pytest.raises(UserError, match="yarn"):
-        export(finished({"name": "lora", **SMALL}), "gguf-model", tmp_path / "out", base=str(other))
+    yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0}
+    other = write_shape(tmp_path / "yarn", "llama", rope_parameters=yarn)
+    for base, words in ((other, "yarn"), (project / "base", "joins nothing")):
+        with pytest.raises(UserError, match=words):
+            export(finished({"name": "lora", **SMALL}), "gguf-model", tmp_path / "out", base=str(base))
     assert not (tmp_path / "out").exists()

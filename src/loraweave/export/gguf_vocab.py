@@ -17,6 +17,13 @@ SPLITS = {
 """llama.cpp's names of the expressions by which text is split."""
 
 
+def check(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError if a tokenizer cannot be written so that llama.cpp does the same."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    if _is_bytewise(backend):
+        split_of(backend)
+
+
 def add_vocabulary(writer: Any, tokenizer: PreTrainedTokenizerBase, size: int, folder: Path) -> None:
     """Add a tokenizer to a file.
 
@@ -67,6 +74,8 @@ def _is_bytewise(backend: dict[str, Any]) -> bool:
     """Whether tokens are bytes under GPT-2's names; else they are SentencePiece's, with bytes for what is unknown."""
     if backend["model"]["type"] != "BPE":
         raise unknown(f"the tokenizer is a {backend['model']['type']}, and only BPE can be written here")
+    if not backend["model"]["merges"]:
+        raise unknown("the tokenizer joins nothing, and llama.cpp wants one with merges")
     return not backend["model"].get("byte_fallback", False)
 
 
