@@ -169,6 +169,7 @@ def compare(
     widen: bool = False,
     match_params: bool = False,
     against: str | None = None,
+    margin: float | None = None,
     output: str | Path | None = None,
     resume: bool = False,
     console: Console | None = None,
@@ -187,6 +188,8 @@ def compare(
         widen: where the best of the rates is the lowest or highest, try the ones beyond it.
         match_params: choose each adapter's rank so that it trains as many parameters as the first one, within 3 %.
         against: the method that the others are held against; by default LoRA, else the first adapter.
+        margin: how much worse than the best a simpler method may be and still be taken, in points (or, for losses, in
+            nats per token); by default 1 point, or 0.02.
         output: the folder to write; by default the run file's, else runs/comparison.
         resume: go on with the comparison in `output`; methods, seeds and learning rates may have been added.
         console: where progress is shown; stderr by default.
@@ -206,6 +209,7 @@ def compare(
         widen=widen,
         match_params=match_params,
         against=against,
+        margin=margin,
         output=folder,
         resume=resume,
         console=console,

@@ -125,15 +125,14 @@ def make_folder(path: Path, what: str = "the folder") -> None:
 
 @contextmanager
 def locked(folder: Path, what: str = "the folder") -> Iterator[None]:
-    """A folder that is this command's alone while the block runs; made if it is not there, and not left if empty,
-    nor are those around it.
+    """A folder that is this command's alone while the block runs; made if it is not there, and not left if empty.
 
     Where the file system has no locks, nothing keeps others out.
 
     Raises:
         UserError: another process has it, which is named; or the folder cannot be made, or not be written to.
     """
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    new = not folder.exists()
     make_folder(folder, what)
     lock = _acquired(folder)
     try:
@@ -142,9 +141,9 @@ def locked(folder: Path, what: str = "the folder") -> Iterator[None]:
         if lock.is_locked:
             (folder / LOCK).unlink(missing_ok=True)
             lock.release()
-        with suppress(OSError):
-            for path in new:
-                path.rmdir()
+        if new:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def is_left_over(path: Path) -> bool:

@@ -7,6 +7,7 @@ from loraweave.comparison.conclusions import conclude
 from loraweave.comparison.records import FORMAT, Asked, Curves, Recommendation, Results, RunRecord, Search, Trial
 from loraweave.comparison.search import add_trial
 from loraweave.evaluation import TaskScore, macro_average
+from loraweave.evaluation.outcomes import shares
 
 PERCENT_TASKS = ("reverse", "sort", "a_task_with_a_long_name")
 
@@ -28,20 +29,39 @@ def results(
     return _results(runs, methods, seeds)
 
 
-def with_scores(scores: Mapping[str, Sequence[Mapping[str, float]] | None], n: int = 200) -> Results:
+def with_scores(
+    scores: Mapping[str, Sequence[Mapping[str, float]] | None], n: int = 200, stderr: float | None = 0.0
+) -> Results:
     """Results with these scores: for each method, the seeds 0, 1, … with a score per task, and None for a failed run.
 
-    The base has one entry.
+    The base has one entry. By default the test examples are as good as all that there are.
     """
     runs = []
     for method, of_seeds in scores.items():
         for seed, given in enumerate(of_seeds or [None]):
             run = _run(method, seed if method != "base" else None, (), (), random.Random(0), given is None)
-            run["scores"] = {task: _score(score, "acc", "%") | {"n": n} for task, score in (given or {}).items()}
+            run["scores"] = {
+                task: _score(score, "acc", "%") | {"n": n, "stderr": stderr} for task, score in (given or {}).items()
+            }
             run["mean"] = macro_average(run["scores"])
             runs.append(run)
     seeds = range(max(len(of_seeds or [None]) for of_seeds in scores.values()))
     return _results(runs, list(scores), list(seeds))
+
+
+def with_answers(answers: Mapping[str, Sequence[Mapping[str, str]]]) -> Results:
+    """Results of these answers: for each method, the seeds 0, 1, … with a "1" or "0" per example of each task."""
+    scores = {
+        method: [{task: 100 * each.count("1") / len(each) for task, each in given.items()} for given in of_seeds]
+        for method, of_seeds in answers.items()
+    }
+    found = with_scores(scores)
+    for run in found["runs"]:
+        for task, each in answers[run["method"]][run["seed"] or 0].items():
+            share, n = run["scores"][task]["score"], len(each)
+            run["scores"][task]["outcomes"] = shares([letter == "1" for letter in each], share, 100.0)
+            run["scores"][task] |= {"n": n, "requests": str(n), "stderr": (share * (100 - share) / n) ** 0.5}
+    return concluded(found)
 
 
 def recorded_search(method: str, losses: Mapping[float, float | None]) -> Search:
@@ -82,6 +102,7 @@ def _results(runs: list[RunRecord], methods: Sequence[str], seeds: Sequence[int]
                 "learning_rates": [],
                 "match_params": False,
                 "against": None,
+                "margin": None,
             },
             asked=Asked(methods=[*methods], seeds=[*seeds], widen=False),
             environment={"packages": {"torch": "2.13.0"}},

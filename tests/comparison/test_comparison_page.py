@@ -9,6 +9,7 @@ import pytest
 from comparison.recorded import recorded_search, results
 from markupsafe import escape
 
+from loraweave.comparison import words
 from loraweave.comparison.page import write_page
 
 VOID = {"meta", "wbr", "br", "hr", "img", "input", "link"}
@@ -80,9 +81,7 @@ def test_table_has_the_numbers_of_the_results(page):
     for row, summary in zip(rows, found["summary"], strict=True):
         assert row[0].strip() == summary["method"]
         for cell, (task, value) in zip(row[1:], summary["scores"].items(), strict=False):
-            digits = 1 if found["tasks"][task]["unit"] == "%" else 3
-            interval = "" if value["interval"] is None else f"±{value['interval']:.{digits}f}"
-            assert cell == f"{value['mean']:.{digits}f}{interval}"
+            assert cell == "".join(words.score(value, found["tasks"][task]["unit"]))
         assert row[len(found["tasks"]) + 1].startswith(f"{summary['mean']['mean']:.1f}")
 
 

@@ -1,9 +1,9 @@
 """Means, intervals and notes: what the table says beyond single runs."""
 
 import pytest
-from comparison.recorded import results
+from comparison.recorded import results, with_answers
 
-from loraweave.comparison.statistics import spread
+from loraweave.comparison import words
 from loraweave.comparison.summary import best_methods, notes
 
 
@@ -12,9 +12,9 @@ def test_summary_is_over_the_finished_seeds():
     base, lora, rlora = found["summary"]
     assert (base["finished"], lora["finished"], rlora["finished"], rlora["failed"]) == (1, 3, 2, 1)
     scores = [run["scores"]["sort"]["score"] for run in found["runs"] if run["method"] == "rlora" and run["scores"]]
-    assert rlora["scores"]["sort"] == spread(scores)
+    assert rlora["scores"]["sort"]["mean"] == pytest.approx(sum(scores) / 2)
     assert base["seconds"] is None
-    assert base["scores"]["sort"]["interval"] is None
+    assert base["scores"]["sort"]["interval"] == pytest.approx(5.3, abs=0.3)  # its standard error is 2.5
 
 
 def test_a_loss_is_not_averaged_with_percentages():
@@ -22,7 +22,7 @@ def test_a_loss_is_not_averaged_with_percentages():
     run = found["runs"][1]
     percentages = [score["score"] for score in run["scores"].values() if score["unit"] == "%"]
     assert run["mean"] == pytest.approx(sum(percentages) / len(percentages))
-    assert any("notes" in note and "left out of the mean" in note for note in notes(found))
+    assert any("Left out of the mean: notes: a held-out loss in nats" in note for note in notes(found))
 
 
 def test_losses_alone_are_averaged_and_lower_is_best():
@@ -33,10 +33,25 @@ def test_losses_alone_are_averaged_and_lower_is_best():
     assert best[""] == {min(means, key=means.__getitem__)}
 
 
-def test_notes_say_how_far_to_trust_the_numbers():
-    assert any("95 % interval" in note for note in notes(results()))
-    assert any("standard error" in note and "2.5" in note for note in notes(results(seeds=[0])))
+def test_notes_say_of_what_the_intervals_speak():
+    assert any("of other seeds and other examples" in note and "3 seeds" in note for note in notes(results()))
+    assert any("for these very adapters: there is one seed" in note for note in notes(results(seeds=[0])))
     assert "rlora with seed 1 failed: the loss became NaN at step 7" in notes(results(failed=("rlora", 1)))
+
+
+def test_no_interval_near_the_ends_is_of_no_width_or_leaves_the_scale():
+    found = with_answers({"lora": [{"a": "1" * 10}], "rlora": [{"a": "1" * 10}] * 3, "mlora": [{"a": "1" * 199 + "0"}]})
+    one, three, most = (row["scores"]["a"] for row in found["summary"])
+    assert (one["low"], one["high"]) == pytest.approx((69.15, 100.0), abs=0.01)  # Clopper and Pearson, ten of ten
+    assert (three["low"], three["high"]) == pytest.approx((69.15, 100.0), abs=0.01)
+    assert 96 < most["low"] < 99.5 < most["high"] <= 100
+    assert words.score(one, "%") == ("100.0", "69–100")
+    assert words.score(most, "%") == ("99.5", "97–100")
+
+
+def test_one_seed_has_the_exact_interval_of_its_examples():
+    found = with_answers({"lora": [{"a": "1" * 81 + "0" * 182}]})["summary"][0]["scores"]["a"]
+    assert (found["low"], found["high"]) == pytest.approx((25.27, 36.76), abs=0.1)  # Newcombe (1998), table I
 
 
 def test_the_base_is_never_best_and_ties_are_all_best():

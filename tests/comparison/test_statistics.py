@@ -6,7 +6,8 @@ import random
 import pytest
 from scipy import stats
 
-from loraweave.comparison.statistics import holm, p_value, pool, rounding_variance, seeds_needed, spread, students_t
+from loraweave.comparison.statistics import holm, over_seeds, pool, seeds_needed
+from loraweave.evaluation.paired import p_value, students_t
 
 
 def scores(methods: int, seeds: int, draw: random.Random, spreads: dict[int, float] | None = None, **shift: float):
@@ -23,11 +24,10 @@ def scores(methods: int, seeds: int, draw: random.Random, spreads: dict[int, flo
 
 def test_the_interval_of_a_mean_is_students_t():
     values = [71.0, 74.5, 69.2]
-    found = spread(values)
+    found = over_seeds(values)
     low, high = stats.t.interval(0.95, 2, loc=sum(values) / 3, scale=stats.sem(values))
-    assert found["mean"] == pytest.approx(sum(values) / 3)
-    assert found["interval"] == pytest.approx((high - low) / 2)
-    assert spread([5.0]) == {"mean": 5.0, "interval": None}
+    assert students_t(found.degrees) * math.sqrt(found.value) == pytest.approx((high - low) / 2)
+    assert over_seeds([5.0]) is None
 
 
 def test_a_pool_of_two_methods_is_the_paired_t_test():
@@ -75,18 +75,10 @@ def test_holms_correction():
     assert holm([]) == []
 
 
-def test_no_spread_at_all():
-    assert p_value(0.0, 0.0) == 1.0
-    assert p_value(0.1, 0.0) == 0.0
-
-
-def test_a_percentage_is_known_to_within_one_example():
-    assert math.sqrt(rounding_variance(200)) == pytest.approx(0.5 / math.sqrt(12))  # uniform over half a point
-
-
 def test_as_many_seeds_as_needed_tell_methods_apart():
     seeds = seeds_needed(1.0, 0.5, methods=2)
     assert p_value(1.0, math.sqrt(2 * 0.5 / seeds), seeds - 1) < 0.05
     assert p_value(1.0, math.sqrt(2 * 0.5 / (seeds - 1)), seeds - 2) >= 0.05
     assert seeds_needed(1.0, 0.5, methods=2) < seeds_needed(0.5, 0.5, methods=2)
     assert seeds_needed(0.001, 1.0, methods=2) is None
+    assert seeds_needed(1.0, 0.5, methods=2, of_examples=1.0) is None  # no number of seeds makes up for few examples

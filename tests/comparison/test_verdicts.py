@@ -30,10 +30,11 @@ def test_differences_fit_and_are_those_of_the_results(width):
         assert [int(cell) for cell in cells[3:]] == [verdicts.count(each) for each in ("win", "tie", "loss")]
 
 
-def test_says_over_what_the_intervals_are():
-    assert "95 % interval over 3 seeds" in " ".join(printed(differences_table(results()), 200).split())
+def test_says_of_what_the_intervals_speak():
+    several = " ".join(printed(differences_table(results()), 200).split())
+    assert "95 % interval for other seeds and examples, from 3 seeds" in several
     one = " ".join(printed(differences_table(results(seeds=[0])), 200).split())
-    assert "from the test examples alone" in one
+    assert "for other examples and these very adapters" in one
 
 
 def test_a_difference_without_an_interval_has_none():

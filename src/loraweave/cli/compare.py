@@ -37,6 +37,12 @@ def compare(
         str | None,
         typer.Option(help="The method that the others are held against; lora by default.", metavar="NAME"),
     ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="How much worse than the best a simpler method may be and still be taken; by default 1 point."
+        ),
+    ] = None,
     set_: Overrides = None,
     output: Output = None,
     resume: Resume = False,
@@ -61,6 +67,7 @@ def compare(
         widen=widen,
         match_params=match_params,
         against=against,
+        margin=margin,
     )
 
 
@@ -85,6 +92,7 @@ def _compare(
     widen: bool = False,
     match_params: bool = False,
     against: str | None = None,
+    margin: float | None = None,
 ) -> None:
     from loraweave import commands, comparison
 
@@ -96,6 +104,7 @@ def _compare(
         widen=widen,
         match_params=match_params,
         against=against,
+        margin=margin,
         output=output,
         resume=resume,
         console=errors,

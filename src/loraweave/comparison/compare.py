@@ -52,6 +52,7 @@ def compare(
     widen: bool = False,
     match_params: bool = False,
     against: str | None = None,
+    margin: float | None = None,
     output: str | Path | None = None,
     resume: bool = False,
     console: Console | None = None,
@@ -72,6 +73,8 @@ def compare(
         widen: where the best of the rates is the lowest or highest, try the ones beyond it, as far apart as these are.
         match_params: choose each adapter's rank so that it trains as many parameters as the first one, within 3 %.
         against: the method that the others are held against; by default LoRA, else the first adapter.
+        margin: how much worse than the best a simpler method may be and still be taken, in the unit of the mean; by
+            default 1 point, or 0.02 nats per token.
         output: folder for results.json, index.html and the runs; by default the run file's, else runs/comparison.
         resume: go on with the comparison in `output`; what is finished is not run again. Methods, seeds and learning
             rates may have been added.
@@ -89,7 +92,7 @@ def compare(
     check_seeds(seeds)
     parse_rates(learning_rates)
     folder = ComparisonFolder(output_folder(config, output))
-    settings = settings_of(config, specs, seeds, learning_rates, match_params, against)
+    settings = settings_of(config, specs, seeds, learning_rates, match_params, against, margin)
     asked = Asked(methods=[*specs], seeds=[*seeds], widen=widen)
     with locked(folder.path, "the comparison's folder"):
         results = _opened(config, folder, settings, asked, resume, command)

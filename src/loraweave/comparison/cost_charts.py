@@ -8,10 +8,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from loraweave import amounts
 from loraweave.comparison import words
-from loraweave.comparison.differences import higher_is_better
 from loraweave.comparison.labels import Point, label_points
-from loraweave.comparison.records import BASE, MethodSummary, Results, Search, Spread
+from loraweave.comparison.records import BASE, MethodSummary, Results, Score, Search
 from loraweave.comparison.search import rate_name
+from loraweave.evaluation.mean import mean_rule
 from loraweave.pages import figures
 from loraweave.pages.charts import Chart, Panel, Table
 from loraweave.pages.palette import COLOURS
@@ -77,9 +77,9 @@ def cost_chart(results: Results) -> Chart | None:
             for row in [rows[method]]
         ],
     )
-    note = f"{'Up' if higher_is_better(results) else 'Down'} and to the left is better."
+    note = f"{'Up' if mean_rule(results['tasks']).higher_is_better else 'Down'} and to the left is better."
     if any(mean["interval"] is not None for mean in means.values()):
-        note += " Bars are 95 % intervals over seeds."
+        note += " Bars are 95 % intervals."
     return Chart("costs", "Mean score against cost", note, panels, table)
 
 
@@ -150,7 +150,7 @@ def _tried(search: Search, look: dict[str, Any], low: float, high: float) -> Cal
 
 
 def _scatter(
-    results: Results, cost: Cost, costs: dict[str, float], means: dict[str, Spread], unit: str
+    results: Results, cost: Cost, costs: dict[str, float], means: dict[str, Score], unit: str
 ) -> Callable[[Axes], None]:
     series = series_of(results)
 

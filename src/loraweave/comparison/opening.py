@@ -1,5 +1,6 @@
 """What a comparison is asked to do, checked; and the results that it begins with or goes on from."""
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -69,8 +70,11 @@ def settings_of(
     learning_rates: Sequence[str],
     match_params: bool,
     against: str | None,
+    margin: float | None,
 ) -> dict[str, Any]:
-    """Everything that decides what the numbers are."""
+    """Everything that decides what the numbers are, and what is made of them."""
+    if margin is not None and not 0 <= margin < math.inf:
+        raise UserError(f"margin {margin:g}: how much worse a method may be, a number from 0 on, in points")
     values = {key: value for key, value in config.as_dict().items() if key not in ("method", "seed", "output")}
     values["train"] = {**DEFAULTS, **values["train"]}
     return {
@@ -80,6 +84,7 @@ def settings_of(
         "learning_rates": list(learning_rates),
         "match_params": match_params,
         "against": against,
+        "margin": margin,
     }
 
 
@@ -111,6 +116,7 @@ def continued(earlier: Results, settings: dict[str, Any], asked: Asked, command:
     earlier["settings"] = {
         **settings,
         "against": settings["against"] or before.get("against"),
+        "margin": before.get("margin") if settings["margin"] is None else settings["margin"],
         "methods": before["methods"] | settings["methods"],
         **{key: list(dict.fromkeys([*before[key], *settings[key]])) for key in ("seeds", "learning_rates")},
     }

@@ -17,6 +17,15 @@ class Spread(TypedDict):
     interval: float | None
 
 
+class Score(Spread):
+    """A method's score on a task, or its mean, over its seeds, in the score's own unit. The ends of its interval, `low`
+    and `high`, may be unlike far from it: a percentage stays between 0 and 100. `interval` is half of what lies between
+    them."""
+
+    low: float | None
+    high: float | None
+
+
 class Curves(TypedDict):
     """Loss per task (nats per completion token) in `training` and in `validation`: (step, loss) at each logged step."""
 
@@ -90,8 +99,8 @@ class MethodSummary(TypedDict):
     method: str
     finished: int
     failed: int
-    scores: dict[str, Spread]
-    mean: Spread | None
+    scores: dict[str, Score]
+    mean: Score | None
     trainable_parameters: int
     seconds: float | None
     peak_memory: int | None
@@ -110,8 +119,8 @@ class Difference(Spread):
     """A method's score minus that of another with the same seed: the `mean` over the seeds, and the half-width of
     its `interval`, in the score's own unit.
 
-    `verdict` is "win" or "loss" where the interval leaves zero out, as better or worse. `p`: the share of cases in
-    which chance alone makes a difference as large as this.
+    `p`: the share of cases in which chance alone makes a difference as large as this. `verdict` is "win" or "loss", as
+    better or worse, where `p` is below 0.05 and the interval leaves zero out.
     """
 
     verdict: Literal["win", "tie", "loss"]
@@ -121,18 +130,21 @@ class Difference(Spread):
 class Against(TypedDict):
     """One method against another, on the mean over tasks and on each task, over the seeds that both have.
 
-    `apart` is whether they can be told apart: chance makes such a difference of the mean in fewer than 5 % of all
-    cases, after Holm's correction over all pairs of methods (`p`). All pairs, because one also asks about the best
-    method, which is only known from the scores. The untouched base takes no part: its `p` is None, and the interval
-    decides.
+    `apart` is whether they can be told apart by the mean: chance makes such a difference in fewer than 5 % of all
+    cases, after Holm's correction (`p`). `beside` has the same for each task that the mean leaves out: "win" or "loss"
+    where they can be told apart by it, after the same correction. Corrected for are all pairs of trained methods,
+    because one also asks about the best method, which is only known from the scores; and all methods against the
+    untouched base. `missing` says why there is no difference of the mean, None where there is one.
     """
 
     method: str
     seeds: list[int]
     mean: Difference | None
     tasks: dict[str, Difference]
+    beside: dict[str, Literal["win", "tie", "loss"]]
     p: float | None
     apart: bool
+    missing: str | None
 
 
 class Recommendation(TypedDict):

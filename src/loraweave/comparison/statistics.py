@@ -1,24 +1,16 @@
-"""Numbers behind the intervals: means over seeds, and which differences between methods are more than chance.
+"""What training seeds do to scores, and corrections for many questions; `evaluation.paired` has what examples do.
 
-Plain numbers in and out; `differences.py` applies them to results. docs/comparing.md says in words what they mean.
+Plain numbers in and out; `evidence.py` applies them to results. docs/comparing.md says in words what they mean.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from loraweave.comparison.records import Spread
+from loraweave.evaluation.paired import CONFIDENCE, Variance, p_value
 
-CONFIDENCE = 0.95
 UNSTEADY = 0.01
 """How rarely chance alone takes a method for one that varies more than the others."""
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Mean and 95 % interval of `values` by Student's t, which is right for the few seeds that one can afford."""
-    n = len(values)
-    mean = sum(values) / n
-    return Spread(mean=mean, interval=None if n < 2 else students_t(n - 1) * math.sqrt(variance(values) / n))
 
 
 def variance(values: Sequence[float]) -> float:
@@ -27,16 +19,9 @@ def variance(values: Sequence[float]) -> float:
     return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
-def students_t(degrees: float) -> float:
-    """How many standard errors the 95 % interval reaches to either side; the normal's for infinite `degrees`."""
-    from scipy import stats
-
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
-
-
-def rounding_variance(examples: int) -> float:
-    """Variance of a percentage that is known only to within one of its examples; in points squared."""
-    return (100 / examples) ** 2 / 12
+def over_seeds(values: Sequence[float]) -> Variance | None:
+    """The variance of the mean of `values`, one for each seed, by themselves; None for a single seed."""
+    return Variance(variance(values) / len(values), len(values) - 1) if len(values) > 1 else None
 
 
 Scores = Mapping[str, Mapping[int, float]]
@@ -106,16 +91,6 @@ def _residual_variance(scores: Scores) -> tuple[float, int]:
     return float(((values - effects @ fitted) ** 2).sum()) / degrees, degrees
 
 
-def p_value(difference: float, standard_error: float, degrees: float = math.inf) -> float:
-    """How often chance alone makes a difference this large, in either direction; by Student's t, or the normal
-    distribution for infinite `degrees`."""
-    from scipy import stats
-
-    if standard_error == 0:
-        return 0.0 if difference else 1.0
-    return float(2 * stats.t.sf(abs(difference) / standard_error, degrees))
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction (1979): p-values of which a single one below 0.05 is chance in 5 % of all cases."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
@@ -127,18 +102,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def seeds_needed(difference: float, variance_of_one: float, methods: int, most: int = 50) -> int | None:
+def seeds_needed(
+    difference: float, variance_of_one: float, methods: int, of_examples: float = 0.0, most: int = 50
+) -> int | None:
     """How many seeds would tell two of `methods` apart, among all their pairs, at this difference; None above `most`.
 
     Args:
         difference: between the two.
         variance_of_one: of one score, as a pool has it.
         methods: that were run, all with the same seeds.
+        of_examples: the variance of the difference that the test examples make, which no seed takes away.
         most: where to stop.
     """
-    pairs = math.comb(methods, 2)
+    pairs = max(1, math.comb(methods, 2))
     for seeds in range(2, most + 1):
-        error = math.sqrt(2 * variance_of_one / seeds)
+        error = math.sqrt(2 * variance_of_one / seeds + of_examples)
         if pairs * p_value(difference, error, (methods - 1) * (seeds - 1)) < 1 - CONFIDENCE:
             return seeds
     return None

@@ -3,18 +3,21 @@
 from collections.abc import Sequence
 from statistics import median
 
+from loraweave.comparison.evidence import MEAN, Evidence
 from loraweave.comparison.records import BASE, MethodSummary, Results, RunRecord, Search, TaskInfo
-from loraweave.comparison.statistics import spread
+from loraweave.evaluation.mean import mean_rule
+
+INTERVALS = "± and ranges are 95 % intervals; each"
 
 
-def summarise(runs: Sequence[RunRecord]) -> list[MethodSummary]:
+def summarise(evidence: Evidence) -> list[MethodSummary]:
     """One row per method, in the order in which the methods first appear."""
     rows = []
+    runs = evidence.results["runs"]
     for method in dict.fromkeys(run["method"] for run in runs):
         mine = [run for run in runs if run["method"] == method]
         finished = [run for run in mine if run["status"] == "finished"]
-        tasks = list(dict.fromkeys(task for run in finished for task in run["scores"]))
-        means = [run["mean"] for run in finished if run["mean"] is not None]
+        scores = {task: evidence.score(method, task) for task in evidence.results["tasks"]}
         seconds = [run["seconds"] for run in finished if run["seconds"] is not None]
         memory = [run["peak_memory"] for run in finished if run["peak_memory"] is not None]
         rows.append(
@@ -22,8 +25,8 @@ def summarise(runs: Sequence[RunRecord]) -> list[MethodSummary]:
                 method=method,
                 finished=len(finished),
                 failed=len(mine) - len(finished),
-                scores={task: spread([run["scores"][task]["score"] for run in finished]) for task in tasks},
-                mean=spread(means) if means else None,
+                scores={task: score for task, score in scores.items() if score is not None},
+                mean=evidence.score(method, MEAN),
                 trainable_parameters=max((run["trainable_parameters"] for run in finished), default=0),
                 seconds=median(seconds) if seconds else None,
                 peak_memory=max(memory) if memory else None,
@@ -47,7 +50,7 @@ def describe_tasks(runs: Sequence[RunRecord]) -> dict[str, TaskInfo]:
 
 
 def best_methods(summary: Sequence[MethodSummary], tasks: dict[str, TaskInfo]) -> dict[str, set[str]]:
-    """The methods with the best score for each task, and under "" for the mean; the base does not take part.
+    """The methods with the best score for each task, and under `MEAN` for the mean; the base does not take part.
 
     Scores that read the same are equally good; where all do, none is best.
     """
@@ -57,9 +60,8 @@ def best_methods(summary: Sequence[MethodSummary], tasks: dict[str, TaskInfo]) -
         scores = {row["method"]: row["scores"][name]["mean"] for row in trained if name in row["scores"]}
         best[name] = _best(scores, info["higher_is_better"], info["unit"])
     means = {row["method"]: row["mean"]["mean"] for row in trained if row["mean"] is not None}
-    percent = any(info["unit"] == "%" for info in tasks.values())
-    higher = percent or any(info["higher_is_better"] for info in tasks.values())
-    best[""] = _best(means, higher, "%" if percent else "")
+    rule = mean_rule(tasks)
+    best[MEAN] = _best(means, rule.higher_is_better, rule.unit)
     return best
 
 
@@ -85,28 +87,15 @@ def seeds_in_words(counts: Sequence[int]) -> str:
 def notes(results: Results) -> list[str]:
     """The sentences below the table: what its numbers are, and how far they can be trusted."""
     said = []
-    tasks = results["tasks"]
-    losses = [name for name, info in tasks.items() if info["unit"] == "nats"]
-    if losses and len(losses) < len(tasks):
-        said.append(
-            f"{', '.join(losses)}: held-out loss in nats per token (lower is better), left out of the mean, "
-            "which is over the scores in percent."
-        )
-    elif losses:
+    rule = mean_rule(results["tasks"])
+    if rule.left_out:
+        each = "; ".join(f"{name}: {why}" for name, why in rule.left_out.items())
+        said.append(f"{'Left out of the mean' if rule.counted else 'No mean'}: {each}.")
+    if rule.unit == "nats":
         said.append("Every score is a held-out loss in nats per token: lower is better.")
     counts = [row["finished"] for row in results["summary"] if row["method"] != BASE and row["finished"]]
-    seeds = max(counts, default=0)
-    if seeds > 1:
-        said.append(f"± is the 95 % interval of the mean over {seeds_in_words(counts)} (Student's t).")
-    elif seeds == 1:
-        errors = [
-            score["stderr"]
-            for run in results["runs"]
-            for score in run["scores"].values()
-            if score["stderr"] is not None and score["unit"] == "%"
-        ]
-        size = f"; the standard error of a single score is up to {max(errors):.1f}" if errors else ""
-        said.append(f"One seed, so no interval: small differences may be chance{size}.")
+    if counts:
+        said.append(f"{INTERVALS} {_population(counts)}.")
     failed = [(run["method"], run["seed"], run["error"]) for run in results["runs"] if run["status"] == "failed"]
     said += [f"{method} with seed {seed} failed: {error}" for method, seed, error in failed]
     said += _about_searches(results["searches"])
@@ -121,6 +110,13 @@ def notes(results: Results) -> list[str]:
         for task, count in cut.items()
     ]
     return said
+
+
+def _population(counts: Sequence[int]) -> str:
+    """What an interval speaks of."""
+    if max(counts) == 1:
+        return "speaks of other examples for these very adapters: there is one seed, and another may come out otherwise"
+    return f"speaks of other seeds and other examples of the same tasks, and is estimated from {seeds_in_words(counts)}"
 
 
 def _about_searches(searches: Sequence[Search]) -> list[str]:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from loraweave import amounts
 from loraweave.comparison import words
-from loraweave.comparison.records import BASE, MethodSummary, Results, Spread
+from loraweave.comparison.records import BASE, MethodSummary, Results, Score, Spread
 from loraweave.comparison.summary import best_methods, notes
 
 LONGEST_HEAD = 10
@@ -47,10 +47,11 @@ def _columns(results: Results) -> tuple[list[Column], list[Column]]:
     """One column per task; and the four that sum a method up."""
     summary, tasks = results["summary"], results["tasks"]
     best = best_methods(summary, tasks)
+    seeds = max((row["finished"] for row in summary if row["method"] != BASE), default=0)
     columns = []
     for name, info in tasks.items():
         head = Text("\n").join([*(Text(line) for line in _lines(name)), Text(words.metric(info), style="dim")])
-        values = [(row["scores"].get(name), row["method"] in best[name]) for row in summary]
+        values = [(_bare(row["scores"].get(name), seeds), row["method"] in best[name]) for row in summary]
         columns.append(Column(head, _cells(values, info["unit"])))
     means = [(row["mean"], row["method"] in best[""]) for row in summary]
     totals = [Column(Text("mean"), _cells(means, words.mean_unit(tasks)))]
@@ -61,6 +62,11 @@ def _columns(results: Results) -> tuple[list[Column], list[Column]]:
     ):
         totals.append(Column(Text(title), [Text(text) for text in texts]))
     return columns, totals
+
+
+def _bare(score: Score | None, seeds: int) -> Spread | None:
+    """With one seed a task's score stands without its interval, for which there is no room beside that of the mean."""
+    return Spread(mean=score["mean"], interval=None) if score is not None and seeds < 2 else score
 
 
 def _fold(scores: Sequence[Column], totals: Sequence[Column], width: int, gap: int) -> Iterator[list[Column]]:

@@ -3,16 +3,28 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from loraweave.comparison.records import BASE, Results, Spread, TaskInfo
+from loraweave.comparison.records import BASE, Results, Score, Spread, TaskInfo
 from loraweave.comparison.summary import decimals, seeds_in_words
+from loraweave.evaluation.mean import mean_rule
 
+LOPSIDED = 0.15
+"""Ends of an interval are written out where its middle is off the mean by more than this part of its width."""
 SHORT_METRICS = {"exact_match": "exact", "acc": "acc", "acc_norm": "acc norm"}
 
 
-def score(value: Spread, unit: str) -> tuple[str, str]:
-    """`("48.7", "±1.2")`; the second part is empty for one seed. Percentages get one decimal, others three digits."""
+def score(value: Spread | Score, unit: str) -> tuple[str, str]:
+    """`("48.7", "±1.2")`, or `("99.5", "97–100")` where the interval is lopsided; `("48.7", "")` where there is none.
+
+    Percentages get one decimal, others three digits.
+    """
     digits = decimals(unit)
-    return f"{value['mean']:.{digits}f}", "" if value["interval"] is None else f"±{value['interval']:.{digits}f}"
+    mean, interval = value["mean"], value["interval"]
+    if interval is None:
+        return f"{mean:.{digits}f}", ""
+    low, high = value.get("low"), value.get("high")
+    if isinstance(low, float) and isinstance(high, float) and abs(low + high - 2 * mean) > LOPSIDED * (high - low):
+        return f"{mean:.{digits}f}", f"{low:.{max(0, digits - 1)}f}–{high:.{max(0, digits - 1)}f}"
+    return f"{mean:.{digits}f}", f"±{interval:.{digits}f}"
 
 
 def signed(value: Spread, unit: str) -> tuple[str, str]:
@@ -35,16 +47,21 @@ def points(unit: str) -> str:
 
 
 def about_differences(results: Results) -> list[str]:
-    """What the differences to the reference are, and when one counts."""
+    """What the differences to the reference are, of what the intervals speak, and when a difference counts."""
     other = results["reference"]
     counts = [len(each["seeds"]) for each in results["differences"] if each["method"] != BASE and each["seeds"]] or [1]
     pairs = math.comb(sum(row["finished"] > 0 and row["method"] != BASE for row in results["summary"]), 2)
-    one = "that comes from the test examples alone, for there is one seed"
-    where = f"over {seeds_in_words(counts)}" if max(counts) > 1 else one
-    held = f"after Holm's correction for {pairs} pairs of methods" if pairs > 1 else "by the interval of the mean"
-    return [
-        f"Score minus that of {other} with the same seed and data; ± is the 95 % interval {where}.",
-        f"Wins and losses: tasks where the interval leaves zero out. Bold: told apart by the mean, {held}.",
+    one = "for other examples and these very adapters, for there is one seed"
+    where = f"for other seeds and examples, from {seeds_in_words(counts)}" if max(counts) > 1 else one
+    held = f"after Holm's correction for {pairs} pairs of methods" if pairs > 1 else "by its test"
+    said = [
+        f"Score minus that of {other}, seed by seed and example by example; ± is the 95 % interval {where}.",
+        f"Wins and losses: tasks where chance alone rarely does that. Bold: told apart by the mean, {held}.",
+    ]
+    return said + [
+        f"{each['method']} and {other} are not compared: {each['missing']}."
+        for each in results["differences"]
+        if each["missing"] is not None and results["summary"]
     ]
 
 
@@ -65,6 +82,5 @@ def metric(info: TaskInfo) -> str:
 
 
 def mean_unit(tasks: Mapping[str, TaskInfo]) -> str:
-    """The unit of a mean over `tasks`: percentages where there are any, otherwise the unit that all share."""
-    units = {info["unit"] for info in tasks.values()}
-    return "%" if "%" in units else next(iter(units), "")
+    """The unit of the mean over `tasks`."""
+    return mean_rule(tasks).unit

@@ -77,7 +77,8 @@ def score_with_harness(
         raise UserError(f"task {name!r}: lm-eval cannot evaluate it: {' '.join(str(error).split())}") from error
     measured = {key: value for key, value in results["results"][name].items() if isinstance(value, (int, float))}
     metric, used_filter = _headline(task, measured)
-    scale = 100.0 if metric in SHARES else 1.0
+    share = metric in SHARES or metric.startswith(("pass@", "pass_at_"))
+    scale = 100.0 if share else 1.0
     stderr = measured.get(f"{metric}_stderr,{used_filter}")
     better = results["higher_is_better"][name].get(metric)
     version = results["versions"].get(name)
@@ -87,7 +88,7 @@ def score_with_harness(
         stderr=None if stderr is None else scale * stderr,
         n=results["n-samples"][name]["effective"],
         metric=metric,
-        unit=PERCENT if metric in SHARES else "",
+        unit=PERCENT if share else "",
         higher_is_better=True if better is None else better,
         filter=used_filter,
         metrics={key: float(value) for key, value in measured.items() if key != "sample_len"},

@@ -61,7 +61,7 @@ def read_outcomes(outcomes: Outcomes | None) -> Examples | None:
     if outcomes is None:
         return None
     if outcomes["kind"] == RIGHT_OR_WRONG:
-        values = 100.0 * np.array([int(letter) for letter in outcomes["values"]], dtype=float)
+        values = 100.0 * (np.frombuffer(outcomes["values"].encode(), dtype=np.uint8) == ord("1"))
     else:
         values = np.array(outcomes["values"].split(), dtype=float)
     weights = np.array(outcomes["weights"].split(), dtype=float) if outcomes["weights"] else np.ones(len(values))

@@ -1,13 +1,13 @@
-"""One task's score, and the mean over tasks whose scores may be averaged."""
+"""One task's score, and the interval that its test examples leave for it."""
 
-from collections.abc import Mapping
 from typing import TypedDict
 
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, t
 
 from loraweave.evaluation.outcomes import Outcomes
 
-PERCENT = "%"
+PERCENT, NATS = "%", "nats"
+CONFIDENCE = 0.95
 
 
 class TaskScore(TypedDict):
@@ -37,38 +37,19 @@ class TaskScore(TypedDict):
     outcomes: Outcomes | None
 
 
-def macro_average(scores: Mapping[str, TaskScore]) -> float | None:
-    """The mean over tasks that share a unit, or None.
+def interval(score: TaskScore) -> tuple[float, float] | None:
+    """The 95 % interval that a score's test examples leave for it, in the score's own unit; None where its metric has
+    none.
 
-    A percentage and a loss have no mean: with both present the losses are left out. Scores in no known unit are
-    averaged only when all tasks have the same metric.
-    """
-    percentages = [score["score"] for score in scores.values() if score["unit"] == PERCENT]
-    if percentages:
-        return sum(percentages) / len(percentages)
-    if scores and len({score["metric"] for score in scores.values()}) == 1:
-        return sum(score["score"] for score in scores.values()) / len(scores)
-    return None
-
-
-def interval(score: TaskScore, confidence: float = 0.95) -> tuple[float, float] | None:
-    """The interval that a score's test examples leave for it, in the score's own unit; None where its metric has none.
-
-    A share of right answers has Wilson's (1927), which is never of no width: ten of ten are not certain. Any other
-    score has the normal interval of its standard error.
+    A share of right answers has Clopper and Pearson's (1934), which is never of no width: ten of ten are not certain.
+    Any other score has Student's t times its standard error.
     """
     right = score["score"] / 100 * score["n"]
     counted = score["metric"] in ("acc", "acc_norm", "exact_match") and abs(right - round(right)) < 1e-6
     if score["unit"] == PERCENT and counted and score["n"] > 0:
-        found = binomtest(round(right), score["n"]).proportion_ci(confidence, method="wilson")
+        found = binomtest(round(right), score["n"]).proportion_ci(CONFIDENCE, method="exact")
         return 100 * float(found.low), 100 * float(found.high)
     if score["stderr"] is None:
         return None
-    half = float(norm.ppf((1 + confidence) / 2)) * score["stderr"]
+    half = float(t.ppf((1 + CONFIDENCE) / 2, max(1, score["n"] - 1))) * score["stderr"]
     return score["score"] - half, score["score"] + half
-
-
-def left_out_of_mean(scores: Mapping[str, TaskScore]) -> list[str]:
-    """The tasks that `macro_average` does not count: those not in percent, where others are."""
-    percent = any(score["unit"] == PERCENT for score in scores.values())
-    return [name for name, score in scores.items() if percent and score["unit"] != PERCENT]

@@ -1,0 +1,87 @@
+"""Results of a comparison, as `loraweave compare` records them, from simulated outcomes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from intervals.outcomes import BASE, World
+from loraweave.comparison.records import BASE as BASE_NAME
+from loraweave.comparison.records import FORMAT, Asked, Curves, Recommendation, Results, RunRecord
+from loraweave.comparison.summary import describe_tasks
+from loraweave.evaluation import TaskScore, macro_average
+from loraweave.evaluation.outcomes import shares, weighted
+
+
+def names(methods: int) -> list[str]:
+    """Of so many methods."""
+    return [f"method {number}" for number in range(methods)]
+
+
+def recorded(worlds: Sequence[World], percent: bool) -> Results:
+    """The results of a comparison on these tasks: every method with every seed, and the base."""
+    methods, seeds, _ = worlds[0].outcomes.shape
+    runs = [_run(BASE_NAME, None, [_score(world, BASE, 0, percent) for world in worlds])]
+    for number, name in enumerate(names(methods - 1)):
+        for seed in range(seeds):
+            runs.append(_run(name, seed, [_score(world, number, seed, percent) for world in worlds]))
+    return Results(
+        format=FORMAT,
+        created="",
+        command="",
+        settings={"methods": {name: name for name in names(methods - 1)}, "seeds": [*range(seeds)], "margin": None},
+        asked=Asked(methods=[], seeds=[], widen=False),
+        environment={},
+        tasks=describe_tasks(runs),
+        task_configs={},
+        searches=[],
+        runs=runs,
+        summary=[],
+        reference="",
+        differences=[],
+        recommendation=Recommendation(method=None, text="", points=[]),
+    )
+
+
+def _score(world: World, method: int, seed: int, percent: bool) -> TaskScore:
+    values = world.outcomes[method, seed]
+    mean = float(np.average(values, weights=world.weights))
+    kept = shares([*(values / 100)], mean, 100.0) if percent else weighted([*values], [*world.weights])
+    return TaskScore(
+        score=mean,
+        stderr=None,
+        n=len(values),
+        metric="acc" if percent else "loss",
+        unit="%" if percent else "nats",
+        higher_is_better=percent,
+        filter="none",
+        metrics={},
+        num_fewshot=0,
+        version=None,
+        requests="",
+        truncated=0,
+        seconds=0.0,
+        outcomes=kept,
+    )
+
+
+def _run(method: str, seed: int | None, by_task: Sequence[TaskScore]) -> RunRecord:
+    scores = {f"task {number}": score for number, score in enumerate(by_task)}
+    return RunRecord(
+        method=method,
+        seed=seed,
+        status="finished",
+        error=None,
+        scores=scores,
+        mean=macro_average(scores),
+        rank=None,
+        learning_rate=None,
+        validation_loss=None,
+        trainable_parameters=0,
+        seconds=None,
+        evaluation_seconds=None,
+        tokens_per_second=None,
+        peak_memory=None,
+        adapter=None,
+        curves=Curves(training={}, validation={}),
+        mixture=[],
+    )
