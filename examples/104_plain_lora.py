@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import loraweave
 from loraweave.bases import resolve_base
+from loraweave.export import export
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/104")
 steps = int(sys.argv[2]) if len(sys.argv) > 2 else 100
@@ -48,3 +49,8 @@ with loraweave.task(adapted, "shout"), torch.no_grad():
 merged.save_pretrained(folder / "merged")
 with torch.no_grad():
     print(f"merged for shout: logits differ by {(merged(prompt).logits - wanted).abs().max():.1e} at most")
+
+# The same in one call, or `loraweave export RUN --to lora --output FOLDER`: written aside, read back, compared.
+# Also to "merged", and to "gguf" for llama.cpp.
+for made in export(result.folder, "lora", folder / "exported", tasks=["shout"]):
+    print(f"exported for {made.name}: rank {made.rank}, logits differ by {made.largest:.1e} at most")

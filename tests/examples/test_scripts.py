@@ -16,7 +16,7 @@ SAYS = {  # what a reader is to see, by the example's number
     "101": ["4 steps", "twice: ", "nats per token over 30 examples"],
     "102": ["at first", "at last"],
     "103": ["a task for each row", "did you mean 'shout'", "no task at all"],
-    "104": ["last: a plain LORA", "merged for shout"],
+    "104": ["last: a plain LORA", "merged for shout", "exported for shout: rank 8"],
     "105": ["mtllora, model.layers.0", "rlora, model.layers.0", "report: "],
     "106": ["mtllora against lora on twice", "page: "],
     "107": ["loaded again as WeaveConfig: the same logits", "4 steps of it"],
