@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         RLoraConfig,
         WeaveConfig,
     )
+    from loraweave.evaluation.loaded import Loaded, load
     from loraweave.integrations.trl import with_tasks
     from loraweave.runs.config import RunConfig
     from loraweave.runs.loading import Run, load_run
@@ -37,6 +38,7 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "HydraLoraConfig",
+    "Loaded",
     "MLoraConfig",
     "MoeLoraConfig",
     "MtlLoraConfig",
@@ -52,6 +54,7 @@ __all__ = [
     "checkpoint_context",
     "compare",
     "evaluate",
+    "load",
     "load_run",
     "lowrank",
     "task",
@@ -67,6 +70,7 @@ _HOMES = {
     "task": "loraweave.tuner",
     "with_tasks": "loraweave.integrations.trl",
     "RunConfig": "loraweave.runs.config",
+    **dict.fromkeys(("Loaded", "load"), "loraweave.evaluation.loaded"),
     **dict.fromkeys(("Run", "load_run"), "loraweave.runs.loading"),
     **dict.fromkeys(("RunResult", "train"), "loraweave.training.run"),
     **dict.fromkeys(("Analysis", "Comparison", "Evaluation", "analyze", "compare", "evaluate"), "loraweave.commands"),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loraweave import __version__
-from loraweave.cli import analyze, compare, evaluate, export, methods, tasks, train
+from loraweave.cli import analyze, chat, compare, evaluate, export, methods, predict, tasks, train
 from loraweave.cli.net import caught
 from loraweave.cli.output import check_text, errors, quieten
 from loraweave.errors import UserError
@@ -27,6 +27,8 @@ app = typer.Typer(
 app.add_typer(tasks.app, name="tasks")
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("chat")(chat.chat)
+app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
 app.command("quickstart")(compare.quickstart)
 app.command("export")(export.export)

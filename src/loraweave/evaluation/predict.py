@@ -1,0 +1,166 @@
+"""Answers to new rows, found as an evaluation finds them: labels ranked by likelihood, or text with the task's stop
+rules; the requests are lm-eval's own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from datasets import Dataset
+from jinja2 import TemplateError
+from lm_eval.api.instance import Instance
+
+from loraweave.errors import UserError
+from loraweave.evaluation.lm import LoadedModel
+from loraweave.tasks.examples import Message
+from loraweave.tasks.messages import read_messages
+from loraweave.tasks.sandbox import reason_of
+from loraweave.tasks.task import Task
+from loraweave.tasks.template import apply_template
+from loraweave.tasks.turn import turn_of
+
+Prediction = dict[str, Any]
+"""`prediction`, and `scores` where labels were ranked: each label's log-probability in nats."""
+
+Prompt = str | Sequence[Message]
+"""Text to go on from, or messages of a chat to answer."""
+
+
+def predict_rows(lm: LoadedModel, task: Task, rows: Sequence[Mapping[str, Any]], first: int = 1) -> list[Prediction]:
+    """A prediction for every row.
+
+    Args:
+        lm: with a model that has been told the task.
+        task: what is asked. One with an lm-eval task reads the columns that its templates name; another reads
+            `messages` or `prompt`, as in training.
+        rows: without answers; any that are there are not looked at.
+        first: the first row's number.
+
+    Raises:
+        UserError: a row lacks what the task's templates read; the row's number is named.
+    """
+    if task.lm_eval is None or any("prompt" in row or "messages" in row for row in rows):
+        prompts = [_prompt(row, number, task.chat_template) for number, row in enumerate(rows, start=first)]
+        return [{"prediction": text} for text in write_answers(lm, prompts)]
+    lm.turn = turn_of(lm.tokenizer) if task.chat_template else None
+    requests = _requests(task, rows, lm, first)
+    kinds = {request.request_type for each in requests for request in each}
+    if kinds == {"generate_until"}:
+        return _generated(lm, task, [each[0] for each in requests])
+    if kinds == {"loglikelihood"} and task.lm_eval.OUTPUT_TYPE == "multiple_choice":
+        return _ranked(lm, task, rows, requests)
+    raise UserError(f"task {task.name!r}: a {task.lm_eval.OUTPUT_TYPE} task has nothing to predict, only to score")
+
+
+def write_answers(
+    lm: LoadedModel, prompts: Sequence[Prompt], max_new_tokens: int | None = None, stop: Sequence[str] = ()
+) -> list[str]:
+    """What a model writes after each prompt, greedily, up to the end of its turn or of the text.
+
+    Args:
+        lm: with a model that has been told its task.
+        prompts: texts, or chats, not both.
+        max_new_tokens: at most; as an evaluation when None.
+        stop: words that end an answer too.
+
+    Raises:
+        UserError: texts and chats at once, or chats and a tokenizer without a template.
+    """
+    chats = [not isinstance(prompt, str) for prompt in prompts]
+    if any(chats) and not all(chats):
+        raise UserError("prompts are texts or chats, and here are both: ask for one kind at a time")
+    lm.turn = turn_of(lm.tokenizer) if any(chats) else None
+    texts = [p if isinstance(p, str) else apply_template(lm.tokenizer, p, True) for p in prompts]
+    how = {"until": list(stop), "do_sample": False, "max_gen_toks": max_new_tokens or lm.max_gen_toks}
+    requests = [Instance("generate_until", {}, (text, dict(how)), number) for number, text in enumerate(texts)]
+    return lm.generate_until(requests)
+
+
+def _prompt(row: Mapping[str, Any], number: int, chat: bool) -> Prompt:
+    found = row.get("messages", row.get("prompt"))
+    if isinstance(found, list):
+        messages = read_messages(found, "messages" if "messages" in row else "prompt", f"row {number}")
+        while messages and messages[-1]["role"] == "assistant":  # an answer, which is what is asked for
+            messages.pop()
+        return messages
+    if not isinstance(found, str):
+        raise UserError(f"row {number}: neither 'messages' nor 'prompt' in it, so there is nothing to answer")
+    return [{"role": "user", "content": found}] if chat else found
+
+
+def _requests(task: Task, rows: Sequence[Mapping[str, Any]], lm: LoadedModel, first: int) -> list[list[Instance]]:
+    """What lm-eval asks about each row."""
+    harness, chat = task.lm_eval, task.chat_template
+    template = lm.apply_chat_template if chat else None
+    docs: Sequence[Any] = [dict(row) for row in rows]
+    if (process := getattr(harness.config, "process_docs", None)) is not None:
+        docs = list(process(Dataset.from_list(list(docs))))
+    found = []
+    for number, doc in enumerate(docs):
+        try:
+            with _without_an_answer(harness):
+                context = harness.fewshot_context(
+                    doc,
+                    num_fewshot=0,
+                    apply_chat_template=chat,
+                    fewshot_as_multiturn=chat,
+                    chat_template=template,
+                    gen_prefix=harness.doc_to_prefix(doc),
+                )
+                asked = harness.construct_requests(
+                    doc,
+                    context,
+                    apply_chat_template=chat,
+                    chat_template=template,
+                    metadata=(task.name, number, 1),
+                    doc_id=number,
+                )
+        except (TemplateError, LookupError, TypeError, ValueError) as error:
+            raise UserError(
+                f"row {number + first}: the templates of the task {task.name!r} fail: {reason_of(error)}"
+            ) from error
+        found.append(asked if isinstance(asked, list) else [asked])
+    return found
+
+
+@contextmanager
+def _without_an_answer(harness: Any) -> Iterator[None]:
+    """Inside it a row needs no answer: lm-eval asks for it while it builds a prompt, and does not put it there."""
+    of_row = harness.doc_to_target
+
+    def answer(doc: Any, *args: Any) -> Any:
+        try:
+            return of_row(doc, *args)
+        except (TemplateError, LookupError, TypeError, ValueError):
+            if harness.multiple_input:  # the answer is what all the questions lead to
+                raise
+            return ""
+
+    harness.doc_to_target = answer
+    try:
+        yield
+    finally:
+        del harness.doc_to_target
+
+
+def _generated(lm: LoadedModel, task: Task, requests: list[Instance]) -> list[Prediction]:
+    for request, text in zip(requests, lm.generate_until(requests), strict=True):
+        request.resps = [text]
+    filters = task.lm_eval._filters
+    if not filters:
+        return [{"prediction": request.resps[0]} for request in requests]
+    filters[0].apply(requests)
+    return [{"prediction": request.filtered_resps[filters[0].name]} for request in requests]
+
+
+def _ranked(
+    lm: LoadedModel, task: Task, rows: Sequence[Mapping[str, Any]], requests: list[list[Instance]]
+) -> list[Prediction]:
+    flat = [request for each in requests for request in each]
+    scores = iter(lm.loglikelihood(flat))
+    found = []
+    for row, asked in zip(rows, requests, strict=True):
+        likelihoods = [next(scores)[0] for _ in asked]
+        labels = [str(choice) for choice in task.lm_eval.doc_to_choice(dict(row))]
+        best = max(range(len(labels)), key=lambda index: likelihoods[index])
+        found.append({"prediction": labels[best], "scores": dict(zip(labels, likelihoods, strict=False))})
+    return found
