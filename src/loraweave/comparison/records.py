@@ -20,8 +20,8 @@ class Spread(TypedDict):
 class Score(Spread):
     """A method's score on a task, or its `mean`, over its seeds, in the score's own unit.
 
-    The ends of its interval, `low` and `high`, in the same unit, may be unlike far from it: a percentage stays between 0
-    and 100. `interval`, in that unit too, is half of what lies between them.
+    The ends of its interval, `low` and `high`, in the same unit, may be unlike far from it: a percentage stays between
+    0 and 100. `interval`, in that unit too, is half of what lies between them.
     """
 
     low: float | None
