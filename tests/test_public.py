@@ -43,7 +43,6 @@ def result(project: Path) -> loraweave.RunResult:
         train={"max_steps": 4, "max_length": 64, "report_to": "none"},
         base_dir=project,
     )
-    config.model = str(project / "base")
     return train(config, project / "rlora", console=silent())
 
 
@@ -63,6 +62,39 @@ def test_a_command_describes_every_argument_and_what_it_raises(command):
     assert "UserError" in rest
     for name in inspect.signature(command).parameters:
         assert f"    {name}: " in arguments, f"{command.__name__}({name}=) is nowhere described"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"methd": "lora"}, "RunConfig: unknown key 'methd', did you mean 'method'"),
+        ({"method": "rlorra"}, "RunConfig: unknown method 'rlorra', did you mean 'rlora'"),
+        ({"method": {"name": "lora", "rnk": 4}}, "RunConfig: method lora: unknown field 'rnk'"),
+        ({"tasks": []}, "RunConfig: tasks: .*at least 1 item"),
+        ({"seed": -1}, "RunConfig: seed: "),
+        ({"train": {"max_stepz": 4}}, "RunConfig: .*max_stepz"),
+        ({"mixture": {"strategy": "capped"}}, "RunConfig: mixture: .*needs 'cap'"),
+    ],
+)
+def test_a_run_file_written_in_python_says_in_one_line_what_is_wrong(wrong, words):
+    with pytest.raises(UserError, match=words) as raised:
+        RunConfig(**{"model": "nano", "tasks": ["boolq"], **wrong})
+    assert "\n" not in str(raised.value)
+
+
+def test_a_run_file_written_in_python_needs_a_model():
+    with pytest.raises(UserError, match="RunConfig: the key 'model' is missing"):
+        RunConfig(tasks=["boolq"])
+
+
+def test_paths_of_a_run_file_written_in_python_start_where_it_says(project, tmp_path, monkeypatch):
+    config = RunConfig(model="base", tasks=["parity.yaml"], output="runs/a", base_dir=project)
+    assert (config.model, config.output) == (str((project / "base").resolve()), str(project / "runs/a"))
+    monkeypatch.chdir(project)
+    assert RunConfig(model="base", tasks=["parity.yaml"]).model == str((project / "base").resolve())
+    assert RunConfig(model="Qwen/Qwen2.5-0.5B", tasks=["boolq"]).model == "Qwen/Qwen2.5-0.5B"
+    config.save(tmp_path / "run.yaml")
+    assert RunConfig.load(tmp_path / "run.yaml") == config
 
 
 def test_train_takes_a_path_as_well_as_a_run_file(project, tmp_path):

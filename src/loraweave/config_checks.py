@@ -1,14 +1,18 @@
 """Which values the knobs of a `WeaveConfig` take, and which of them go together."""
 
+import math
 from typing import Any, Literal, get_args
 
-from loraweave.errors import UserError, nearest
+from loraweave.errors import UserError, nearest, shown
 
 Down = Literal["shared", "per_head"]
 Gate = Literal["uniform", "channel", "token", "task", "task_embedding", "own"]
 Start = Literal["zero_up", "zero_gate", "random_anchored"]
 RouterInput = Literal["x", "rank"]
 Bias = Literal["none", "all", "weave_only"]
+
+MOST = {"r": 65_536, "num_heads": 10_000, "task_embedding_dim": 65_536, "gate_groups": 65_536, "top_k": 10_000}
+"""The largest that a knob may be: more is a slip of the keyboard, and no memory holds it."""
 
 SOFTMAX_GATES = ("token", "task", "task_embedding")
 
@@ -22,17 +26,20 @@ def check_values(config: Any) -> None:
             raise UserError(f"{name}={value!r} is not one of {', '.join(known)}{nearest(value, known)}")
     if config.task_transform not in (True, False, "diagonal"):
         raise UserError(f"task_transform={config.task_transform!r} is not one of False, True, full, diagonal")
-    for name in (
-        "r",
-        "num_heads",
-        "task_embedding_dim",
-        "gate_groups",
-        *(["top_k"] if config.top_k is not None else []),
-    ):
-        _check_count(name, getattr(config, name))
-    for name in ("rank_pattern", "num_heads_pattern"):
-        for pattern, count in getattr(config, name).items():
-            _check_count(f"{name}[{pattern!r}]", count)
+    for name, most in MOST.items():
+        if name != "top_k" or config.top_k is not None:
+            _check_count(name, getattr(config, name), most)
+    for name in ("lora_alpha", "lora_dropout", "temperature"):
+        _check_number(name, getattr(config, name))
+    for name in ("rank_pattern", "num_heads_pattern", "alpha_pattern"):
+        patterns = getattr(config, name)
+        if not isinstance(patterns, dict):
+            raise UserError(f"{name} must map names of layers to numbers, got {shown(patterns)}")
+        for pattern, value in patterns.items():
+            if name == "alpha_pattern":
+                _check_number(f"{name}[{pattern!r}]", value)
+            else:
+                _check_count(f"{name}[{pattern!r}]", value, MOST[name.removesuffix("_pattern").replace("rank", "r")])
     if not 0.0 <= config.lora_dropout < 1.0:
         raise UserError(f"lora_dropout must be in [0, 1), got {config.lora_dropout!r}")
     if config.temperature <= 0:
@@ -44,9 +51,16 @@ def check_values(config: Any) -> None:
         raise UserError("layers_to_transform needs target_modules as a list: a regular expression names layers itself")
 
 
-def _check_count(name: str, value: Any) -> None:
+def _check_count(name: str, value: Any, most: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{name} must be a whole number of at least 1, got {value!r}")
+        raise UserError(f"{name} must be a whole number of at least 1, got {shown(value)}")
+    if value > most:
+        raise UserError(f"{name} must be at most {most:,}, got {shown(value)}")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UserError(f"{name} must be a number, got {shown(value)}")
 
 
 def check_combination(config: Any) -> None:

@@ -125,14 +125,15 @@ def make_folder(path: Path, what: str = "the folder") -> None:
 
 @contextmanager
 def locked(folder: Path, what: str = "the folder") -> Iterator[None]:
-    """A folder that is this command's alone while the block runs; made if it is not there, and not left if empty.
+    """A folder that is this command's alone while the block runs; made if it is not there, and not left if empty,
+    nor are those around it.
 
     Where the file system has no locks, nothing keeps others out.
 
     Raises:
         UserError: another process has it, which is named; or the folder cannot be made, or not be written to.
     """
-    new = not folder.exists()
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder, what)
     lock = _acquired(folder)
     try:
@@ -141,9 +142,9 @@ def locked(folder: Path, what: str = "the folder") -> Iterator[None]:
         if lock.is_locked:
             (folder / LOCK).unlink(missing_ok=True)
             lock.release()
-        if new:
-            with suppress(OSError):
-                folder.rmdir()
+        with suppress(OSError):
+            for path in new:
+                path.rmdir()
 
 
 def is_left_over(path: Path) -> bool:

@@ -1,10 +1,13 @@
 """Inputs that once ended in a traceback: each is told in one line, with file, key and value."""
 
+import errno
+import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from transformers import LlamaForCausalLM
 
 from loraweave.cli import app
 
@@ -128,6 +131,136 @@ def test_paths_on_the_command_line(command, own, arguments: list[str], parts: li
     before = sorted(own.iterdir())
     refused(command(*arguments), *parts)
     assert sorted(own.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("train.num_train_epochs=.inf", ["--set 'train.num_train_epochs=.inf'", "a finite number"]),
+        ("train.num_train_epochs=1e300", ["train.num_train_epochs must be above 0, at most a billion"]),
+        ("train.learning_rate=.nan", ["train.learning_rate must be a finite number"]),
+        (f"train.max_steps={'9' * 30}", ["train.max_steps must be below 2,147,483,648", "got 9999"]),
+        (f"train.max_length={10**12}", ["train.max_length must be below 2,147,483,648"]),
+        (f"train.max_length={10**9}", ["train.max_length must be from 1 to 1,048,576"]),
+        (f"train.per_device_train_batch_size={10**9}", ["train.per_device_train_batch_size must be from 1"]),
+        (f"mixture.total={10**12}", ["an epoch of 1,000,000,000,000 examples would draw", "lower total"]),
+        (f"mixture={{strategy: equal, by: tokens, total: {10**13}}}", ["10,000,000,000,000 tokens would draw"]),
+        (f"method={{name: rlora, num_heads: {10**8}}}", ["method rlora: num_heads", "10000"]),
+        (f"method={{name: moelora, task_embedding_dim: {10**10}}}", ["method moelora: task_embedding_dim"]),
+        (f"method={{name: lora, r: {10**11}}}", ["method lora: r", "65536"]),
+        ("method.rank_pattern=- a", ["method lora: rank_pattern", "got ['a']"]),
+        ("method={name: rlora, alpha_pattern: x}", ["method rlora: alpha_pattern", "got 'x'"]),
+        ("method={name: rlora, rank_pattern: {3: 3}}", ["its keys must be names, got {3: 3}"]),
+        ("method={name: lora, lora_dropout: x}", ["method lora: lora_dropout", "got 'x'"]),
+        ("method={name: lora, lora_dropout: -1}", ["method lora: lora_dropout", "got -1"]),
+        ("method={name: mtllora, temperature: x}", ["method mtllora: temperature", "got 'x'"]),
+        ("method={name: rlora, temperature: .nan}", ["method rlora: temperature", "got nan"]),
+        ("method={name: dora, lora_alpha: []}", ["method dora: lora_alpha", "got []"]),
+        ("method={name: lora, bias: 5}", ["method lora: bias", "got 5"]),
+        ("method={name: lora, target_modules: [5]}", ["method lora: target_modules", "got [5]"]),
+        ("method={name: lora, target_modules: '('}", ["method lora: '('", "not a regular expression"]),
+        ("method={name: rlora, exclude_modules: '(.*.*)*x'}", ["'(.*.*)*x' does not come to an end"]),
+        ("method={name: rlora, rank_pattern: {'(': 3}}", ["method rlora: ", "not a regular expression"]),
+        ("method={name: rlora, modules_to_save: [nothing]}", ["modules_to_save names 'nothing'"]),
+        ("method={name: lora, megatron_config: {a: 1}}", ["method lora: No module named 'megatron'"]),
+    ],
+)
+def test_values_of_settings(command, own, override: str, parts: list[str]) -> None:
+    code, _, err = command("train", "run.yaml", "--dry-run", "--set", override)
+    assert (code, len(err.splitlines())) == (2, 1), err
+    for part in parts:
+        assert part in err
+
+
+DEEP, LONG = "[" * 100_000 + "]" * 100_000, "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "parts"),
+    [
+        ("notes.jsonl", f'{{"prompt": {DEEP}}}\n', ["notes.jsonl, line 1: not JSON (nested too deeply)"]),
+        ("notes.jsonl", f'\n{{"prompt": {LONG}}}\n', ["notes.jsonl, line 2: not JSON (Exceeds the limit"]),
+        ("notes.jsonl", '{"prompt": "a", "completion": NaN}\n', ["line 1: not JSON (NaN is no number of JSON"]),
+        ("parity_train.jsonl", '{"number": -Infinity, "label": "odd"}\n', ["line 1: not JSON (-Infinity is no number"]),
+        ("notes.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt": \n', ["line 2: not JSON (Expecting value"]),
+    ],
+)
+def test_data_files(command, own, file: str, content: str, parts: list[str]) -> None:
+    (own / file).write_text(content)
+    refused(command("train", "run.yaml", "--output", "out"), *parts)
+
+
+@pytest.mark.parametrize("content", [DEEP, f"[{LONG}]", '[{"prompt": NaN}]'])
+def test_a_json_array(command, own, content: str) -> None:
+    (own / "notes.json").write_text(f"[{content}]")
+    refused(command("tasks", "preview", "notes.json"), "notes.json: not JSON (")
+
+
+@pytest.mark.parametrize("key", ["aggregation: nothing", "higher_is_better: []"])
+def test_a_metric_that_could_not_be_worked_out_is_refused_before_training(command, own, key: str) -> None:
+    text = (own / "parity.yaml").read_text()
+    (own / "parity.yaml").write_text(text.replace("- metric: acc", f"- metric: acc\n    {key}"))
+    refused(command("train", "run.yaml", "--output", "out"), "parity.yaml", "'acc'", key.partition(":")[0])
+
+
+CONFIGURED = [
+    ("config.json", {"vocab_size": -1}, ["base: vocab_size is -1 in config.json"]),
+    ("config.json", {"vocab_size": 10**12}, ["base: vocab_size is 1,000,000,000,000"]),
+    ("config.json", {"vocab_size": "x"}, ["base: the model folder cannot be loaded", "vocab_size"]),
+    ("config.json", {"num_attention_heads": 0}, ["base: num_attention_heads is 0"]),
+    ("config.json", {"num_hidden_layers": 10**9}, ["base: num_hidden_layers is 1,000,000,000"]),
+    ("config.json", {"num_attention_heads": 3}, ["base: the model folder cannot be loaded", "validate_architecture"]),
+    ("config.json", {"rope_parameters": "x"}, ["base: the model folder cannot be loaded", "rope_parameters"]),
+    ("config.json", {"hidden_act": "x"}, ["base: the model folder cannot be loaded: one of its files lacks 'x'"]),
+    ("config.json", {"model_type": "t5"}, ["base: the model folder cannot be loaded", "T5Config"]),
+    ("tokenizer_config.json", {"model_max_length": "x"}, ["base: model_max_length", "got 'x'"]),
+    ("tokenizer_config.json", {"pad_token": 3}, ["base: the model folder cannot be loaded: TypeError: Special token"]),
+    ("tokenizer_config.json", {"pad_token": "<new>"}, ["the tokenizer has 260 tokens", "embedding 259 rows"]),
+    ("tokenizer_config.json", None, ["base: the model folder cannot be loaded", "'list' object"]),
+    ("tokenizer.json", None, ["base: the model folder cannot be loaded"]),
+    ("config.json", None, ["base/config.json: cannot be read: a JSON object is wanted, not list"]),
+]
+
+
+@pytest.mark.parametrize("dry", [True, False])
+@pytest.mark.parametrize(("file", "changed", "parts"), CONFIGURED)
+def test_files_of_a_base(command, own, dry: bool, file: str, changed: dict | None, parts: list[str]) -> None:
+    """None: the file holds an empty list."""
+    path = own / "base" / file
+    path.write_text(json.dumps([] if changed is None else json.loads(path.read_text()) | changed))
+    refused(command("train", "run.yaml", "--output", "out", *(["--dry-run"] if dry else [])), *parts)
+
+
+TEMPLATES = [
+    ("{{ 1/0 }}", ["ZeroDivisionError"]),
+    ("{% for i in range(10**9) %}x{% endfor %}", ["the sandbox that templates run in refuses it", "100,000"]),
+    ([{"name": "tool_use", "template": "x"}, {"name": "rag", "template": "x"}], ["tool_use", "rag"]),
+]
+
+
+@pytest.mark.parametrize(("template", "parts"), TEMPLATES)
+def test_chat_templates(command, own, template: object, parts: list[str]) -> None:
+    path = own / "base" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+    asked = ("train", "run.yaml", "--set", "chat_template=true", "--output", "out")
+    refused(command(*asked), "chat template", *parts)
+    refused(command("tasks", "preview", "notes.jsonl", "--model", "base", "--chat-template"), "chat template", *parts)
+
+
+def test_a_tokenizer_larger_than_the_embedding(command, own) -> None:
+    model = LlamaForCausalLM.from_pretrained(own / "base")
+    model.resize_token_embeddings(100)
+    model.save_pretrained(own / "base")
+    words = ["base: the tokenizer has 259 tokens, and the model's embedding 100 rows"]
+    refused(command("train", "run.yaml", "--output", "out"), *words)
+    refused(command("train", "run.yaml", "--dry-run"), *words)
+
+
+def test_what_the_system_refuses_is_no_fault(command, own, monkeypatch) -> None:
+    from loraweave.runs.config import RunConfig
+
+    monkeypatch.setattr(RunConfig, "load", raising(PermissionError(errno.EACCES, "Permission denied", "/a/[b]")))
+    refused(command("train", "run.yaml"), "error: /a/[b]: Permission denied")
 
 
 def test_a_name_with_brackets_is_printed_as_it_stands(command, own) -> None:

@@ -112,10 +112,9 @@ def test_learning_rates_fall_with_the_width(base: Any, larger: Any) -> None:
     ("spec", "words"),
     [
         ({"name": "lora", "target_modules": ["nope"]}, "method lora: Target modules"),
-        ({"name": "lora", "lora_dropout": 2}, "dropout probability"),
-        ({"name": "lora", "alpha_pattern": {"down_proj": "x"}}, "method lora: "),
+        ({"name": "lora", "init_lora_weights": "nonsense"}, "Unknown initialization"),
         ({"name": "rlora", "rank_pattern": {"down_proj": 5000}}, "rank 5000 is above its size"),
-        ({"name": "mtllora", "alpha_pattern": {"down_proj": "x"}}, "method mtllora: "),
+        ({"name": "mtllora", "rank_pattern": {"down_proj": 5000}}, "rank 5000 is above its size"),
     ],
 )
 def test_a_method_that_does_not_fit_gives_the_base_back(tiny_model: Callable, spec: Any, words: str) -> None:

@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -91,6 +91,13 @@ def check_expressions(config: Any, names: Iterable[str], where: str) -> None:
     if done.stdout.strip():
         expression, reason = json.loads(done.stdout)
         raise UserError(f"{where}: {_short(expression)} is not a regular expression: {reason}")
+
+
+def check_saved(config: Any, names: Sequence[str], where: str) -> None:
+    """Raise UserError, with `where` it stands, for a name in `modules_to_save` that fits none of a base's modules."""
+    for name in config.modules_to_save or ():
+        if not any(path.endswith(name) for path in names):
+            raise UserError(f"{where}: modules_to_save names {name!r}, and the base has no such module")
 
 
 def _is_plain(name: str) -> bool:

@@ -2,6 +2,8 @@
 
 import os
 import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +19,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from loraweave.errors import UserError
+from loraweave.errors import UserError, shown
+from loraweave.files import read_json
 from loraweave.paths import user_path
 from loraweave.quiet import quiet_libraries
 
@@ -25,6 +28,15 @@ Base = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 """A base model and its tokenizer."""
 
 EMBEDDED = Path(__file__).parent / "nano"
+
+_LARGEST = {
+    "vocab_size": 2**24,
+    "hidden_size": 2**20,
+    "num_hidden_layers": 2**12,
+    "num_attention_heads": 2**16,
+    "num_key_value_heads": 2**16,
+    "head_dim": 2**16,
+}
 
 NEEDS_TRUST = (
     "the model comes with Python code of its own, which would run: read it, and if you trust it, add --trust-code "
@@ -56,7 +68,7 @@ def load_base(name: str | Path, dtype: str = "auto", trust_code: bool = False) -
     if Path(source).is_dir():
         _check_folder(Path(source), name)
     # The config first: where the name is wrong or the hub out of reach, this says so at once.
-    config = _from_hub_or_folder(AutoConfig, source, name, trust_code)
+    config = base_config(name, trust_code)
     model, loaded = _from_hub_or_folder(
         AutoModelForCausalLM,
         source,
@@ -68,11 +80,8 @@ def load_base(name: str | Path, dtype: str = "auto", trust_code: bool = False) -
         output_loading_info=True,
     )
     _check_complete(loaded, source)
-    tokenizer = _from_hub_or_folder(AutoTokenizer, source, name, trust_code)
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise UserError(f"the tokenizer of {str(name)!r} has neither a padding nor an end-of-text token")
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = load_tokenizer(name, trust_code)
+    check_vocabulary(model, tokenizer, source)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer
@@ -84,7 +93,14 @@ def base_config(name: str | Path, trust_code: bool = False) -> PreTrainedConfig:
     Raises:
         UserError: as `load_base`, except that no weights are needed.
     """
-    return _from_hub_or_folder(AutoConfig, resolve_base(name), name, trust_code)
+    source = resolve_base(name)
+    if Path(source).is_dir():  # as it is written: a configuration made of it may fail on a size in words of its own
+        written = read_json(Path(source) / "config.json")
+        text = written.get("text_config")
+        _check_sizes(text if isinstance(text, dict) else written, source)
+    config = _from_hub_or_folder(AutoConfig, source, name, trust_code)
+    _check_sizes(config.get_text_config().to_dict(), source)
+    return config
 
 
 def empty_base(name: str | Path, trust_code: bool = False) -> PreTrainedModel:
@@ -94,8 +110,37 @@ def empty_base(name: str | Path, trust_code: bool = False) -> PreTrainedModel:
         UserError: as `load_base`, except that no weights are needed.
     """
     config = base_config(name, trust_code)
-    with torch.device("meta"):
+    with _told(resolve_base(name), name), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_code)
+
+
+def load_tokenizer(name: str | Path, trust_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base, with a padding token.
+
+    Raises:
+        UserError: as `load_base`, for the tokenizer alone.
+    """
+    tokenizer = _from_hub_or_folder(AutoTokenizer, resolve_base(name), name, trust_code)
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError(f"the tokenizer of {str(name)!r} has neither a padding nor an end-of-text token")
+        tokenizer.pad_token = tokenizer.eos_token
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float):
+        raise UserError(f"{name}: model_max_length of the tokenizer must be a number, got {shown(longest)}")
+    return tokenizer
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str | Path) -> None:
+    """Raise UserError where a tokenizer gives ids that a model, which may be on the meta device, has no row for."""
+    embedding = model.get_input_embeddings()
+    rows = getattr(getattr(embedding, "weight", None), "shape", (None,))[0]
+    tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    if rows is not None and tokens > rows:
+        raise UserError(
+            f"{source}: the tokenizer has {tokens:,} tokens, and the model's embedding {rows:,} rows: use the "
+            "tokenizer that the model was made with, or save the model with its embedding resized"
+        )
 
 
 def resolve_base(name: str | Path) -> str:
@@ -127,10 +172,15 @@ def pick_dtype(dtype: str) -> torch.dtype:
     return _DTYPES[dtype]
 
 
+def has_tokenizer(folder: str | Path) -> bool:
+    """Whether a folder is there and holds a tokenizer."""
+    return any((Path(folder) / file).is_file() for file in _TOKENIZERS)
+
+
 def _check_folder(folder: Path, name: str | Path) -> None:
     if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         raise UserError(f"{folder}: the model folder holds no weights (no *.safetensors or pytorch_model*.bin)")
-    if not any((folder / file).is_file() for file in _TOKENIZERS):
+    if not has_tokenizer(folder):
         raise UserError(f"{folder}: the model folder holds no tokenizer (no tokenizer.json or tokenizer.model)")
 
 
@@ -145,32 +195,49 @@ def _check_complete(loaded: dict[str, Any], source: str) -> None:
         raise UserError(f"{source}: the weights lack {missing[0]}{more}, so this is not the whole of the model")
 
 
+def _check_sizes(config: Mapping[str, Any], source: str) -> None:
+    for key, most in _LARGEST.items():
+        value = config.get(key)
+        if isinstance(value, int) and not 1 <= value <= most:
+            raise UserError(f"{source}: {key} is {value:,} in config.json; a model has from 1 to {most:,}")
+
+
 def _from_hub_or_folder(auto_class: Any, source: str, name: str | Path, trust_code: bool, **arguments: Any) -> Any:
     """`auto_class.from_pretrained`, with its many failures told as one line."""
-    in_folder = Path(source).is_dir()
     # Without this the hub client retries for most of a minute before it says that there is no network.
-    offline = not in_folder and not _hub_in_reach()
+    offline = not Path(source).is_dir() and not _hub_in_reach()
+    with _told(source, name, offline), quiet_libraries():
+        return auto_class.from_pretrained(source, local_files_only=offline, trust_remote_code=trust_code, **arguments)
+
+
+@contextmanager
+def _told(source: str, name: str | Path, offline: bool = False) -> Iterator[None]:
+    """Around reading what anybody may have written: libraries raise whatever they run into."""
     try:
-        with quiet_libraries():
-            return auto_class.from_pretrained(
-                source, local_files_only=offline, trust_remote_code=trust_code, **arguments
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the Rust underneath is no Exception
         if "trust_remote_code" in str(error):
             raise UserError(f"{source}: {NEEDS_TRUST}") from error
-        first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        if first_line.endswith(":"):  # a list follows
-            first_line = " ".join(str(error).split())
-        if isinstance(error, KeyError):
-            first_line = f"one of its files lacks {first_line}"
-        if in_folder:
-            raise UserError(f"{source}: the model folder cannot be loaded: {first_line}") from error
-        why = "the hub is not in reach (offline)" if offline else first_line
+        if type(error).__name__ == "SafetensorError":
+            raise UserError(f"{source}: the weights cannot be read: {error}") from error
+        if Path(source).is_dir():
+            raise UserError(f"{source}: the model folder cannot be loaded: {_reason(error)}") from error
+        why = "the hub is not in reach (offline)" if offline else _reason(error)
         raise UserError(f"model {str(name)!r} is neither a folder nor found on the hub: {why}") from error
-    except Exception as error:  # safetensors raises its own type for a truncated or foreign file
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise UserError(f"{source}: the weights cannot be read: {error}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Why something could not be loaded, in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error).__name__
+    if reason.endswith(":"):  # the cause, or a list, follows
+        reason = " ".join(lines)
+    if isinstance(error, KeyError):
+        return f"one of its files lacks {reason}"
+    known = isinstance(error, (OSError, ValueError, RuntimeError, ImportError))
+    return (reason if known else f"{type(error).__name__}: {reason}")[:300]
 
 
 def _hub_in_reach() -> bool:

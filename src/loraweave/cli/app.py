@@ -8,7 +8,7 @@ import typer
 
 from loraweave import __version__
 from loraweave.cli import analyze, chat, compare, evaluate, export, methods, predict, tasks, train
-from loraweave.cli.net import caught
+from loraweave.cli.net import OF_THE_SYSTEM, caught
 from loraweave.cli.output import check_text, errors, quieten
 from loraweave.errors import UserError
 from loraweave.stopping import Stopped
@@ -85,6 +85,8 @@ def run(arguments: list[str]) -> int:
             return USER_ERROR
         if hasattr(error, "format_message"):  # click's own errors know how to be told
             return _fail(error.format_message(), USER_ERROR)
+        if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM and error.filename:
+            return _fail(f"{error.filename}: {error.strerror}", USER_ERROR)
         return _fail(caught(error, arguments), FAULT)
 
 

@@ -1,10 +1,25 @@
 """The last net: an error that nobody foresaw is told in one line, and its traceback is kept in a file."""
 
+import errno
 import os
 import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+
+OF_THE_SYSTEM = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EMFILE,
+)
+"""What the system refuses a person, wherever in a command that comes up: no fault of a program."""
 
 NAME = "loraweave-traceback-"
 _FULL = ("OutOfMemoryError", "can't allocate memory", "not enough memory")  # as torch says it, on GPUs and CPUs

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from loraweave.cli.output import console, errors
 from loraweave.cli.train import TrustCode
-from loraweave.errors import UserError
 
 if TYPE_CHECKING:
     from loraweave.data.preview import Token
@@ -74,17 +73,11 @@ def preview(
     trust_code: TrustCode = False,
 ) -> None:
     """Show a task's first examples as the model reads them, with the tokens that are learned and those before them."""
-    from transformers import AutoTokenizer
-
-    from loraweave.bases import resolve_base
+    from loraweave.bases import load_tokenizer
     from loraweave.data.preview import preview as previews
     from loraweave.tasks.template import FOLDED, folding_tasks
 
-    base = resolve_base(model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_code)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {model!r}: no tokenizer: {str(error).splitlines()[0]}") from error
+    tokenizer = load_tokenizer(model, trust_code)
     for task in _load(file, data_dir, chat_template, trust_code):
         for number, shown in enumerate(previews(task, tokenizer, count), start=1):
             console.print(Rule(Text(f"{task.name}, example {number}", style="bold"), align="left", style="dim"))

@@ -27,6 +27,10 @@ PASSES = 64
 """Through each task, and epochs, before a long run may draw as it did in its first ones."""
 
 
+LARGEST_EPOCH = 100_000_000
+"""Examples: their order is worked out epoch by epoch, and held in memory."""
+
+
 class MixtureConfig(BaseModel):
     """The `mixture:` of a run file; a plain string means `strategy` alone.
 
@@ -142,6 +146,14 @@ class Mixture:
         claims = _claims(sizes, names, config)
         shares = claims / claims.sum()
         total = config.total or int(np.minimum(sizes, config.cap or np.inf)[shares > 0].sum())
+        drawn: float = total
+        if config.by == "tokens":
+            drawn = sum(share * total * len(row) / row.sum() for share, row in zip(shares, rows, strict=True))
+        if drawn > LARGEST_EPOCH:
+            raise UserError(
+                f"mixture: an epoch of {float(total):,.0f} {config.by} would draw {drawn:,.0f} examples, more than "
+                f"{LARGEST_EPOCH:,}; lower total, and train for more epochs"
+            )
         quotas = _largest_remainder(shares, total) if config.by == "examples" else shares * total
         mixture = cls(names, rows, shares, quotas, config.by, seed, [[(0, 0)] for _ in names])
         for task, name in enumerate(names):

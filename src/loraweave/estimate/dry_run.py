@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from rich.console import Console
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig
 
-from loraweave.bases import empty_base, resolve_base
+from loraweave.bases import check_vocabulary, empty_base, load_tokenizer, resolve_base
+from loraweave.bases.load import has_tokenizer
 from loraweave.config import WeaveConfig
 from loraweave.data.mixture import Mixture, Realised
 from loraweave.data.prepare import longest_example
@@ -176,16 +177,14 @@ def _settings(choice: ChosenMethod, names: list[str]) -> dict[str, Any]:
 
 
 def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase | None:
-    """The base's tokenizer, if it is at hand."""
-    try:
-        with nothing_downloaded():
-            tokenizer = AutoTokenizer.from_pretrained(
-                resolve_base(config.model), local_files_only=True, trust_remote_code=config.trust_code
-            )
-    except Exception:  # there are as many ways to fail as there are kinds of tokenizers
-        return None
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    return tokenizer
+    """The base's tokenizer, if it is at hand; UserError for one in a folder that a run could not use."""
+    with nothing_downloaded():
+        try:
+            return load_tokenizer(config.model, config.trust_code)
+        except UserError:
+            if has_tokenizer(resolve_base(config.model)):
+                raise
+            return None
 
 
 def _data(
@@ -199,6 +198,7 @@ def _data(
     if len(loaded) < len(tasks) or run.method.method.trains == "nothing":
         return [], None
     if (tokenizer := _tokenizer(run.config)) is not None:
+        check_vocabulary(base, tokenizer, run.config.model)
         data, plan, _ = run.prepare_data(loaded, base, tokenizer, console)
         return data.realised(plan.seen(run.schedule.rows(len(plan)))), len(plan)
     config = run.config

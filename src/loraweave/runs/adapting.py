@@ -8,10 +8,13 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, set_seed
 
+from loraweave.adapters.fields import check_expressions, check_saved
 from loraweave.errors import UserError
 from loraweave.runs.language import freeze_beside_language
 from loraweave.runs.methods import ChosenMethod
 from loraweave.tuner.context import detach
+
+_REFUSALS = (ValueError, TypeError, NotImplementedError, ImportError)
 
 
 @contextmanager
@@ -39,6 +42,9 @@ def adapted(
         yield model
         return
     set_seed(seed)
+    names = [name for name, _ in base.named_modules()]
+    check_expressions(config, names, f"method {method.name}")
+    check_saved(config, names, f"method {method.name}")
     with unchanged(base):
         model = inject(base, config, method.name)
         freeze_beside_language(base)  # `bias: all` trains those of every part
@@ -60,7 +66,7 @@ def inject(base: PreTrainedModel, config: PeftConfig, method: str) -> PeftModel:
                 modules[parent]._modules[child] = module
         base.__dict__.pop("peft_config", None)
         detach(base)
-        if isinstance(error, (ValueError, TypeError)) and not isinstance(error, UserError):  # PEFT's and torch's words
+        if isinstance(error, _REFUSALS) and not isinstance(error, UserError):  # PEFT's and torch's words
             raise UserError(f"method {method}: {' '.join(str(error).split())}") from error
         raise
 

@@ -7,7 +7,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
-from loraweave.adapters.fields import check_expressions
+from loraweave.adapters.fields import check_expressions, check_saved
 from loraweave.adapters.file import VOCABULARY, AdapterFile, Size
 from loraweave.errors import UserError
 from loraweave.runs.adapting import inject, take_off
@@ -31,10 +31,9 @@ def attach(base: PreTrainedModel, folder: Path) -> PeftModel:
     adapter.check_values()
     config: Any = adapter.config
     where = f"{folder}: adapter_config.json"
-    check_expressions(config, [name for name, _ in base.named_modules()], where)
-    for name in config.modules_to_save or ():
-        if not any(path.endswith(name) for path, _ in base.named_modules()):
-            raise UserError(f"{where}: modules_to_save names {name!r}, and the base has no such module")
+    names = [name for name, _ in base.named_modules()]
+    check_expressions(config, names, where)
+    check_saved(config, names, where)
     config.inference_mode = True
     try:
         model = inject(base, config, getattr(config, "method", "lora"))

@@ -60,7 +60,10 @@ class RunConfig(BaseModel):
         output: folder of the run.
         trust_code: run functions that task files name, and code that comes with a base. It is never saved with a run,
             and a run file that lies in a run's folder cannot say it.
-        base_dir: where relative paths start; the run file's own folder.
+        base_dir: where relative paths start; the run file's own folder, or else where Python runs.
+
+    Raises:
+        UserError: an unknown key (with the nearest known one), one that is missing, or a value out of range.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -95,6 +98,9 @@ class RunConfig(BaseModel):
                 raise UserError(f"train.learning_rate: unknown method {name!r}{nearest(name, METHODS)}")
         return value
 
+    def __init__(self, **values: Any) -> None:
+        self._fill(values, Lines(Path("RunConfig"), None), {})
+
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":
         """Read a run file and put settings over it.
@@ -118,21 +124,10 @@ class RunConfig(BaseModel):
             keys, value = _parse_override(override)
             _put(values, keys, value, override)
             set_here[keys] = override
-        try:
-            config = cls.model_validate(values)
-        except ValidationError as error:
-            raise UserError(_first_problem(error, lines, set_here)) from error
+        config = cls.__new__(cls)
+        config._fill(values, lines, set_here)
         if (path.parent / "base.json").exists():  # a run's folder, which may be somebody else's
             config.trust_code = False
-        config.base_dir = config._path("base_dir", Path.cwd(), lines, set_here)
-        for key in ("model", "data_dir", "output"):
-            start = Path() if (key,) in set_here else config.base_dir
-            written = getattr(config, key)
-            if written is None or written == "nano":
-                continue
-            found = config._path(key, start, lines, set_here)
-            if key != "model" or found.is_dir() or written.startswith((".", "~", os.sep)):  # else a name
-                setattr(config, key, str(found if key == "output" else found.resolve()))
         return config
 
     @classmethod
@@ -146,6 +141,22 @@ class RunConfig(BaseModel):
             UserError: as `load` does.
         """
         return given if isinstance(given, cls) else cls.load(given)  # type: ignore[arg-type]
+
+    def _fill(self, values: dict[str, Any], lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> None:
+        """Check and take the values, paths from where they start; UserError with the place of the first wrong one."""
+        try:
+            self.__pydantic_validator__.validate_python(values, self_instance=self)
+        except ValidationError as error:
+            raise UserError(_first_problem(error, lines, set_here)) from error
+        self.base_dir = self._path("base_dir", Path.cwd(), lines, set_here)
+        for key in ("model", "data_dir", "output"):
+            start = Path() if (key,) in set_here else self.base_dir
+            written = getattr(self, key)
+            if written is None or written == "nano":
+                continue
+            found = self._path(key, start, lines, set_here)
+            if key != "model" or found.is_dir() or written.startswith((".", "~", os.sep)):  # else a name
+                setattr(self, key, str(found if key == "output" else found.resolve()))
 
     def _path(self, key: str, start: Path, lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> Path:
         try:

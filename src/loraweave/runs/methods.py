@@ -23,7 +23,8 @@ from loraweave.config import (
     RLoraConfig,
     WeaveConfig,
 )
-from loraweave.errors import UserError, nearest
+from loraweave.errors import UserError, nearest, shown
+from loraweave.runs.fields import check_fields
 from loraweave.runs.language import beside_language, leaving_out
 from loraweave.runs.loss_config import LossConfig
 
@@ -213,16 +214,17 @@ def choose_method(spec: MethodSpec) -> ChosenMethod:
     given = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = given.pop("name", "weave")
     if not isinstance(name, str) or name not in METHODS:
-        raise UserError(f"unknown method {name!r}{nearest(str(name), METHODS)} (known: {', '.join(METHODS)})")
+        raise UserError(f"unknown method {shown(name)}{nearest(str(name), METHODS)} (known: {', '.join(METHODS)})")
     method = METHODS[name]
     known = method.fields()
     for key in given:
         if key not in known:
             allowed = nearest(key, known) if known else f": {name} takes none"
-            raise UserError(f"method {name}: unknown field {key!r}{allowed}")
+            raise UserError(f"method {name}: unknown field {shown(key)}{allowed}")
     rank = given.get("r", 1)
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise UserError(f"method {name}: r (the rank) must be a whole number of at least 1, got {rank!r}")
+        raise UserError(f"method {name}: r (the rank) must be a whole number of at least 1, got {shown(rank)}")
+    check_fields(name, method.config_class, given)
     return ChosenMethod(method, given, _losses(method, given))
 
 
@@ -233,5 +235,5 @@ def _losses(method: Method, given: Mapping[str, Any]) -> LossConfig:
     except ValidationError as error:
         problem = error.errors()[0]
         raise UserError(
-            f"method {method.name}: {problem['loc'][0]}: {problem['msg']}, got {problem['input']!r}"
+            f"method {method.name}: {problem['loc'][0]}: {problem['msg']}, got {shown(problem['input'])}"
         ) from None

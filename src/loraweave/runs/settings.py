@@ -3,6 +3,7 @@
 Every field of TRL's SFTConfig (a TrainingArguments) may be set, except those that this package settles itself.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -16,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from trl import SFTConfig
 
-from loraweave.errors import UserError, nearest
+from loraweave.errors import UserError, nearest, shown
 
 DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 3,
@@ -71,11 +72,11 @@ _STRATEGIES = ("eval_strategy", "save_strategy", "logging_strategy")
 
 # Transformers and torch take these numbers as they come and fail in the middle of a run, or never.
 _RANGES: dict[str, str] = {
-    "per_device_train_batch_size": "at least 1",
-    "per_device_eval_batch_size": "at least 1",
-    "gradient_accumulation_steps": "at least 1",
-    "max_length": "at least 1",
-    "num_train_epochs": "above 0",
+    "per_device_train_batch_size": "from 1 to 1,048,576",
+    "per_device_eval_batch_size": "from 1 to 1,048,576",
+    "gradient_accumulation_steps": "from 1 to 1,048,576",
+    "max_length": "from 1 to 1,048,576",
+    "num_train_epochs": "above 0, at most a billion",
     "logging_steps": "above 0",
     "eval_steps": "above 0",
     "save_steps": "above 0",
@@ -88,7 +89,8 @@ _RANGES: dict[str, str] = {
     "adam_beta2": "from 0 to below 1",
 }
 _WITHIN: dict[str, Callable[[float], bool]] = {
-    "at least 1": lambda value: value >= 1,
+    "from 1 to 1,048,576": lambda value: 1 <= value <= 2**20,
+    "above 0, at most a billion": lambda value: 0 < value <= 1e9,
     "above 0": lambda value: value > 0,
     "at least 0": lambda value: value >= 0,
     "from 0 to below 1": lambda value: 0 <= value < 1,
@@ -126,9 +128,13 @@ def _check_value(key: str, value: Any) -> None:
             if isinstance(choices, type) and issubclass(choices, Enum):
                 choices(value)
     except ValidationError as error:
-        raise UserError(f"train.{key}: {error.errors()[0]['msg']}, got {value!r}") from None
+        raise UserError(f"train.{key}: {error.errors()[0]['msg']}, got {shown(value)}") from None
     except ValueError as error:
         raise UserError(f"train.{key}: {error}") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"train.{key} must be a finite number, got {value!r}")
+    if isinstance(value, int) and abs(value) >= 2**31:
+        raise UserError(f"train.{key} must be below {2**31:,}, got {shown(value)}")
     wanted = _RANGES.get(key)
     if wanted and not (_WITHIN[wanted](value) if value is not None else key != "max_length"):
         raise UserError(f"train.{key} must be {wanted}, got {value!r}")

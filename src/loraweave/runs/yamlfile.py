@@ -112,7 +112,10 @@ class Lines:
         self.root = root
 
     def of(self, keys: Sequence[str | int]) -> str:
-        """`file:line` of the value under `keys`, or of the nearest thing around it that is in the file."""
+        """`file:line` of the value under `keys`, or of the nearest thing around it that is in the file.
+
+        Where there is no text, the name alone.
+        """
         node, line = self.root, 0
         for key in keys:
             if isinstance(node, yaml.MappingNode):
@@ -124,4 +127,4 @@ class Lines:
             if found is None:
                 break
             line, node = found[0].start_mark.line, found[1]
-        return f"{self.path}:{line + 1}"
+        return f"{self.path}:{line + 1}" if self.root is not None else str(self.path)

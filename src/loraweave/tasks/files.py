@@ -79,10 +79,7 @@ def _read_lines(text: str, path: Path) -> FileRows:
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines() would split inside strings (U+2028)
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from None
+        row = _parsed(line, f"{path}, line {number}")
         _check_characters(line, row, f"{path}, line {number}")
         if not isinstance(row, dict):
             raise UserError(
@@ -92,6 +89,27 @@ def _read_lines(text: str, path: Path) -> FileRows:
         rows.append(row)
         numbers.append(number)
     return FileRows(path, rows, numbers, "line")
+
+
+def _parsed(text: str, place: str) -> Any:
+    """The JSON value in a text, which holds no number that is none.
+
+    Raises:
+        UserError: it is no JSON, nested deeper than Python reads, or holds NaN, infinity or a number without end.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except json.JSONDecodeError as error:
+        line = f", line {error.lineno}" if "\n" in text else ""
+        raise UserError(f"{place}{line}: not JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise UserError(f"{place}: not JSON (nested too deeply)") from None
+    except ValueError as error:  # a whole number of thousands of digits
+        raise UserError(f"{place}: not JSON ({str(error).partition(';')[0]})") from None
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON; write null or leave the field out")
 
 
 def _check_characters(source: str, value: Any, place: str) -> None:
@@ -108,10 +126,7 @@ def _json_array(text: str, path: Path) -> FileRows | None:
     """The rows of a JSON array of objects; None when the file is JSON Lines after all."""
     if not text.lstrip().startswith("["):
         return None
-    try:
-        items = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
+    items = _parsed(text, str(path))
     for number, item in enumerate(items, start=1):
         _check_characters(text, item, f"{path}, entry {number}")
         if not isinstance(item, dict):

@@ -157,6 +157,10 @@ def _check_metrics(task: Any, what: str) -> None:
     for name, function in task._metric_fn_list.items():
         if function is None:
             raise _unknown_metric(name, what)
+        if not callable(task._aggregation_list.get(name)):
+            raise UserError(f"{what}: lm-eval has no such aggregation as the metric {name!r} asks for")
+        if not isinstance(task._higher_is_better.get(name), (bool, type(None))):
+            raise UserError(f"{what}: higher_is_better of the metric {name!r} must be true or false")
 
 
 def _unknown_metric(name: str, what: str) -> UserError:

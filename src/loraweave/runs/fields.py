@@ -1,0 +1,72 @@
+"""What the fields of a method may hold: a word where a number belongs is told when the run file is read."""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from loraweave.config_checks import MOST
+from loraweave.errors import UserError, shown
+
+_NAMES = str | list[str] | None
+
+# Where PEFT's own hints say less than what it takes, or more.
+_HINTS: dict[str, Any] = {
+    **{name: Annotated[int, Field(ge=1, le=most)] for name, most in MOST.items()},
+    "lora_alpha": float,
+    "lora_dropout": Annotated[float, Field(ge=0, lt=1)],
+    "temperature": Annotated[float, Field(gt=0)],
+    "target_modules": _NAMES,
+    "exclude_modules": _NAMES,
+    "layers_pattern": _NAMES,
+    "modules_to_save": list[str] | None,
+    "layers_to_transform": int | list[int] | None,
+    "rank_pattern": dict[str, Annotated[int, Field(ge=1, le=MOST["r"])]],
+    "num_heads_pattern": dict[str, Annotated[int, Field(ge=1, le=MOST["num_heads"])]],
+    "alpha_pattern": dict[str, float],
+    "init_lora_weights": bool | str,
+}
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+def check_fields(method: str, config_class: Any, given: Mapping[str, Any]) -> None:
+    """Compare what a run file sets of a method with the kinds that its configuration's fields are of.
+
+    Args:
+        method: its name, for the message.
+        config_class: of its PEFT configuration; None where it has none.
+        given: the fields that were set.
+
+    Raises:
+        UserError: a value of another kind, out of range or not finite; names the field.
+    """
+    for name, value in given.items():
+        adapter = _adapter(config_class, name) if config_class is not None else None
+        if adapter is None:
+            continue
+        if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
+            raise UserError(f"method {method}: {name}: its keys must be names, got {shown(value)}")
+        try:
+            adapter.validate_json(json.dumps(value, default=str))  # as JSON: a list stands for a set or a tuple too
+        except ValidationError as error:
+            problem = min(error.errors(), key=lambda one: -len(one["loc"]))
+            inner = f" ({shown(problem['input'])})" if problem["loc"] else ""
+            raise UserError(f"method {method}: {name}: {problem['msg']}{inner}, got {shown(value)}") from None
+
+
+@cache
+def _adapter(config_class: Any, name: str) -> TypeAdapter | None:
+    """None for a field whose kind cannot be checked: a configuration within the configuration."""
+    hint = _HINTS.get(name, _hints(config_class).get(name))
+    try:
+        return None if hint is None else TypeAdapter(hint, config=_STRICT)
+    except PydanticUserError:  # a dataclass of PEFT's, which takes no settings from outside
+        return None
+
+
+@cache
+def _hints(config_class: Any) -> dict[str, Any]:
+    return get_type_hints(config_class)
