@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.models.mllama.configuration_mllama import MllamaConfig, MllamaTextConfig, MllamaVisionConfig
 
+from loraweave.errors import UserError
 from loraweave.estimate.counting import count_trainable
 from loraweave.estimate.dry_run import dry_run
 from loraweave.runs.adapting import adapted
@@ -130,6 +131,19 @@ def test_what_is_left_out_already_stays_out() -> None:
     pattern = leaving_out(["eye"], r".*\.0\..*")
     assert re.fullmatch(pattern, "a.0.b")
     assert re.fullmatch(pattern, "eye.x")
+
+
+def test_a_part_in_a_list_of_layers_is_refused_with_what_works() -> None:
+    base = seeing()
+    chosen = choose_method({"name": "lora", "exclude_modules": ["mlp"]})
+    with pytest.raises(UserError, match="'mlp', which is a part of the base and no layer") as caught:
+        adapted(base, chosen, ["one"], seed=0, keep_base=True).__enter__()
+    pattern = str(caught.value).rpartition("exclude_modules: ")[2].strip("'")
+    chosen = choose_method({"name": "lora", "exclude_modules": pattern})
+    with adapted(base, chosen, ["one"], seed=0, keep_base=True) as model:
+        found = [name for name, _ in model.named_modules() if name.endswith("lora_A")]
+        assert found
+        assert not any(".mlp." in name for name in found)
 
 
 def test_a_run_on_text_says_it(tmp_path: Path) -> None:

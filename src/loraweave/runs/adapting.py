@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, set_seed
 
 from loraweave.adapters.fields import check_expressions, check_saved
 from loraweave.errors import UserError
-from loraweave.runs.language import freeze_beside_language
+from loraweave.runs.language import check_excluded, freeze_beside_language
 from loraweave.runs.methods import ChosenMethod
 from loraweave.tuner.context import detach
 
@@ -34,6 +34,7 @@ def adapted(
         UserError: the method's configuration is not possible, or does not fit the base's layers.
     """
     config = method.peft_config(task_names, base)
+    check_excluded(base, method.given.get("exclude_modules"))
     if config is None:
         model = copy.deepcopy(base) if keep_base else base
         if method.method.trains == "everything":

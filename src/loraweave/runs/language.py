@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable
 from torch import nn
 from transformers import PreTrainedModel
 
+from loraweave.errors import UserError
+
 
 def beside_language(base: PreTrainedModel) -> list[str]:
     """The paths of the parts that text does not go through, such as a vision tower and its projector.
@@ -38,6 +40,25 @@ def leaving_out(parts: Iterable[str], excluded: Collection[str] | str | None) ->
     else:  # PEFT compares names in a list with the end of a path
         already = [rf"(?:.*\.)?{re.escape(name)}" for name in sorted(excluded or ())]
     return "|".join(f"(?:{one})" for one in [*already, *(rf"{re.escape(part)}(?:\..*)?" for part in parts)])
+
+
+def check_excluded(base: nn.Module, excluded: Collection[str] | str | None) -> None:
+    """Refuse a list of `exclude_modules` that names a part of the base and not its layers: PEFT compares each name with
+    the end of a layer's path, so `[vision_tower]` would leave nothing out.
+
+    Raises:
+        UserError: with the regular expression that does.
+    """
+    if excluded is None or isinstance(excluded, str):
+        return
+    for name in excluded:
+        ending = [module for path, module in base.named_modules() if f".{path}".endswith(f".{name}")]
+        if ending and all(any(True for _ in module.children()) for module in ending):
+            pattern = rf"(.*\.)?{re.escape(name)}\..*"
+            raise UserError(
+                f"method: exclude_modules names {name!r}, which is a part of the base and no layer, and in a list the "
+                f"ends of layers' paths are wanted: for all in it write exclude_modules: '{pattern}'"
+            )
 
 
 def freeze_beside_language(base: PreTrainedModel) -> None:

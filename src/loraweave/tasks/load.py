@@ -87,7 +87,8 @@ def _load(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, seed: i
     tasks: list[Task] = []
     for item in found:
         task = HarnessTask(item.task_name, origin, chat, item, spec.validation, seed)
-        if (item.config.dataset_kwargs or {}).get("data_files"):
+        ours = "config_source" in (item.config.metadata or {})
+        if ours and (item.config.dataset_kwargs or {}).get("data_files"):
             task.test_examples()  # a wrong label in the test file must show before training, not after it
         tasks.append(task)
     return tasks

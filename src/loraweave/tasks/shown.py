@@ -47,7 +47,8 @@ def check_shown(example: Example, tokenizer: Any) -> None:
         text = apply_template(tokenizer, marked, None if len(messages) > len(example.prompt) else True, tools)
     except UserError as error:
         raise UserError(f"{error} (a conversation with {', '.join(dict.fromkeys(marks.what.values()))})") from error
-    lost = dict.fromkeys(what for word, what in marks.what.items() if word not in text)
+    text = text.lower()  # a template may write roles or words in capitals
+    lost = dict.fromkeys(what for word, what in marks.what.items() if word.lower() not in text)
     if lost:
         raise UserError(f"the tokenizer's chat template does not print {', '.join(lost)}")
 
