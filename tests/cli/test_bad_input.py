@@ -123,7 +123,7 @@ def test_results_that_are_not_ours_are_left_alone(command, trained, tmp_path):
     ("file", "content", "parts"),
     [
         ("summary.json", "{", ["summary.json: cannot be read"]),
-        ("summary.json", "{}", ["summary.json: not the summary of a run"]),
+        ("summary.json", "{}", ["summary.json: not as this version writes it: adapter: Field required"]),
         ("base.json", None, ["base.json: cannot be read: No such file"]),
         ("base.json", "[]", ["base.json: cannot be read", "not list"]),
         ("adapter/adapter_model.safetensors", "x", ["adapter_model.safetensors: the adapter cannot be read"]),

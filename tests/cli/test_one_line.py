@@ -29,11 +29,20 @@ def own(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def compared(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of the project."""
+    folder = tmp_path_factory.mktemp("compared") / "out"
+    options = ["--output", str(folder), "--set", "train.max_steps=1", "--set", "eval.limit=1"]
+    assert app.run(["compare", str(project / "run.yaml"), "--methods", "lora", *options]) == 0
+    return folder
+
+
 def refused(result: tuple[int, str, str], *parts: str) -> None:
     code, out, err = result
     assert code == 2, err
     assert out == ""
-    assert len(err.splitlines()) == 1, err
+    assert len(err.strip().splitlines()) == 1, err
     assert len(err) < 1000
     for part in ("error: ", *parts):
         assert part in err
@@ -229,6 +238,64 @@ def test_files_of_a_base(command, own, dry: bool, file: str, changed: dict | Non
     path = own / "base" / file
     path.write_text(json.dumps([] if changed is None else json.loads(path.read_text()) | changed))
     refused(command("train", "run.yaml", "--output", "out", *(["--dry-run"] if dry else [])), *parts)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "asked", "parts"),
+    [
+        ("base.json", "{}", "analyze", ["base.json: not as this version writes it: name: Field required"]),
+        ("base.json", '{"name": 3}', "analyze", ["name: Input should be a valid string, got 3"]),
+        ("base.json", '{"name": "x", "fingerprint": []}', "eval", ["fingerprint: Input should be a valid string"]),
+        ("gradients.json", "{}", "analyze", ["gradients.json: not as this version writes it: tasks: Field required"]),
+        ("gradients.json", '{"tasks": 3, "steps": []}', "analyze", ["tasks: Input should be a valid array, got 3"]),
+        ("metrics.jsonl", '{"loss": 1}\n', "analyze", ["metrics.jsonl: entry 1 has no step"]),
+        ("metrics.jsonl", '{"step": 1, "loss/parity": "y"}\n', "analyze", ["0.loss/parity: Input should", "got 'y'"]),
+        ("summary.json", '{"adapter": "../x", "method": "lora", "mixture": []}', "eval", ["adapter: Input should be"]),
+        ("summary.json", '{"adapter": "adapter", "method": [], "mixture": []}', "analyze", ["method: Input should be"]),
+        ("summary.json", '{"adapter": "adapter", "method": "lora", "mixture": 3}', "analyze", ["mixture: Input"]),
+        ("results.json", DEEP, "eval", ["results.json: cannot be read"]),
+        ("results.json", '{"evaluations": [3]}', "eval", ["results.json: not as this version writes it: evaluations"]),
+        ("results.json", '{"evaluations": [{}]}', "eval", ["evaluations.0.settings: Field required"]),
+    ],
+)
+def test_files_of_a_run(command, trained, tmp_path, file: str, content: str, asked: str, parts: list[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / file).write_text(content)
+    extra = ["--limit", 1] if asked == "eval" else ["--output", tmp_path / "out"]
+    refused(command(asked, run, *extra), file, *parts)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "parts"),
+    [
+        (["runs"], None, ["runs: Input should be a valid array, got None"]),
+        (["runs", 0], None, ["runs.0: Input should be"]),
+        (["runs", 0, "scores"], None, ["runs.0.scores: Input should be"]),
+        (["runs", 1, "scores", "parity", "score"], "x", ["runs.1.scores.parity.score: Input should be"]),
+        (["settings"], [], ["settings: Input should be"]),
+        (["searches"], {}, ["searches: Input should be a valid array"]),
+    ],
+)
+def test_results_of_a_comparison(command, own, compared, place: list, value: object, parts: list[str]) -> None:
+    shutil.copytree(compared, own / "out")
+    content = json.loads((own / "out" / "results.json").read_text())
+    at = content
+    for key in place[:-1]:
+        at = at[key]
+    at[place[-1]] = value
+    (own / "out" / "results.json").write_text(json.dumps(content))
+    result = command("compare", "run.yaml", "--methods", "lora", "--output", "out", "--resume")
+    refused(result, "results.json: not as this version writes it", *parts)
+
+
+def test_results_that_hold_next_to_nothing(command, own) -> None:
+    from loraweave.comparison.records import FORMAT
+
+    (own / "out").mkdir()
+    (own / "out" / "results.json").write_text(json.dumps({"format": FORMAT}))
+    result = command("compare", "run.yaml", "--methods", "lora", "--output", "out", "--resume")
+    refused(result, "results.json: not as this version writes it: created: Field required")
 
 
 TEMPLATES = [

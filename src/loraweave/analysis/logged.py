@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from loraweave.analysis.subjects import AnalysedRun
-from loraweave.files import read_json, read_json_lines
+from loraweave.shapes import read_metrics, read_shaped
 
 Points = list[tuple[int, float]]
 
@@ -20,7 +22,7 @@ def training(run: AnalysedRun) -> dict[str, Any] | None:
         "learning_rate": [],
         "tokens_per_second": [],
     }
-    for line in read_json_lines(run.files.metrics):
+    for line in read_metrics(run.files.metrics):
         for key, value in line.items():
             if value is None:  # it was no number
                 continue
@@ -34,11 +36,26 @@ def training(run: AnalysedRun) -> dict[str, Any] | None:
     return entry
 
 
+class _Measured(TypedDict):
+    step: int
+    share: float
+    cosine: list[list[float | None]]
+    norms: list[float | None]
+    within: list[float | None]
+
+
+class _Gradients(TypedDict):
+    """gradients.json."""
+
+    tasks: list[str]
+    steps: list[_Measured]
+
+
 def gradients(run: AnalysedRun) -> list[dict[str, Any]]:
     """The cosines of the tasks' gradients, as the run recorded them (`training.gradients`)."""
     if run.files is None or not run.files.gradients.is_file():
         return []
-    record = read_json(run.files.gradients)
+    record = read_shaped(run.files.gradients, _Gradients)
     return [{"run": run.name, "tasks": record["tasks"], **entry} for entry in record["steps"]]
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from typing_extensions import TypedDict
 
 from loraweave.analysis.subjects import AnalysedRun
-from loraweave.files import read_json
+from loraweave.shapes import read_shaped
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,23 @@ Routing = dict[str, LayerRouting]
 """By layer."""
 
 
+class _RecordedLayer(TypedDict):
+    entropy_by_task: list[float | None]
+    usage: list[list[float] | None]
+
+
+class _Recorded(TypedDict):
+    """routing.json."""
+
+    tasks: list[str]
+    layers: dict[str, _RecordedLayer]
+
+
 def recorded_routing(run: AnalysedRun) -> Routing:
     """Of a token router, from routing.json: the last step of training that was looked at. Empty without that file."""
     if not run.has_router or run.files is None or not run.files.routing.is_file():
         return {}
-    record = read_json(run.files.routing)
+    record = read_shaped(run.files.routing, _Recorded)
     found = {}
     for key, layer in record["layers"].items():
         rows = zip(record["tasks"], layer["entropy_by_task"], layer["usage"], strict=True)

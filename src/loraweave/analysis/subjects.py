@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftConfig
+from typing_extensions import NotRequired, TypedDict
 
 from loraweave.adapters.config import read_config
 from loraweave.adapters.file import AdapterFile
 from loraweave.analysis.full import FullUpdate
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
-from loraweave.files import read_json
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import RunFolder, read_summary
+from loraweave.runs.folder import BaseRecord, RunFolder, read_summary
+from loraweave.shapes import read_shaped
 
 _NOT_THE_CHANGE = ("pissa", "olora", "corda", "lora_ga")  # starts by which PEFT changes the base
 
@@ -107,11 +108,21 @@ def open_runs(folders: Sequence[Path], full: Path | None = None) -> list[Analyse
     return runs
 
 
+class _Finished(TypedDict):
+    adapter: NotRequired[str | None]
+
+
+class _Comparison(TypedDict):
+    """Of a comparison's results what says where its runs are."""
+
+    runs: NotRequired[list[_Finished]]
+
+
 def _expanded(folder: Path) -> list[Path]:
     """The runs in the table of a comparison's folder, or the folder itself."""
     if not (folder / "results.json").is_file() or not (folder / "runs").is_dir():
         return [folder]
-    record = read_json(folder / "results.json")
+    record = read_shaped(folder / "results.json", _Comparison)
     runs = [folder / Path(run["adapter"]).parent for run in record.get("runs", []) if run.get("adapter")]
     if not runs:
         raise UserError(f"{folder}: no run of this comparison is finished")
@@ -138,7 +149,7 @@ def _open(folder: Path, name: str) -> AnalysedRun:
     files, summary, config = RunFolder(folder), read_summary(folder), RunConfig.load(RunFolder(folder).config)
     if summary["adapter"] is None:
         raise UserError(f"{folder}: the run is of the untouched base, in which there is nothing to analyse")
-    base = read_json(files.base)
+    base = read_shaped(files.base, BaseRecord)
     update: AdapterFile | FullUpdate
     if summary["adapter"] == files.model.name:
         update = FullUpdate(files.model, base["name"])
@@ -164,7 +175,7 @@ def _open_adapter(folder: Path, name: str) -> AnalysedRun:
         raise UserError(f"{folder}: a whole model; compare with it by --full, beside a run or an adapter of its base")
     config = read_config(folder)
     update = AdapterFile(folder)
-    told = read_json(folder / "base.json") if (folder / "base.json").is_file() else {}
+    told = read_shaped(folder / "base.json", BaseRecord) if (folder / "base.json").is_file() else {}
     return AnalysedRun(
         name=name,
         folder=folder,

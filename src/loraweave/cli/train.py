@@ -72,10 +72,10 @@ def train(
 
 def last_losses(metrics: Path) -> dict[str, tuple[float | None, float | None]]:
     """Per task, the last logged training and validation loss, in nats per completion token."""
-    from loraweave.files import read_json_lines
+    from loraweave.shapes import read_metrics
 
     last: dict[str, float] = {}
-    for line in read_json_lines(metrics):
+    for line in read_metrics(metrics):
         last.update(line)
     tasks = [key.removeprefix("loss/") for key in last if key.startswith("loss/")]
     return {task: (last.get(f"loss/{task}"), last.get(f"eval_loss/{task}")) for task in tasks}

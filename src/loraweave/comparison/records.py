@@ -1,7 +1,9 @@
 """What the results file of a comparison holds: runs, searches for learning rates, and what follows from them. No logic;
 plain JSON types throughout."""
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 from loraweave.evaluation.scores import TaskScore
 

@@ -21,12 +21,12 @@ from loraweave.errors import UserError
 from loraweave.evaluation import evaluate, macro_average
 from loraweave.evaluation.record import evaluation_settings, record
 from loraweave.evaluation.scores import TaskScore
-from loraweave.files import read_json_lines
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder, changed_settings, read_summary
 from loraweave.runs.loading import load_run
 from loraweave.runs.methods import choose_method
 from loraweave.runs.resolve import with_defaults
+from loraweave.shapes import read_metrics
 from loraweave.tasks import Task
 from loraweave.training.run import train
 
@@ -251,7 +251,7 @@ def _said(scores: Mapping[str, TaskScore]) -> str:
 def _curves(metrics: Path, tasks: Sequence[str]) -> Curves:
     """The losses per task in a run's metrics.jsonl."""
     curves = Curves(training={}, validation={})
-    lines = read_json_lines(metrics)
+    lines = read_metrics(metrics)
     for task in tasks:
         for prefix, into in (("loss", curves["training"]), ("eval_loss", curves["validation"])):
             key = f"{prefix}/{task}"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from loraweave.comparison.records import Search, Trial
 from loraweave.errors import UserError
-from loraweave.files import read_json_lines
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder
 from loraweave.runs.settings import DEFAULTS
+from loraweave.shapes import read_metrics
 
 MOST_BEYOND = 4  # rates on one side: a loss that falls and falls must not keep a search going for ever
 
@@ -82,7 +82,7 @@ def validation_losses(folder: RunFolder, config: RunConfig, steps: int, best_ste
     """
     saved_at = best_step if config.train.get("load_best_model_at_end") and best_step is not None else steps
     found: dict[str, float] = {}
-    for logged in read_json_lines(folder.metrics):
+    for logged in read_metrics(folder.metrics):
         if logged["step"] == saved_at and "eval_loss_macro" in logged:
             prefix = "eval_loss/"
             found = {key.removeprefix(prefix): loss for key, loss in logged.items() if key.startswith(prefix)}

@@ -11,6 +11,7 @@ from loraweave.errors import UserError
 from loraweave.files import is_left_over, read_json, write_json
 from loraweave.runs.folder import RunFolder, changed_settings
 from loraweave.runs.methods import MethodSpec, choose_method
+from loraweave.shapes import check_shape
 
 
 def _fixed(settings: dict[str, Any], methods: Collection[str], evaluated: bool) -> dict[str, Any]:
@@ -96,6 +97,9 @@ class ComparisonFolder:
             found = json.loads(self.results.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{self.results}: not JSON: {error}") from error
+        except RecursionError:
+            raise UserError(f"{self.results}: not JSON: nested too deeply") from None
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise UserError(f"{self.results}: not the results of a comparison by this version")
+        check_shape(found, Results, str(self.results))
         return found  # type: ignore[return-value]

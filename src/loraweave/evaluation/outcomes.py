@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from typing_extensions import TypedDict
 
 RIGHT_OR_WRONG, NUMBERS = "right or wrong", "numbers"
 

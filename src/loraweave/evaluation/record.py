@@ -1,16 +1,17 @@
 """The results file of a run: every evaluation of it, each with the settings that it was made with."""
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from loraweave.errors import UserError
+from typing_extensions import TypedDict
+
 from loraweave.evaluation.scores import TaskScore
 from loraweave.files import write_json
 from loraweave.runs.config import EvalConfig
 from loraweave.runs.folder import environment
+from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
 
 FORMAT = 1
@@ -37,6 +38,14 @@ def describe(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
     }
 
 
+class _Evaluated(TypedDict):
+    settings: dict[str, Any]
+
+
+class _Record(TypedDict):
+    evaluations: list[_Evaluated]
+
+
 def record(path: Path, settings: Mapping[str, Any], tasks: Sequence[Task], scores: Mapping[str, TaskScore]) -> None:
     """Add an evaluation to the results file at `path`.
 
@@ -45,12 +54,7 @@ def record(path: Path, settings: Mapping[str, Any], tasks: Sequence[Task], score
     """
     content: dict[str, Any] = {"format": FORMAT, "evaluations": []}
     if path.exists():
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON, so it is left as it is: {error}") from error
-        if not isinstance(content, dict) or "evaluations" not in content:
-            raise UserError(f"{path}: not the results of a run, so it is left as it is")
+        content = read_shaped(path, _Record)
     kept = [earlier for earlier in content["evaluations"] if earlier["settings"] != dict(settings)]
     made = {
         "settings": dict(settings),

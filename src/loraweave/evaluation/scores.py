@@ -1,8 +1,7 @@
 """One task's score, and the interval that its test examples leave for it."""
 
-from typing import TypedDict
-
 from scipy.stats import binomtest, t
+from typing_extensions import TypedDict
 
 from loraweave.evaluation.outcomes import Outcomes
 

@@ -19,14 +19,16 @@ import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from typing_extensions import NotRequired, Required, TypedDict
 
 from loraweave.errors import UserError
-from loraweave.files import is_left_over, make_folder, read_json
+from loraweave.files import is_left_over, make_folder
 from loraweave.runs.checkpoints import UNFINISHED, Start, checkpoints_in, newest_whole
 from loraweave.runs.config import RunConfig
+from loraweave.shapes import read_shaped
 
 _PACKAGES = ("loraweave", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "lm_eval")
 _NOT_OF_THE_TRAINING = ("eval", "output", "base_dir")
@@ -101,6 +103,34 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
+class _Got(TypedDict):
+    task: str
+
+
+class _Summary(TypedDict, total=False):
+    """Of summary.json what others read."""
+
+    adapter: Required[Literal["adapter", "model"] | None]
+    method: Required[str]
+    mixture: Required[list[_Got]]
+    learning_rate: float | None
+    rank: int | None
+    trainable_parameters: int
+    best_step: int | None
+    best_loss: float | None
+    seconds: float
+    tokens: int
+    tokens_per_second: float
+    peak_memory: int
+
+
+class BaseRecord(TypedDict):
+    """Of base.json what others read."""
+
+    name: str
+    fingerprint: NotRequired[str]
+
+
 def read_summary(folder: str | Path) -> dict[str, Any]:
     """The summary of a finished run.
 
@@ -111,10 +141,7 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
     if not run.summary.is_file():
         what = "the run in this folder did not finish" if run.config.exists() else "this folder holds no run"
         raise UserError(f"{run.path}: {what}")
-    summary = read_json(run.summary)
-    if "adapter" not in summary:
-        raise UserError(f"{run.summary}: not the summary of a run by this version")
-    return summary
+    return read_shaped(run.summary, _Summary)
 
 
 def next_free(name: str) -> Path:

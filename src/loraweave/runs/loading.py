@@ -9,12 +9,12 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loraweave.bases import Base, check_fingerprint, load_base
-from loraweave.files import read_json
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import take_off
 from loraweave.runs.attaching import attach
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import RunFolder, read_summary
+from loraweave.runs.folder import BaseRecord, RunFolder, read_summary
+from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
 
 
@@ -72,7 +72,7 @@ def load_run(
             model, tokenizer = load_base(run.model, trust_code=trust_code)
         else:
             model, tokenizer = base or load_base(config.model, trust_code=trust_code)
-            check_fingerprint(model, read_json(run.base).get("fingerprint", "none"), str(run.path))
+            check_fingerprint(model, read_shaped(run.base, BaseRecord).get("fingerprint", "none"), str(run.path))
         if summary["adapter"] == run.adapter.name:
             model = attach(model, run.adapter)
         return Run(run.path, config, summary, model.eval(), tokenizer, list(tasks or config.load_tasks()))
