@@ -6,8 +6,10 @@ import pytest
 from comparison.recorded import concluded, recorded_search, results
 from matplotlib.axes import Axes
 
-from loraweave.comparison.cost_charts import cost_chart, search_chart
+from loraweave.comparison.cost_charts import cost_chart
 from loraweave.comparison.labels import Point, label_points
+from loraweave.comparison.loss_charts import final_losses, loss_charts, smoothed
+from loraweave.comparison.search_charts import search_chart
 from loraweave.pages import figures
 
 ELEVEN = "lora rslora dora alignlora multilora mlora mtllora moelora hydralora rlora full".split()
@@ -93,32 +95,84 @@ def test_a_search_has_all_its_rates_the_chosen_one_and_those_that_failed():
         axes = figures.new(200, 150).subplots()
         chart.panels[0].draw(axes)
         line, ring, crosses = axes.lines
-        other = figures.new(200, 150).subplots()
-        chart.panels[1].draw(other)
     assert [*line.get_xdata()] == [1e-3, 2e-3]
     assert [*ring.get_xdata()] == [2e-3]
     assert [*crosses.get_xdata()] == [4e-3]
-    assert axes.get_ylim() == other.get_ylim()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("learning rate", "validation loss")
     assert all("0.002" in chart.inline(panel) for panel in chart.panels)
 
 
-def test_a_loss_far_above_the_best_is_off_the_panels_and_said_to_be():
+def test_a_panel_shows_what_decided_and_losses_far_above_are_off_it_and_said_to_be():
     found = results(methods=["base", "lora", "rlora"])
     found["searches"] = [
-        recorded_search("lora", {1e-3: 0.5, 2e-3: 0.4, 4e-3: 9.0}),
+        recorded_search("lora", {5e-4: 0.41, 1e-3: 0.40, 2e-3: 9.0}),
         recorded_search("rlora", {1e-3: 2.0, 2e-3: 2.1}),
     ]
     chart = search_chart(found)
-    assert "Losses above 2.4 are off" in chart.note
+    assert "far above the best are off the panels" in chart.note
+    limits = []
     with figures.style():
-        axes = figures.new(200, 150).subplots()
-        chart.panels[1].draw(axes)
-    low, high = axes.get_ylim()
-    assert low < 0.4
-    assert 2.0 < high < 9.0  # what was chosen is always in sight
+        for panel in chart.panels:
+            axes = figures.new(250, 180).subplots()
+            panel.draw(axes)
+            limits.append(axes.get_ylim())
+    (low, high), other = limits
+    assert low < 0.40 < 0.41 < high < 0.6  # the two can be told
+    assert other[0] < 2.0 < 2.1 < other[1] < 2.2
     assert 9.0 in [row[2] for row in chart.table.rows]
-    found["searches"][0] = recorded_search("lora", {1e-3: 0.5, 2e-3: 0.4})
+    found["searches"] = [recorded_search("lora", {1e-3: 0.5, 2e-3: 0.4})]
     assert "off the panels" not in search_chart(found).note
+
+
+def test_a_search_of_one_rate_is_a_table():
+    found = results(methods=["base", "lora", "rlora"])
+    found["searches"] = [recorded_search("lora", {1e-3: 0.5}), recorded_search("rlora", {1e-3: 0.4, 2e-3: None})]
+    chart = search_chart(found)
+    assert chart.panels == []
+    assert [row[:3] for row in chart.table.rows] == [["lora", 1e-3, 0.5], ["rlora", 1e-3, 0.4], ["rlora", 2e-3, None]]
+
+
+def with_curves(shift: dict[str, float], points: int = 40):
+    found = results(methods=["base", *shift], seeds=[0, 1], tasks=["sort"])
+    for run in found["runs"]:
+        if run["method"] in shift:
+            losses = [3 / step + shift[run["method"]] + 0.01 * run["seed"] for step in range(1, points + 1)]
+            run["curves"]["training"] = {"sort": [(step, loss) for step, loss in enumerate(losses, start=1)]}
+            run["curves"]["validation"] = {"sort": [(points, losses[-1])]}
+    return found
+
+
+def test_losses_are_drawn_as_differences_to_the_reference():
+    (chart,) = loss_charts(with_curves({"lora": 0.5, "rlora": 0.3, "mlora": 0.6}))
+    assert "Loss minus that of lora" in chart.note
+    assert set(chart.series.values()) == {"rlora", "mlora"}
+    off = {method: loss for _, method, _, loss in chart.table.rows}
+    assert off == {"rlora": pytest.approx(-0.2), "mlora": pytest.approx(0.1)}
+    (alone,) = loss_charts(with_curves({"lora": 0.5}))
+    assert alone.title == "Training loss by task"
+
+
+def test_final_losses_are_those_of_validation_or_of_the_trainings_end():
+    found = with_curves({"lora": 0.5, "rlora": 0.3})
+    table = final_losses(found)
+    assert table.heads == ["validation loss, nats per token", "sort"]
+    assert [row[0] for row in table.rows] == ["lora", "rlora"]
+    assert [row[1] for row in table.rows] == pytest.approx([3 / 40 + 0.505, 3 / 40 + 0.305])
+    for run in found["runs"]:
+        run["curves"]["validation"] = {}
+    table = final_losses(found)
+    assert table.heads[0] == "training loss, nats per token"
+    assert table.rows[0][1] == pytest.approx(0.505 + sum(3 / step for step in (37, 38, 39, 40)) / 4)
+    for run in found["runs"]:
+        run["curves"]["training"] = {}
+    assert final_losses(found) is None
+
+
+def test_smoothing_keeps_straight_lines_and_calms_what_jumps():
+    line = [(step, 2.0 * step) for step in range(100)]
+    assert [loss for _, loss in smoothed(line)] == pytest.approx([loss for _, loss in line])
+    jumping = smoothed([(step, (-1.0) ** step) for step in range(100)])
+    assert max(abs(loss) for _, loss in jumping[10:-10]) < 0.2
 
 
 def test_ticks_are_where_their_rounded_names_say():

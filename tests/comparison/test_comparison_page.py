@@ -73,16 +73,28 @@ def test_is_well_formed_and_stands_alone(page):
     assert "url(" not in text.replace("url(#", "")  # within the page
 
 
-def test_table_has_the_numbers_of_the_results(page):
+def test_table_has_the_numbers_of_the_results_in_the_order_of_the_mean(page):
     found = results(losses=["notes"])
     parsed, _ = page(found)
     head, *rows = parsed.tables[0]
-    assert [cell[: len(name)] for cell, name in zip(head[1:], found["tasks"], strict=False)] == list(found["tasks"])
-    for row, summary in zip(rows, found["summary"], strict=True):
+    assert [cell[: len(name)] for cell, name in zip(head[3:], found["tasks"], strict=False)] == list(found["tasks"])
+    assert all(cell.endswith("n 200") for cell in head[3 : 3 + len(found["tasks"])])
+    ordered = sorted(found["summary"], key=lambda summary: -summary["mean"]["mean"])
+    for row, summary in zip(rows, ordered, strict=True):
         assert row[0].strip() == summary["method"]
-        for cell, (task, value) in zip(row[1:], summary["scores"].items(), strict=False):
+        assert row[1] == "".join(words.score(summary["mean"], "%"))
+        assert row[2] == ("–" if summary["method"] == "base" else "3")
+        for cell, (task, value) in zip(row[3:], summary["scores"].items(), strict=False):
             assert cell == "".join(words.score(value, found["tasks"][task]["unit"]))
-        assert row[len(found["tasks"]) + 1].startswith(f"{summary['mean']['mean']:.1f}")
+
+
+def test_a_sentence_below_the_verdict_says_for_what_it_holds(page):
+    _, text = page(results())
+    sentence = (
+        "This holds for nano trained for 19 steps on 2,400 examples of 3 tasks and scored on 200 examples a task;"
+    )
+    assert text.index('id="recommendation"') < text.index(sentence) < text.index('id="scores"')
+    assert "holds for" not in page(results(methods=["lora"], seeds=[0], failed=("lora", 0)))[1]
 
 
 def test_the_recommendation_comes_first(page):
@@ -100,7 +112,9 @@ def test_differences_have_the_numbers_of_the_results(page):
     parsed, _ = page(found)
     head, *rows = parsed.tables[1]
     assert head[-3:] == ["Wins", "Ties", "Losses"]
-    for row, each in zip(rows, found["differences"], strict=True):
+    means = {row["method"]: row["mean"]["mean"] for row in found["summary"]}
+    ordered = sorted(found["differences"], key=lambda each: -means[each["method"]])
+    for row, each in zip(rows, ordered, strict=True):
         assert row[0] == each["method"]
         for cell, (task, difference) in zip(row[1:], each["tasks"].items(), strict=False):
             digits = 1 if found["tasks"][task]["unit"] == "%" else 3
@@ -125,28 +139,26 @@ def test_the_search_has_a_panel_for_each_method(page):
     assert 'id="search"' not in page(results())[1]
 
 
-def test_one_look_at_the_validation_loss_is_no_curve(page):
+def test_one_look_at_the_validation_loss_is_a_table_and_no_curve(page):
     found = results()
     for run in found["runs"]:
         run["curves"]["validation"] = {task: [(300, 0.5)] for task in run["curves"]["training"]}
-    assert "Validation loss by task" not in page(found)[1]
+    parsed, text = page(found)
+    assert "Validation loss against lora, by task" not in text
+    (final,) = (table for table in parsed.tables if table[0][0] == "validation loss, nats per token")
+    assert final[1:] == [["lora", "0.5", "0.5", "0.5"], ["rlora", "0.5", "0.5", "0.5"]]
     for run in found["runs"]:
         run["curves"]["validation"] = {task: [(150, 0.9), (300, 0.5)] for task in run["curves"]["training"]}
-    assert "Validation loss by task" in page(found)[1]
+    assert "Validation loss against lora, by task" in page(found)[1]
 
 
-def test_losses_are_means_over_seeds_with_their_numbers_one_click_away(page):
+def test_the_numbers_of_the_losses_are_one_click_away(page):
     found = results(methods=["base", "lora", "rlora"], seeds=[0, 1])
     parsed, text = page(found)
     assert text.count(">training step<") == len(found["tasks"])
-    (table,) = (table for table in parsed.tables if table[0] == ["task", "method", "step", "loss, nats per token"])
-    for task, method, step, loss in table[1:]:
-        runs = [run for run in found["runs"] if run["method"] == method]
-        seeds = [dict(run["curves"]["training"][task])[int(step)] for run in runs]
-        assert len(seeds) == 2
-        assert float(loss) == pytest.approx(sum(seeds) / 2, rel=1e-3)
-    drawn = {(task, method) for task, method, *_ in table[1:]}
-    assert drawn == {(task, method) for task in found["tasks"] for method in ("lora", "rlora")}
+    head = ["task", "method", "step", "loss minus that of lora, nats per token"]
+    (table,) = (table for table in parsed.tables if table[0] == head)
+    assert {(task, method) for task, method, *_ in table[1:]} == {(task, "rlora") for task in found["tasks"]}
 
 
 def test_says_how_to_repeat_it(page):

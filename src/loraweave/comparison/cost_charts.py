@@ -1,29 +1,24 @@
-"""The page's figures: the mean score against what a method costs, and the search for learning rates."""
+"""The mean score against what a method costs, as figures."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from loraweave import amounts
 from loraweave.comparison import words
 from loraweave.comparison.labels import Point, label_points
-from loraweave.comparison.records import BASE, MethodSummary, Results, Score, Search
-from loraweave.comparison.search import rate_name
+from loraweave.comparison.records import BASE, MethodSummary, Results, Score
 from loraweave.evaluation.mean import mean_rule
 from loraweave.pages import figures
 from loraweave.pages.charts import Chart, Panel, Table
-from loraweave.pages.palette import COLOURS
 
 WIDTH, HEIGHT = 380, 320
-SMALL = 200, 150
 WIDE_RANGE = 4.0
 """From this ratio of the largest to the smallest on, an axis is logarithmic."""
 NARROW_RANGE = 1.25
 """Below this ratio an axis shows more than its points."""
-FAR_ABOVE = 3.0
-"""Losses of a search above this multiple of the best are off its panels: the rate is too high, however much."""
 DECIMAL, MINUTES = (1, 2, 5, 10), (1, 1.5, 3, 6, 10)
 """Steps between ticks, times a power of ten: round for numbers, and for seconds that are written as minutes."""
 
@@ -81,72 +76,6 @@ def cost_chart(results: Results) -> Chart | None:
     if any(mean["interval"] is not None for mean in means.values()):
         note += " Bars are 95 % intervals."
     return Chart("costs", "Mean score against cost", note, panels, table)
-
-
-def search_chart(results: Results) -> Chart | None:
-    """Validation loss by learning rate, a panel for each method; None without a search."""
-    series = series_of(results)
-    searches = [search for search in results["searches"] if search["method"] in series and search["chosen"] is not None]
-    if not searches:
-        return None
-    by_search = [
-        [loss for trial in search["trials"] if (loss := trial["validation_loss"]) is not None] for search in searches
-    ]
-    best, highest = [min(losses) for losses in by_search], max(map(max, by_search))
-    low, high = min(best), min(highest, max(FAR_ABOVE * min(best), 1.2 * max(best)))  # what was chosen is in sight
-    panels = [
-        Panel(search["method"], _tried(search, figures.line(series.index(search["method"]), True), low, high), *SMALL)
-        for search in searches
-    ]
-    table = Table(
-        ["method", "learning rate", "validation loss", "chosen", "error"],
-        [
-            [
-                search["method"],
-                trial["learning_rate"],
-                trial["validation_loss"],
-                "yes" if trial["learning_rate"] == search["chosen"] else "no",
-                trial["error"] or "",
-            ]
-            for search in searches
-            for trial in search["trials"]
-        ],
-    )
-    note = (
-        f"Mean over tasks of the loss on validation examples at the end of training with seed {searches[0]['seed']}, "
-        "in nats per token. A ring marks the rate that was chosen, a cross one that failed."
-    )
-    if highest > high:
-        note += f" Losses above {high:.2g} are off the panels; the data below has them."
-    return Chart("search", "Validation loss by learning rate", note, panels, table)
-
-
-def _tried(search: Search, look: dict[str, Any], low: float, high: float) -> Callable[[Axes], None]:
-    """One method's search; all panels have the same losses along y, from `low` to `high`."""
-    tried = [(trial["learning_rate"], trial["validation_loss"]) for trial in search["trials"]]
-    losses = [(rate, loss) for rate, loss in tried if loss is not None]
-    failed = [rate for rate, loss in tried if loss is None]
-    rates = [rate for rate, _ in tried]
-    best = search["chosen"] or rates[0]
-    near = (rates[-1] / rates[0]) ** 0.35  # an end that is nearer to the best than that has no room for its name
-    ticks = [best, *(end for end in (rates[0], rates[-1]) if max(end / best, best / end) > near)]
-
-    def draw(axes: Axes) -> None:
-        axes.set_xscale("log")
-        axes.plot(*zip(*losses, strict=True), **look)
-        chosen = [point for point in losses if point[0] == search["chosen"]]
-        paper = COLOURS["paper"].light
-        axes.plot(*zip(*chosen, strict=True), "o", ms=12, mfc=paper, mec=look["color"], mew=1.2, zorder=1.5)
-        top: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "color": COLOURS["bad"].light}
-        axes.plot(failed, [0.95] * len(failed), "X", ms=7, mew=0, **top)
-        room = 0.12 * (high - low) or 0.1 * low
-        axes.set(xlim=(rates[0] / 1.5, rates[-1] * 1.5), ylim=(low - room, high + room))
-        axes.xaxis.set_major_locator(FixedLocator(ticks))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: rate_name(rate)))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-
-    return draw
 
 
 def _scatter(

@@ -10,10 +10,11 @@ from markupsafe import Markup, escape
 
 from loraweave import amounts
 from loraweave.comparison import words
-from loraweave.comparison.cost_charts import cost_chart, search_chart
-from loraweave.comparison.loss_charts import loss_charts
+from loraweave.comparison.cost_charts import cost_chart
+from loraweave.comparison.loss_charts import final_losses, loss_charts
 from loraweave.comparison.records import BASE, Difference, MethodSummary, Recommendation, Results, RunRecord, Spread
-from loraweave.comparison.summary import best_methods, notes
+from loraweave.comparison.search_charts import search_chart
+from loraweave.comparison.summary import best_methods, in_order, notes
 from loraweave.files import write_text
 from loraweave.pages import render
 
@@ -38,13 +39,18 @@ def _content(results: Results) -> dict[str, Any]:
         f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(str(seed) for seed in seeds)}, {day}",
         "recommendation": _recommendation(results["recommendation"]),
         "against": _against(results),
-        "tasks": [{"head": _breakable(name), "metric": words.metric(info)} for name, info in tasks.items()],
+        "holds": words.holds_for(results),
+        "tasks": [
+            {"head": _breakable(name), "metric": words.metric(info), "n": f"{info['n']:,}"}
+            for name, info in tasks.items()
+        ],
         "mean_unit": words.mean_unit(tasks),
-        "rows": [_row(results, row, best) for row in summary],
+        "rows": [_row(results, row, best) for row in in_order(summary, tasks)],
         "notes": notes(results),
         "costs": cost_chart(results),
         "search": search_chart(results),
         "losses": loss_charts(results),
+        "final": final_losses(results),
         "runs": [_run(results, run) for run in runs],
         "mixture": _mixture(runs),
         "configuration": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
@@ -77,7 +83,8 @@ def _against(results: Results) -> dict[str, Any] | None:
         return None
     tasks = results["tasks"]
     rows = []
-    for each in results["differences"]:
+    order = [row["method"] for row in in_order(results["summary"], tasks)]
+    for each in sorted(results["differences"], key=lambda each: order.index(each["method"])):
         cells = [_off(each["tasks"].get(name), info["unit"], True) for name, info in tasks.items()]
         cells.append(_off(each["mean"], words.mean_unit(tasks), each["apart"]) | {"total": True})
         verdicts: list[str] = [difference["verdict"] for difference in each["tasks"].values()]
@@ -100,12 +107,13 @@ def _row(results: Results, row: MethodSummary, best: dict[str, set[str]]) -> dic
     cells = [
         _cell(row["scores"].get(name), info["unit"], method in best[name], total=False) for name, info in tasks.items()
     ]
-    cells.append(_cell(row["mean"], words.mean_unit(tasks), method in best[""], total=True))
     count = row["finished"] + row["failed"]
     return {
         "method": method,
         "base": method == BASE,
         "failed": f"{row['failed']} of {count} failed" if row["failed"] else "",
+        "mean": _cell(row["mean"], words.mean_unit(tasks), method in best[""], total=False),
+        "runs": "–" if method == BASE else row["finished"],
         "cells": cells,
         "parameters": amounts.count(row["trainable_parameters"] or None),
         "seconds": amounts.duration(row["seconds"]),

@@ -1,6 +1,7 @@
 """What follows from a comparison's runs, one method at a time: rows of the table, best scores, the notes below it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from loraweave.comparison.evidence import MEAN, Evidence
@@ -63,6 +64,12 @@ def best_methods(summary: Sequence[MethodSummary], tasks: dict[str, TaskInfo]) -
     rule = mean_rule(tasks)
     best[MEAN] = _best(means, rule.higher_is_better, rule.unit)
     return best
+
+
+def in_order(summary: Sequence[MethodSummary], tasks: Mapping[str, TaskInfo]) -> list[MethodSummary]:
+    """The rows in the order of their means, the best first; those without one last."""
+    sign = 1 if mean_rule(tasks).higher_is_better else -1
+    return sorted(summary, key=lambda row: math.inf if row["mean"] is None else -sign * row["mean"]["mean"])
 
 
 def _best(values: dict[str, float], higher_is_better: bool, unit: str) -> set[str]:

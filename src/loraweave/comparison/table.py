@@ -13,7 +13,7 @@ from rich.text import Text
 from loraweave import amounts
 from loraweave.comparison import words
 from loraweave.comparison.records import BASE, MethodSummary, Results, Score, Spread
-from loraweave.comparison.summary import best_methods, notes
+from loraweave.comparison.summary import best_methods, in_order, notes
 
 LONGEST_HEAD = 10
 WIDE_GAP, NARROW_GAP = 2, 1
@@ -31,6 +31,7 @@ class Column(NamedTuple):
 
 def comparison_table(results: Results, width: int) -> RenderableType:
     """The table and its notes for a terminal of `width` characters."""
+    results = {**results, "summary": in_order(results["summary"], results["tasks"])}
     methods = Column(Text("method"), [_method(row) for row in results["summary"]])
     parts: list[RenderableType] = []
     scores, totals = _columns(results)

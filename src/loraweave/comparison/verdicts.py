@@ -41,4 +41,5 @@ def recommendation(results: Results) -> RenderableType:
         points.add_row("•", Text(point))
     first, stop, rest = found["text"].partition(". ")
     text = Text(first + stop, style="bold") + Text(rest, style="not bold")
-    return Group(text, *([points] if found["points"] else []))
+    holds = words.holds_for(results)
+    return Group(text, *([Text(holds, style="dim")] if holds else []), *([points] if found["points"] else []))

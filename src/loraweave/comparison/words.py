@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from loraweave.comparison.records import BASE, Results, Score, Spread, TaskInfo
 from loraweave.comparison.summary import decimals, seeds_in_words
@@ -63,6 +64,29 @@ def about_differences(results: Results) -> list[str]:
         for each in results["differences"]
         if each["missing"] is not None and results["summary"]
     ]
+
+
+def holds_for(results: Results) -> str:
+    """One sentence: on what base, data and length of training the results hold; empty where nothing was trained."""
+    run = next((run for run in results["runs"] if run["mixture"]), None)
+    if run is None:
+        return ""
+    config = results["settings"]["config"]
+    steps = max((points[-1][0] for points in run["curves"]["training"].values() if points), default=0)
+    drawn = sum(row.get("drawn", 0) for row in run["mixture"])
+    rows = config.get("train", {}).get("max_length")
+    scored = sorted({info["n"] for info in results["tasks"].values()})
+    on = f"{scored[0]:,} to {scored[-1]:,}" if len(scored) > 1 else f"{scored[0]:,}"
+    tasks = len(run["mixture"])
+    parts = [
+        f"This holds for {Path(config['model']).name}",
+        f"trained for {steps:,} steps" if steps else "trained",
+        f"on {drawn:,} examples of {tasks} task{'s' if tasks > 1 else ''}",
+        f"in rows of up to {rows:,} tokens" if rows else "",
+        f"and scored on {on} examples a task",
+    ]
+    otherwise = "with another base, other data or a longer training it may come out otherwise."
+    return f"{' '.join(filter(None, parts))}; {otherwise}"
 
 
 def listed(names: Sequence[str], last: str = "and") -> str:

@@ -1,0 +1,97 @@
+"""The search for learning rates as figures: validation loss by rate, a panel for each method."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from loraweave.comparison.cost_charts import series_of
+from loraweave.comparison.records import Results, Search
+from loraweave.comparison.search import rate_name
+from loraweave.pages import figures
+from loraweave.pages.charts import Chart, Panel, Table
+from loraweave.pages.palette import COLOURS
+
+SMALL = 250, 180
+LEGIBLE = 10.0
+"""A panel reaches this many times as far above the best loss as the runner-up lies."""
+
+
+def search_chart(results: Results) -> Chart | None:
+    """Validation loss by learning rate, a panel for each method; None without a search."""
+    series = series_of(results)
+    searches = [search for search in results["searches"] if search["method"] in series and search["chosen"] is not None]
+    if not searches:
+        return None
+    drawn = {search["method"]: losses for search in searches if len(losses := _losses(search)) > 1}
+    panels = [
+        Panel(search["method"], _tried(search, figures.line(series.index(search["method"]), True)), *SMALL)
+        for search in searches
+        if search["method"] in drawn  # one point alone is read from the table
+    ]
+    table = Table(
+        ["method", "learning rate", "validation loss", "chosen", "error"],
+        [
+            [
+                search["method"],
+                trial["learning_rate"],
+                trial["validation_loss"],
+                "yes" if trial["learning_rate"] == search["chosen"] else "no",
+                trial["error"] or "",
+            ]
+            for search in searches
+            for trial in search["trials"]
+        ],
+    )
+    note = (
+        f"Mean over tasks of the loss on validation examples at the end of training with seed {searches[0]['seed']}, "
+        "in nats per token."
+    )
+    if panels:
+        note += " Each panel has a scale of its own. A ring marks the rate that was chosen, a cross one that failed."
+    if any(max(losses.values()) > _range(losses)[1] for losses in drawn.values()):
+        note += " Losses far above the best are off the panels; the data below has them."
+    return Chart("search", "Validation loss by learning rate", note, panels, table)
+
+
+def _losses(search: Search) -> dict[float, float]:
+    """Validation loss by learning rate, of the trials that have one."""
+    return {t["learning_rate"]: t["validation_loss"] for t in search["trials"] if t["validation_loss"] is not None}
+
+
+def _range(losses: Mapping[float, float]) -> tuple[float, float]:
+    """The losses that a panel shows: from the best to those beside it, as long as the runner-up can still be told."""
+    rates = [*losses]
+    best, runner_up = sorted(losses.values())[:2]
+    place = [*losses.values()].index(best)
+    beside = max(losses[rate] for rate in rates[max(place - 1, 0) : place + 2])
+    return best, max(runner_up, min(beside, best + LEGIBLE * (runner_up - best)))
+
+
+def _tried(search: Search, look: dict[str, Any]) -> Callable[[Axes], None]:
+    """One method's search."""
+    losses = _losses(search)
+    low, high = _range(losses)
+    failed = [trial["learning_rate"] for trial in search["trials"] if trial["validation_loss"] is None]
+    rates = [trial["learning_rate"] for trial in search["trials"]]
+    best = search["chosen"] or rates[0]
+    near = (rates[-1] / rates[0]) ** 0.35  # an end that is nearer to the best than that has no room for its name
+    ticks = [best, *(end for end in (rates[0], rates[-1]) if max(end / best, best / end) > near)]
+
+    def draw(axes: Axes) -> None:
+        axes.set_xscale("log")
+        axes.plot([*losses], [*losses.values()], **look)
+        paper = COLOURS["paper"].light
+        axes.plot([best], [losses[best]], "o", ms=12, mfc=paper, mec=look["color"], mew=1.2, zorder=1.5)
+        top: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "color": COLOURS["bad"].light}
+        axes.plot(failed, [0.95] * len(failed), "X", ms=7, mew=0, **top)
+        room = 0.12 * (high - low) or 0.1 * low
+        axes.set(xlim=(rates[0] / 1.5, rates[-1] * 1.5), ylim=(low - room, high + room))
+        axes.set(xlabel="learning rate", ylabel="validation loss")
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: rate_name(rate)))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+
+    return draw
