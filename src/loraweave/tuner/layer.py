@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
@@ -35,9 +35,10 @@ from loraweave.errors import UserError
 from loraweave.lowrank import by_head, dropping
 from loraweave.lowrank.formula import Formula, formula_of
 from loraweave.lowrank.gates import Pick
-from loraweave.tuner.context import TaskContext, per_token
-from loraweave.tuner.merging import mergeable_weight, merged_weight, quantization_of
+from loraweave.tuner.context import TaskContext
+from loraweave.tuner.merging import linear_size, mergeable_weight, merged_weight, quantization_of
 from loraweave.tuner.parameters import AdapterTensors, Knobs
+from loraweave.tuner.task_ids import per_token
 
 REFERENCE = os.environ.get("LORAWEAVE_REFERENCE", "0") not in ("", "0")  # the plain path, to compare with
 
@@ -50,19 +51,21 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             `out_features` that maps (…, d_in) to (…, d_out).
         name: the layer's path, for messages.
         task_context: shared by all adapted layers of the model.
+        routed: it may be called on some of the tokens, as experts are.
 
     Raises:
         UserError: not a linear layer, or a rank above the layer's size.
     """
 
     adapter_layer_names = TRAINED
-    other_param_names = (*FROZEN, "weave_dropout", "knobs")
+    other_param_names = (*FROZEN, "dropouts", "knobs")
 
-    def __init__(self, base_layer: nn.Module, name: str, task_context: TaskContext) -> None:
+    def __init__(self, base_layer: nn.Module, name: str, task_context: TaskContext, routed: bool = False) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.layer_name = name
         self.task_context = task_context
+        self.routed = routed
         self.in_features, self.out_features = linear_size(self.get_base_layer(), name)
         self.quantization_backend = quantization_of(self.get_base_layer())
         self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
@@ -70,7 +73,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         for parameter in PARAMETERS:
             self.add_module(parameter, AdapterTensors())
         # Never called, only asked: whoever looks for nn.Dropout, to switch it off or to change p, finds ours.
-        self.weave_dropout = nn.ModuleDict()
+        self.dropouts = nn.ModuleDict()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._unmerged_weight: Tensor | None = None
@@ -96,7 +99,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         self.knobs[adapter_name] = Knobs(config, r, scaling, tuple(values))
         for name, tensor in values.items():
             getattr(self, name)[adapter_name] = nn.Parameter(tensor, requires_grad=name not in FROZEN)
-        self.weave_dropout[adapter_name] = nn.Dropout(config.lora_dropout).train(self.training)
+        self.dropouts[adapter_name] = nn.Dropout(config.lora_dropout).train(self.training)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
@@ -128,6 +131,8 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             self.unmerge()
         if self.disable_adapters or self.merged:
             return self.base_layer(x, *args, **kwargs)
+        if not x.numel():
+            return self._of_no_tokens(self.base_layer(x, *args, **kwargs))
         # Base and adapter read the same two-dimensional x, so that autograd adds their gradients of it up in place.
         shape = x.shape
         in_place = x.ndim > 1 and not args and not kwargs and self._output_is_fresh()
@@ -147,6 +152,13 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             else:
                 y = _add_product(y, *self._product(adapter, z, shape[:-1]), in_place)
         return y.view(*shape[:-1], -1) if in_place else y
+
+    def _of_no_tokens(self, y: Tensor) -> Tensor:
+        """The base's empty output as it is, but with a gradient of 0 for the tensors, which DDP waits for."""
+        for adapter in self.active_adapters:
+            for name in self.knobs[adapter].tensors if adapter in self.knobs else ():
+                y = y + getattr(self, name)[adapter].sum().to(y.dtype)
+        return y
 
     def _output_is_fresh(self) -> bool:
         """Whether nobody but this layer sees what the base returns, so that it may be written into: an nn.Linear as it
@@ -237,7 +249,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
 
     def _dropout(self, adapter: str) -> float:
         """The adapter's probability of dropping, now."""
-        dropout = self.weave_dropout[adapter]
+        dropout = self.dropouts[adapter]
         return dropout.p if dropout.training else 0.0
 
     def _dropout_on_x(self, adapter: str) -> float:
@@ -257,7 +269,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
 
         def pick(table: Tensor) -> Tensor:
             ids = self.task_context.ids(self.knobs[adapter].config.task_names or (), table.device)
-            return per_token(table, ids, leading)
+            return per_token(table, ids, leading, self.task_context.call.inputs, self.layer_name, self.routed)
 
         return pick
 
@@ -360,20 +372,6 @@ def _down(formula: Formula, x: Tensor, leading: torch.Size, drop: float) -> tupl
     if gate.reads_rank and gate.router is not None:
         logits = linear(u, gate.router)
     return u.unflatten(-1, formula.A.shape[:2]), logits, rest.pop() if rest else None
-
-
-def linear_size(layer: nn.Module, name: str) -> tuple[int, int]:
-    """(d_in, d_out) of a linear layer; UserError naming the layer if it is not one."""
-    if isinstance(layer, (nn.Linear, Conv1D)) or quantization_of(layer) is not None:
-        size = _get_in_out_features(layer)
-    else:
-        size = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
-    if not isinstance(size[0], int) or not isinstance(size[1], int):
-        raise UserError(
-            f"layer {name} is a {type(layer).__name__} and cannot be adapted; possible are nn.Linear, Conv1D and "
-            "modules with in_features and out_features: change target_modules or exclude_modules"
-        )
-    return size
 
 
 def _add_product(y: Tensor, u: Tensor, up: Tensor, scaling: float, groups: int, in_place: bool) -> Tensor:
