@@ -60,6 +60,10 @@ def update(config: Any, tensors: Mapping[str, Tensor], x: Tensor, ids: Tensor) -
         ids: (…) the task of each token.
     """
     t = {name.removeprefix("weave_"): tensor for name, tensor in tensors.items()}
+    if "B_mask" in t:
+        t["B"] = torch.where(t["B_mask"], t["B"], 0)
+    if "core" in t:
+        t["B"] = torch.stack([t["B"][0] @ core for core in t["core"]])
     heads, scaling = len(t["B"]), config.lora_alpha / config.r
     weights = transform = None
     if config.gate == "uniform":
@@ -90,14 +94,14 @@ def update(config: Any, tensors: Mapping[str, Tensor], x: Tensor, ids: Tensor) -
 
 def combinations(names: list[str]) -> Iterator[dict[str, Any]]:
     """Every combination of knobs that a `WeaveConfig` for these tasks takes, as keyword arguments."""
-    some = ({}, {"top_k": 2}, {"gate_groups": 2}, {"router_input": "rank"}, {"num_heads": 1})
-    both = {"top_k": 2, "gate_groups": 3, "router_input": "rank"}
+    some = ({}, {"top_k": 2}, {"gate_groups": 2}, {"router_input": "rank"}, {"num_heads": 1}, {"up_density": 0.4})
+    both = {"top_k": 2, "gate_groups": 3, "router_input": "rank", "up": "shared"}
     for gate, down, start, transform, extra in itertools.product(
         ("uniform", "channel", "token", "task", "task_embedding", "own"),
         ("shared", "per_head"),
         ("zero_up", "zero_gate", "random_anchored"),
         (False, True, "diagonal"),
-        (*some, both),
+        (*some, {"up": "shared"}, both),
     ):
         knobs = {"gate": gate, "down": down, "start": start, "task_transform": transform, "r": 2, "temperature": 0.7}
         knobs |= {"num_heads": len(names) if gate == "own" else 3, **extra}

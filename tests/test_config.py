@@ -12,7 +12,7 @@ TASKS = {"task_names": ["a", "b"]}
 
 def preset(name: str, **knobs) -> WeaveConfig:
     config = PRESETS[name]
-    return config(**(TASKS if name in ("mtllora", "moelora") else {}), **knobs)
+    return config(**(TASKS if name in ("mtllora", "moelora", "own", "lori") else {}), **knobs)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -51,6 +51,15 @@ def test_presets_are_their_papers_choices(name: str, knobs: dict):
         ({"num_heads": 0}, "num_heads must be"),
         ({"rank_pattern": {"q_proj": 0}}, "rank_pattern"),
         ({"lora_dropout": 1.0}, "lora_dropout must be in"),
+        ({"heads_by_depth": []}, "heads_by_depth must be a list"),
+        ({"heads_by_depth": [2, 0]}, r"heads_by_depth\[1\] must be"),
+        ({"gate": "token", "num_heads": 4, "heads_by_depth": [1, 4], "top_k": 2}, "heads_by_depth has 1"),
+        ({"block_size": [4]}, r"block_size must be \[d_in, d_out\]"),
+        ({"up_density": 0.0}, "up_density must be above 0"),
+        ({"up_density": 0.5, "start": "random_anchored"}, "needs start='zero_up'"),
+        ({"up": "shared", "down": "per_head"}, "needs down='shared'"),
+        ({"up": "shared", "gate": "own", "task_names": ["a", "b"]}, "does not go with gate='own'"),
+        ({"gate": "own", "task_names": ["a"], "heads_by_depth": [1]}, "leave out heads_by_depth"),
         ({"temperature": 0}, "temperature must be above 0"),
         ({"gate": "tokens"}, "did you mean 'token'"),
         ({"start": "zero_gate"}, "needs gate='channel'"),

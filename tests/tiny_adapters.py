@@ -11,14 +11,38 @@ NAMES = ["a", "b"]
 IDS = torch.randint(3, 64, (3, 7), generator=torch.Generator().manual_seed(0))
 TASKS = ["a", "b", "a"]
 METHODS = {"weave": WeaveConfig, **PRESETS}
-NEED_TASKS = ("mtllora", "moelora")
-ON_INPUT = ("hydralora", "rlora")  # heads weighed by x: no fixed change of the weights
+NEED_TASKS = ("mtllora", "moelora", "own", "lori")
+ON_INPUT = (
+    "hydralora",
+    "rlora",
+    "loramoe",
+    "mola",
+    "smora",
+    "mtlora",
+    "comol",
+)  # heads weighed by x: no fixed change of the weights
 FOLDING = tuple(name for name in METHODS if name not in ON_INPUT)
+
+
+# What presets set for large models, as small as tests want it.
+SMALL = {
+    "mola": {"num_heads": 3, "heads_by_depth": None},
+    "smora": {"num_heads": 6, "top_k": 2},
+    "mtlora": {"num_heads": 3, "target_modules": "all-linear"},
+}
+
+
+def preset(name: str, **knobs) -> WeaveConfig:
+    """A preset on linear layers, with few heads; with a head for each task, `num_heads` follows from their names."""
+    config = METHODS[name]
+    if config.gate == "own":
+        knobs.pop("num_heads", None)
+    return config(**{**SMALL.get(name, {}), **knobs})
 
 
 def method(name: str, **knobs) -> WeaveConfig:
     """The configuration of a method by name, small, for two tasks."""
-    return METHODS[name](**{"r": 4, "lora_alpha": 8, "task_names": NAMES, "task_type": "CAUSAL_LM", **knobs})
+    return preset(name, **{"r": 4, "lora_alpha": 8, "task_names": NAMES, "task_type": "CAUSAL_LM", **knobs})
 
 
 def randomize(model: nn.Module, seed: int = 0, adapter: str = "default") -> None:

@@ -14,14 +14,23 @@ from loraweave.registration import register_with_peft
 
 if TYPE_CHECKING:
     from loraweave import lowrank
+    from loraweave.adapters.assemble import assemble, split
+    from loraweave.adapters.sparse import sparsify
     from loraweave.commands import Analysis, Comparison, Evaluation, analyze, compare, evaluate
     from loraweave.config import (
+        ComolConfig,
         HydraLoraConfig,
+        LoraMoeConfig,
+        LoriConfig,
         MLoraConfig,
         MoeLoraConfig,
+        MolaConfig,
         MtlLoraConfig,
+        MtLoraConfig,
         MultiLoraConfig,
+        OwnLoraConfig,
         RLoraConfig,
+        SmoraConfig,
         WeaveConfig,
     )
     from loraweave.evaluation.loaded import Loaded, load
@@ -35,28 +44,38 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Analysis",
+    "ComolConfig",
     "Comparison",
     "Evaluation",
     "HydraLoraConfig",
     "Loaded",
+    "LoraMoeConfig",
+    "LoriConfig",
     "MLoraConfig",
     "MoeLoraConfig",
+    "MolaConfig",
+    "MtLoraConfig",
     "MtlLoraConfig",
     "MultiLoraConfig",
+    "OwnLoraConfig",
     "RLoraConfig",
     "Run",
     "RunConfig",
     "RunResult",
+    "SmoraConfig",
     "UserError",
     "WeaveConfig",
     "WeaveModel",
     "analyze",
+    "assemble",
     "checkpoint_context",
     "compare",
     "evaluate",
     "load",
     "load_run",
     "lowrank",
+    "sparsify",
+    "split",
     "task",
     "train",
     "with_tasks",
@@ -65,6 +84,8 @@ __all__ = [
 # What is loaded when it is first asked for, and from where: PEFT and PyTorch take seconds.
 _HOMES = {
     **{name: "loraweave.config" for name in __all__ if name.endswith("Config")},
+    **dict.fromkeys(("assemble", "split"), "loraweave.adapters.assemble"),
+    "sparsify": "loraweave.adapters.sparse",
     "WeaveModel": "loraweave.tuner",
     "checkpoint_context": "loraweave.tuner",
     "task": "loraweave.tuner",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from peft.config import PeftConfig
 
 from loraweave.card import add_loading_section
-from loraweave.config_checks import Down, Gate, RouterInput, Start, check_combination, check_values
+from loraweave.config_checks import Down, Gate, RouterInput, Start, Up, check_combination, check_values
 from loraweave.peft_type import LORAWEAVE
 
 
@@ -52,6 +52,13 @@ class WeaveConfig(PeftConfig):
         task_transform: a matrix per task between A and B, that starts at the identity: True or "full", r × r; or
             "diagonal".
         train_down: False leaves A at its random start (LoRI).
+        heads_by_depth: the N of equal parts of the model's depth, from the first blocks to the last (MoLA): when the
+            adapter is put on a model they become entries of `num_heads_pattern`.
+        up: one B "per_head", or one "shared": head h is then a matrix M_h, r × r, between A and B (CoMoL).
+        up_density: the share of each B_h's entries that is trained, the others stay 0 (LoRI). Which ones is drawn at
+            random, or chosen from a trained adapter by `loraweave.sparsify`.
+        block_size: [d_in, d_out] of the target modules that are whole blocks and not linear layers, where what their
+            first and last linear layer say does not hold.
         start: "zero_up", "zero_gate" or "random_anchored"; see `loraweave.lowrank.starts`.
         task_names: the tasks in the order of their ids; needed by task gates and transforms.
         temperature: τ of the task gate.
@@ -89,6 +96,10 @@ class WeaveConfig(PeftConfig):
     gate_groups: int = 1
     router_input: RouterInput = "x"
     train_down: bool = True
+    heads_by_depth: list[int] | None = None
+    up: Up = "per_head"
+    up_density: float = 1.0
+    block_size: list[int] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,7 +128,8 @@ class WeaveConfig(PeftConfig):
     @property
     def depends_on_input(self) -> bool:
         """Whether the update depends on x, so that it cannot be folded into weights."""
-        return self.gate == "token" and max(self.num_heads, *self.num_heads_pattern.values(), 1) > 1
+        most = max(self.num_heads, *self.num_heads_pattern.values(), *(self.heads_by_depth or ()), 1)
+        return self.gate == "token" and most > 1
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """PEFT's, and the model card beside it learns how the adapter is loaded."""
@@ -202,7 +214,106 @@ class MoeLoraConfig(WeaveConfig):
     lora_dropout: float = 0.1
 
 
+@dataclass
+class OwnLoraConfig(WeaveConfig):
+    """One LoRA per task, trained together in one adapter: each token passes through its own task's head alone.
+
+    CORAL's experts (2603.09298) trained in mixed batches, and what any sharing between tasks has to be better than.
+    """
+
+    method: str = "own"
+    down: Down = "per_head"
+    gate: Gate = "own"
+    lora_dropout: float = 0.05
+
+
+@dataclass
+class LoraMoeConfig(WeaveConfig):
+    """LoRAMoE (2312.09979): experts with an A and a B of their own, mixed per token by a router on x."""
+
+    method: str = "loramoe"
+    r: int = 4
+    lora_alpha: float = 32
+    num_heads: int = 8
+    down: Down = "per_head"
+    gate: Gate = "token"
+    lora_dropout: float = 0.05
+
+
+@dataclass
+class MolaConfig(LoraMoeConfig):
+    """MoLA (2402.08562): experts as in LoRAMoE, the best two of each token, more of them in higher layers."""
+
+    method: str = "mola"
+    r: int = 8
+    lora_alpha: float = 16
+    top_k: int | None = 2
+    heads_by_depth: list[int] | None = field(default_factory=lambda: [2, 4, 6, 8])
+
+
+@dataclass
+class SmoraConfig(LoraMoeConfig):
+    """SMoRA (2501.15103): every rank is an expert, and each token takes the best quarter of them."""
+
+    method: str = "smora"
+    r: int = 1
+    lora_alpha: float = 2
+    num_heads: int = 64
+    top_k: int | None = 16
+
+
+@dataclass
+class MtLoraConfig(WeaveConfig):
+    """mtLoRA (2603.01526): HydraLoRA with a softmax per group of output channels, beside whole blocks."""
+
+    method: str = "mtlora"
+    r: int = 16
+    lora_alpha: float = 64
+    num_heads: int = 16
+    gate: Gate = "token"
+    gate_groups: int = 2
+    target_modules: list[str] | str | None = field(default_factory=lambda: ["mlp"])
+    lora_dropout: float = 0.05
+
+
+@dataclass
+class LoriConfig(OwnLoraConfig):
+    """LoRI (2504.07448): one A for all tasks, frozen at its random start, and a B per task, sparse if wanted."""
+
+    method: str = "lori"
+    r: int = 32
+    lora_alpha: float = 64
+    down: Down = "shared"
+    train_down: bool = False
+
+
+@dataclass
+class ComolConfig(WeaveConfig):
+    """CoMoL (2603.00573): one A and one B, with r × r matrices between them that a router on A x mixes."""
+
+    method: str = "comol"
+    num_heads: int = 4
+    gate: Gate = "token"
+    router_input: RouterInput = "rank"
+    up: Up = "shared"
+    lora_dropout: float = 0.05
+
+
 PRESETS: dict[str, type[WeaveConfig]] = {
     config.method: config
-    for config in (MultiLoraConfig, HydraLoraConfig, RLoraConfig, MLoraConfig, MtlLoraConfig, MoeLoraConfig)
+    for config in (
+        MultiLoraConfig,
+        HydraLoraConfig,
+        RLoraConfig,
+        MLoraConfig,
+        MtlLoraConfig,
+        MoeLoraConfig,
+        OwnLoraConfig,
+        LoraMoeConfig,
+        MolaConfig,
+        SmoraConfig,
+        MtLoraConfig,
+        LoriConfig,
+        ComolConfig,
+    )
 }

@@ -9,6 +9,7 @@ Down = Literal["shared", "per_head"]
 Gate = Literal["uniform", "channel", "token", "task", "task_embedding", "own"]
 Start = Literal["zero_up", "zero_gate", "random_anchored"]
 RouterInput = Literal["x", "rank"]
+Up = Literal["per_head", "shared"]
 Bias = Literal["none", "all", "weave_only"]
 
 MOST = {"r": 65_536, "num_heads": 10_000, "task_embedding_dim": 65_536, "gate_groups": 65_536, "top_k": 10_000}
@@ -19,7 +20,7 @@ SOFTMAX_GATES = ("token", "task", "task_embedding")
 
 def check_values(config: Any) -> None:
     """Raise UserError for a field of a `WeaveConfig` whose value is none of those that it takes."""
-    kinds = {"down": Down, "gate": Gate, "start": Start, "bias": Bias, "router_input": RouterInput}
+    kinds = {"down": Down, "gate": Gate, "start": Start, "bias": Bias, "router_input": RouterInput, "up": Up}
     for name, choices in kinds.items():
         value, known = getattr(config, name), get_args(choices)
         if value not in known:
@@ -29,7 +30,7 @@ def check_values(config: Any) -> None:
     for name, most in MOST.items():
         if name != "top_k" or config.top_k is not None:
             _check_count(name, getattr(config, name), most)
-    for name in ("lora_alpha", "lora_dropout", "temperature"):
+    for name in ("lora_alpha", "lora_dropout", "temperature", "up_density"):
         _check_number(name, getattr(config, name))
     for name in ("rank_pattern", "num_heads_pattern", "alpha_pattern"):
         patterns = getattr(config, name)
@@ -40,6 +41,12 @@ def check_values(config: Any) -> None:
                 _check_number(f"{name}[{pattern!r}]", value)
             else:
                 _check_count(f"{name}[{pattern!r}]", value, MOST[name.removesuffix("_pattern").replace("rank", "r")])
+    _check_counts("heads_by_depth", config.heads_by_depth, MOST["num_heads"])
+    _check_counts("block_size", config.block_size, 2**24)
+    if config.block_size is not None and len(config.block_size) != 2:
+        raise UserError(f"block_size must be [d_in, d_out], got {shown(config.block_size)}")
+    if not 0.0 < config.up_density <= 1.0:
+        raise UserError(f"up_density must be above 0 and at most 1, got {config.up_density!r}")
     if not 0.0 <= config.lora_dropout < 1.0:
         raise UserError(f"lora_dropout must be in [0, 1), got {config.lora_dropout!r}")
     if config.temperature <= 0:
@@ -56,6 +63,16 @@ def _check_count(name: str, value: Any, most: int) -> None:
         raise UserError(f"{name} must be a whole number of at least 1, got {shown(value)}")
     if value > most:
         raise UserError(f"{name} must be at most {most:,}, got {shown(value)}")
+
+
+def _check_counts(name: str, values: Any, most: int) -> None:
+    """None, or a list of one count or more."""
+    if values is None:
+        return
+    if not isinstance(values, (list, tuple)) or not values:
+        raise UserError(f"{name} must be a list of whole numbers, got {shown(values)}")
+    for number, value in enumerate(values):
+        _check_count(f"{name}[{number}]", value, most)
 
 
 def _check_number(name: str, value: Any) -> None:
@@ -77,8 +94,24 @@ def check_combination(config: Any) -> None:
                 raise UserError(
                     f"{name}={getattr(config, name)!r} needs gate='token': a {config.gate} gate has no router"
                 )
+    if config.up == "shared":
+        _check_shared_up(config)
+    if config.up_density < 1 and config.start != "zero_up":
+        raise UserError(f"up_density={config.up_density} needs start='zero_up': what is left out of B stays at 0")
     if config.needs_tasks:
         _check_tasks(config)
+
+
+def _check_shared_up(config: Any) -> None:
+    """One B for all heads, which differ by a matrix between A and B."""
+    for name, plain in (("down", "shared"), ("start", "zero_up"), ("up_density", 1.0)):
+        if getattr(config, name) != plain:
+            raise UserError(f"up='shared' needs {name}={plain!r}, got {getattr(config, name)!r}")
+    if config.gate in ("own", "channel"):
+        raise UserError(
+            f"up='shared' does not go with gate={config.gate!r}: its heads are r × r matrices; "
+            "task_transform=True is one such matrix for each task"
+        )
 
 
 def _check_anchored(config: Any) -> None:
@@ -100,9 +133,10 @@ def _check_top_k(config: Any) -> None:
         raise UserError(
             f"top_k needs one of the gates {', '.join(SOFTMAX_GATES)}: a {config.gate} gate chooses nothing"
         )
-    fewest = min([config.num_heads, *config.num_heads_pattern.values()])
+    by_place = {"num_heads": [config.num_heads], "heads_by_depth": config.heads_by_depth or ()}
+    by_place["num_heads_pattern"] = list(config.num_heads_pattern.values())
+    where, fewest = min(((n, min(c)) for n, c in by_place.items() if c), key=lambda found: found[1])
     if config.top_k > fewest:
-        where = "num_heads" if fewest == config.num_heads else "num_heads_pattern"
         raise UserError(f"top_k={config.top_k} is more than there are heads: {where} has {fewest}")
 
 
@@ -116,6 +150,7 @@ def _check_tasks(config: Any) -> None:
         raise UserError(f"task_names must differ from each other, got {config.task_names}")
     if config.gate == "own":
         tasks = len(config.task_names)
-        if config.num_heads != tasks or config.num_heads_pattern:
-            said = "num_heads_pattern" if config.num_heads_pattern else f"num_heads={config.num_heads}"
+        other = next((name for name in ("num_heads_pattern", "heads_by_depth") if getattr(config, name)), None)
+        if config.num_heads != tasks or other:
+            said = other or f"num_heads={config.num_heads}"
             raise UserError(f"gate='own' has one head for each of its {tasks} tasks: leave out {said}")

@@ -9,10 +9,12 @@ from typing import Any
 import peft
 import torch
 from compatibility.models import ARCHITECTURES, Architecture
+from tiny_adapters import preset
 from torch import Tensor, nn
 
 import loraweave
 from loraweave import WeaveConfig
+from loraweave.adapters.tensors import TRAINED
 from loraweave.config import PRESETS
 
 NAMES = ["a", "b"]
@@ -29,7 +31,7 @@ FREE: dict[str, dict[str, Any]] = {
         "task_transform": True,
     },
 }
-METHODS: list[str] = [*PRESETS, *FREE]
+METHODS: list[str] = ["multilora", "hydralora", "rlora", "mlora", "mtllora", "moelora", *FREE]
 CORE = ("rlora", "mtllora")  # router, anchor, masks per head; task gate, task transform
 
 
@@ -45,7 +47,7 @@ class Case:
         free = FREE.get(self.method, {})
         settings = {"r": 2, "task_names": NAMES, "task_type": self.architecture.task_type, **free}
         settings["target_modules"] = self.architecture.targets
-        return PRESETS.get(self.method, WeaveConfig)(**{**settings, **knobs})
+        return preset(self.method if self.method in PRESETS else "weave", **{**settings, **knobs})
 
     def adapted(self, base: nn.Module | None = None, **knobs: Any) -> nn.Module:
         """An adapted model in eval mode, the same at every call."""
@@ -105,8 +107,8 @@ def disturb(model: nn.Module, adapter: str = "default") -> None:
     """Move every trained adapter tensor at random, so that tasks and heads differ; the same way for the same name."""
     seed = torch.Generator().manual_seed(len(adapter))
     for layer in layers_of(model):
-        for name, parameters in layer.named_children():
-            if name.startswith("weave_") and "anchor" not in name and adapter in parameters:
+        for name in TRAINED:
+            if adapter in (parameters := getattr(layer, name)):
                 tensor = parameters[adapter].data
                 tensor += (0.1 * torch.randn(tensor.shape, generator=seed)).to(tensor.dtype)
 

@@ -55,7 +55,7 @@ def safe_merge(case: Case, folder: Path) -> None:
         model.unmerge_adapter()
         layer = layers_of(model)[0]
         before = layer.base_layer.weight.clone()
-        layer.weave_A["default"].data[0, 0, 0] = float("nan")
+        layer.weave_A["default"].data[:, 0, 0] = float("nan")
         with pytest.raises(ValueError, match="NaN"):
             model.merge_adapter(safe_merge=True)
     assert torch.equal(layer.base_layer.weight, before)

@@ -40,7 +40,10 @@ SAYS_ITS_UNIT = re.compile(r"seconds|_per_second|bytes|_rates?$")
 FROM_A_PAPER = {
     "loraweave.lowrank.starts.anchored": "2502.15455",
     "loraweave.lowrank.gates.Gate": "2502.15455|2404.19245|2410.09437|2310.18339|2603.01526",
-    **{f"loraweave.lowrank.divergences.{name}": r"\d{4}\.\d{5}" for name in ("symmetric_kl", "mmd", "imbalance")},
+    **{
+        f"loraweave.lowrank.divergences.{name}": r"\d{4}\.\d{5}"
+        for name in ("symmetric_kl", "mmd", "imbalance", "spectral_overlap", "localized_imbalance")
+    },
     **{f"loraweave.{config.__name__}": re.escape(METHODS[name].paper or "") for name, config in PRESETS.items()},
     "loraweave.LossConfig": "2508.05078",
 }

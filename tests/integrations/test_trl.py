@@ -14,6 +14,7 @@ import trl
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, PeftModel, get_peft_model
+from tiny_adapters import preset
 from tiny_project import byte_tokenizer
 from torch import nn
 from transformers import (
@@ -30,7 +31,7 @@ import loraweave
 from loraweave import UserError
 from loraweave.config import PRESETS
 from loraweave.tuner import WeaveLinear
-from loraweave.tuner.task_ids import per_token
+from loraweave.tuner.context import per_token
 
 NAMES = ["add", "bend", "cut"]
 MARKS = "ABC"  # every prompt starts with the letter of its task, and no fixed text has such a letter elsewhere
@@ -50,7 +51,7 @@ def adapted(name: str) -> PeftModel:
     if name == "lora":
         config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     else:
-        config = PRESETS[name](r=2, task_names=NAMES, lora_dropout=0.0, task_type="CAUSAL_LM")
+        config = preset(name, r=2, task_names=NAMES, lora_dropout=0.0, task_type="CAUSAL_LM")
     return get_peft_model(base_model(), config)
 
 

@@ -109,3 +109,49 @@ def test_imbalance():
     share = torch.tensor([0.5, 0.3, 0.2])
     expected = (share.std(unbiased=False) / share.mean()) ** 2
     torch.testing.assert_close(divergences.imbalance(100 * share), expected)
+
+
+def overlap_by_hand(B: torch.Tensor) -> torch.Tensor:
+    """mtLoRA's formula by singular value decompositions, pair by pair."""
+    weighed = []
+    for head in B:
+        U, s, Vh = torch.linalg.svd(head, full_matrices=False)
+        weighed.append(U @ torch.diag(s * torch.exp(-s / s.mean())) @ Vh)
+    pairs = [(weighed[i].T @ weighed[j]).square().sum() for j in range(len(B)) for i in range(j)]
+    return torch.stack(pairs).sum()
+
+
+def test_spectral_overlap_is_its_formula_and_its_gradient_holds_the_weights_fixed() -> None:
+    torch.manual_seed(0)
+    B = torch.randn(4, 11, 3, dtype=torch.float64, requires_grad=True)
+    loss = divergences.spectral_overlap(B)
+    torch.testing.assert_close(loss, overlap_by_hand(B))
+    (gradient,) = torch.autograd.grad(loss, B)
+    W = []
+    for head in B.detach():
+        _, s, Vh = torch.linalg.svd(head, full_matrices=False)
+        W.append(Vh.T @ torch.diag(torch.exp(-s / s.mean())) @ Vh)
+    fixed = torch.stack([head @ w for head, w in zip(B, W, strict=True)])
+    pairs = [(fixed[i].T @ fixed[j]).square().sum() for j in range(4) for i in range(j)]
+    torch.testing.assert_close(gradient, torch.autograd.grad(torch.stack(pairs).sum(), B)[0])
+
+
+def test_spectral_overlap_has_a_gradient_of_numbers_at_the_start_and_is_zero_for_heads_apart() -> None:
+    B = torch.zeros(3, 6, 2, requires_grad=True)
+    loss = divergences.spectral_overlap(B)
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(B.grad, torch.zeros_like(B))
+    apart = torch.eye(6).split(2, dim=1)
+    assert divergences.spectral_overlap(torch.stack(apart)) == pytest.approx(0, abs=1e-12)
+    assert divergences.spectral_overlap(torch.randn(1, 6, 2)) == 0
+
+
+def test_localized_imbalance_counts_a_heads_own_group_more() -> None:
+    weights = torch.tensor([[3.0, 1.0], [2.0, 2.0]])  # two tasks, two heads
+    alike = torch.eye(2, dtype=torch.bool)
+    counted = torch.tensor([3 * 1.2 + 2 * 0.8, 1 * 0.8 + 2 * 1.2])
+    expected = counted.var(correction=0) / counted.mean() ** 2
+    torch.testing.assert_close(divergences.localized_imbalance(weights, alike, 0.2), expected)
+    plain = divergences.imbalance(weights.sum(0))
+    torch.testing.assert_close(divergences.localized_imbalance(weights, alike, 0.0), plain)

@@ -19,7 +19,10 @@ CONFIGS = [
 def random_formula(config: WeaveConfig) -> tuple[Formula, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
     shapes = first_values(config, "layer", D_IN, D_OUT)
-    tensors = {name: torch.randn(tensor.shape, dtype=torch.float64) for name, tensor in shapes.items()}
+    tensors = {
+        name: tensor if tensor.dtype == torch.bool else torch.randn(tensor.shape, dtype=torch.float64)
+        for name, tensor in shapes.items()
+    }
     return formula_of(config, tensors, scaling_of(config.lora_alpha, config.r, config.use_rslora)), tensors
 
 

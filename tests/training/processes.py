@@ -11,11 +11,11 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from peft import get_peft_model, get_peft_model_state_dict
 from rich.console import Console
+from tiny_adapters import preset
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from loraweave.config import PRESETS
 from loraweave.runs.config import RunConfig
 from loraweave.training.run import train
 
@@ -52,7 +52,7 @@ def model_for(name: str):
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     base = LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes))
-    config = PRESETS[name](r=2, task_names=NAMES, lora_dropout=0.0, init_weights=False, task_type="CAUSAL_LM")
+    config = preset(name, r=2, task_names=NAMES, lora_dropout=0.0, init_weights=False, task_type="CAUSAL_LM")
     return get_peft_model(base, config)
 
 

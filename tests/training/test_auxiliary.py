@@ -7,23 +7,28 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiny_adapters import preset
 from tiny_rows import NAMES, random_rows
 from tiny_training import as_rows
 
-from loraweave.config import PRESETS, WeaveConfig
+from loraweave.config import PRESETS
 from loraweave.data.rows import TokenRows
 from loraweave.errors import UserError
+from loraweave.lowrank.divergences import spectral_overlap
 from loraweave.runs.adapting import adapted
 from loraweave.runs.loss_config import LossConfig
 from loraweave.runs.methods import choose_method
 from loraweave.training.auxiliary import Auxiliary
+from loraweave.tuner.layer import WeaveLinear
 from loraweave.tuner.probe import Probe
 
 TARGETS = {"q_proj", "down_proj"}
-KL, MMD, BALANCE = (
+KL, MMD, BALANCE, LOCALIZED, SPECTRAL = (
     LossConfig(alignment=0.5),
     LossConfig(alignment=0.5, alignment_distance="mmd"),
     LossConfig(load_balance=0.5),
+    LossConfig(localized_balance=0.5, localized_groups=[[NAMES[1]], [NAMES[0]]], localized_delta=0.4),
+    LossConfig(spectral=0.5),
 )
 
 
@@ -53,7 +58,7 @@ def adapted_model(tiny_model: Callable, name: str, dropout: float = 0.0) -> Any:
     if name == "lora":
         config: Any = LoraConfig(r=3, target_modules=TARGETS, lora_dropout=dropout, task_type="CAUSAL_LM")
     else:
-        config = PRESETS.get(name, WeaveConfig)(r=3, task_names=NAMES, task_type="CAUSAL_LM", lora_dropout=dropout)
+        config = preset(name, r=3, task_names=NAMES, task_type="CAUSAL_LM", lora_dropout=dropout)
         config.target_modules = TARGETS
     return get_peft_model(tiny_model(), config).train()
 
@@ -71,7 +76,8 @@ def batch(seed: int = 1, rows: int = 4, tokens: int = 7) -> dict[str, torch.Tens
 def loss_of(auxiliary: Auxiliary, model: Any, data: dict, accumulation: int = 1, last: bool = True) -> torch.Tensor:
     probe = auxiliary.probe(data["tasks"], data["padding"], accumulation, log=False)
     with auxiliary.watch(probe):
-        forward = {"tasks": data["tasks"]} if auxiliary.has_gate else {}
+        takes_tasks = auxiliary.has_gate or getattr(model.active_peft_config, "needs_tasks", False)
+        forward = {"tasks": data["tasks"]} if takes_tasks else {}
         model(input_ids=data["ids"], **forward)
     return auxiliary.loss(probe, accumulation, last)
 
@@ -86,7 +92,7 @@ def trained(model: Any) -> list[torch.nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-@pytest.mark.parametrize("name", ["lora", "weave", *PRESETS])
+@pytest.mark.parametrize("name", ["lora", "weave", *(name for name in PRESETS if name != "own")])
 def test_alignment_is_the_formula_on_each_layers_a_x_by_task(tiny_model: Callable, name: str) -> None:
     """Every layer's A x is computed apart, from its input; tokens are grouped by task id; padding is left out."""
     model = adapted_model(tiny_model, name)
@@ -120,7 +126,18 @@ def test_alignment_is_the_formula_on_each_layers_a_x_by_task(tiny_model: Callabl
     torch.testing.assert_close(loss_of(auxiliary, model, garbage), result, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "config"), [("lora", KL), ("rlora", KL), ("lora", MMD), ("hydralora", BALANCE)])
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("lora", KL),
+        ("rlora", KL),
+        ("lora", MMD),
+        ("hydralora", BALANCE),
+        ("loramoe", LOCALIZED),
+        ("rlora", SPECTRAL),
+        ("mlora", SPECTRAL),
+    ],
+)
 def test_micro_batches_count_as_one_step(tiny_model: Callable, name: str, config: LossConfig) -> None:
     model = adapted_model(tiny_model, name)
     data = batch()
@@ -144,7 +161,9 @@ def test_micro_batches_count_as_one_step(tiny_model: Callable, name: str, config
     torch.testing.assert_close(sum(apart), whole, **tolerance)
 
 
-@pytest.mark.parametrize(("name", "config"), [("lora", KL), ("hydralora", BALANCE)])
+@pytest.mark.parametrize(
+    ("name", "config"), [("lora", KL), ("hydralora", BALANCE), ("loramoe", LOCALIZED), ("rlora", SPECTRAL)]
+)
 def test_processes_count_as_one(tiny_model: Callable, name: str, config: LossConfig) -> None:
     model = adapted_model(tiny_model, name)
     data = batch()
@@ -279,14 +298,46 @@ def test_reentrant_checkpoints_are_refused(tiny_model: Callable, name: str) -> N
         loss_of(Auxiliary(model, KL, NAMES, OneProcess()), model, batch())
 
 
+def test_the_spectral_loss_pushes_heads_apart(tiny_model: Callable, make_trainer: Callable, rows: TokenRows) -> None:
+    model = adapted_model(tiny_model, "rlora")
+
+    def overlap(model: Any) -> float:
+        heads = [m.formula("default").B for m in model.modules() if isinstance(m, WeaveLinear)]
+        return float(torch.stack([spectral_overlap(B) for B in heads]).mean())
+
+    after = {}
+    for weight in (0.0, 20.0):
+        trained_model = copy.deepcopy(model)
+        trainer = make_trainer(
+            trained_model, rows, losses=LossConfig(spectral=weight), max_steps=24, learning_rate=1e-2
+        )
+        trainer.train()
+        after[weight] = overlap(trained_model)
+        logged = [line["loss_spectral"] for line in trainer.state.log_history if "loss_spectral" in line]
+        assert bool(logged) == (weight > 0)
+    assert logged[0] == pytest.approx(20 * overlap(model), rel=1e-3)
+    assert logged[-1] < logged[0]
+    assert after[20.0] < 0.8 * after[0.0]
+
+
 def test_what_has_no_meaning_is_refused(tiny_model: Callable) -> None:
     with pytest.raises(UserError, match="at least two"):
         Auxiliary(adapted_model(tiny_model, "lora"), KL, ["one"], OneProcess())
     for name in ("lora", "mtllora", "mlora"):
         with pytest.raises(UserError, match="router on tokens"):
             Auxiliary(adapted_model(tiny_model, name), BALANCE, NAMES, OneProcess())
+        with pytest.raises(UserError, match="router on tokens"):
+            Auxiliary(adapted_model(tiny_model, name), LOCALIZED, NAMES, OneProcess())
+    with pytest.raises(UserError, match="heads apart"):
+        Auxiliary(adapted_model(tiny_model, "lora"), SPECTRAL, NAMES, OneProcess())
+    for groups, message in ((None, "localized_groups: two"), ([NAMES, NAMES], "once"), ([NAMES[:1], ["no"]], "once")):
+        config = LossConfig(localized_balance=0.1, localized_groups=groups)
+        with pytest.raises(UserError, match=message):
+            Auxiliary(adapted_model(tiny_model, "loramoe"), config, NAMES, OneProcess())
     for values, message in (
         ({"alignment": -1}, "alignment"),
+        ({"spectral": -1}, "spectral"),
+        ({"localized_delta": 2}, "localized_delta"),
         ({"alignment": "much"}, "alignment"),
         ({"alignment_distance": "cosine"}, "kl"),
         ({"load_balance": float("nan")}, "load_balance"),

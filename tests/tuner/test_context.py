@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
+from tiny_adapters import preset
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     CheckpointImpl,
@@ -50,7 +51,7 @@ class Foreign(nn.Module):
 
 def adapted(name: str) -> nn.Module:
     torch.manual_seed(0)
-    config = PRESETS[name](r=2, task_names=NAMES, target_modules=["linear"], init_weights=False, lora_dropout=0.0)
+    config = preset(name, r=2, task_names=NAMES, target_modules=["linear"], init_weights=False, lora_dropout=0.0)
     return get_peft_model(Foreign(), config).double().train()
 
 

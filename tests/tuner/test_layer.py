@@ -4,6 +4,7 @@ import peft
 import pytest
 import reference
 import torch
+from tiny_adapters import ON_INPUT, preset
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -74,7 +75,7 @@ def test_every_combination_equals_the_formula(knobs: dict, per_token_ids: bool):
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("layer", [nn.Linear(9, 7), nn.Linear(9, 7, bias=False), Conv1D(7, 9), Doubled()], ids=repr)
 def test_the_start_is_the_base(name: str, layer: nn.Module):
-    config = PRESETS[name](task_names=NAMES, r=4)
+    config = preset(name, task_names=NAMES, r=4)
     x = torch.randn(3, 5, 9)
     model, adapted_layer = adapted(config, layer, torch.float32)
     y, base = model(x, tasks="b"), adapted_layer.base_layer(x)
@@ -86,7 +87,7 @@ def test_the_start_is_the_base(name: str, layer: nn.Module):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_heads_part_after_a_few_steps_and_the_anchor_stays(name: str):
-    config = PRESETS[name](task_names=NAMES, r=4, num_heads=3)
+    config = preset(name, task_names=NAMES, r=4, num_heads=3)
     model, layer = adapted(config, dtype=torch.float32)
     model.train()
     frozen = {n: q.clone() for n, q in layer.named_parameters() if not q.requires_grad}
@@ -100,7 +101,7 @@ def test_heads_part_after_a_few_steps_and_the_anchor_stays(name: str):
             moved[n] += q.grad.abs().sum().item()
         optimizer.step()
         optimizer.zero_grad()
-    B = layer.weave_B["default"]
+    B = layer.formula("default").B
     assert all(not torch.allclose(B[i], B[j]) for i in range(3) for j in range(i))
     assert all(total > 0 for total in moved.values()), moved
     assert all(torch.equal(dict(layer.named_parameters())[n], q) for n, q in frozen.items())
@@ -126,10 +127,10 @@ def test_each_head_gets_a_dropout_mask_of_its_own():
     torch.testing.assert_close((model(x) - layer.base_layer(x))[:, 0], clean)
 
 
-@pytest.mark.parametrize("name", [n for n in PRESETS if n not in ("hydralora", "rlora")])
+@pytest.mark.parametrize("name", [n for n in PRESETS if n not in ON_INPUT])
 @pytest.mark.parametrize("layer", [nn.Linear(9, 7), Conv1D(7, 9)], ids=repr)
 def test_merging_is_exact_and_unmerging_gives_the_bits_back(name: str, layer: nn.Module):
-    config = PRESETS[name](task_names=NAMES, r=3, init_weights=False)
+    config = preset(name, task_names=NAMES, r=3, init_weights=False)
     model, adapted_layer = adapted(config, layer)
     x = torch.randn(3, 5, 9, dtype=torch.float64)
     before = adapted_layer.base_layer.weight.clone()
@@ -146,7 +147,7 @@ def test_merging_is_exact_and_unmerging_gives_the_bits_back(name: str, layer: nn
 
 @pytest.mark.parametrize("name", ["hydralora", "rlora"])
 def test_an_update_that_depends_on_x_refuses_to_merge(name: str):
-    model, layer = adapted(PRESETS[name](r=3))
+    model, layer = adapted(preset(name, r=3))
     before = layer.base_layer.weight.clone()
     with pytest.raises(UserError, match=r"weighs its heads by the input.*mlora"):
         model.merge_and_unload()
@@ -175,7 +176,7 @@ def test_a_weight_that_is_computed_or_packed_is_not_merged_into():
 
 
 def test_a_single_vector_goes_through():
-    model, _ = adapted(PRESETS["mtllora"](r=2, task_names=NAMES, init_weights=False))
+    model, _ = adapted(preset("mtllora", r=2, task_names=NAMES, init_weights=False))
     x = torch.randn(9, dtype=torch.float64)
     torch.testing.assert_close(model(x, tasks="b"), model(x[None], tasks=["b"])[0])
 
@@ -200,6 +201,6 @@ def test_adapters_in_float32_on_a_bfloat16_base_keep_the_bases_dtype():
 
 
 def test_tasks_per_token_do_not_fit_a_layer_that_sees_one_vector_per_sequence():
-    model, _ = adapted(PRESETS["mtllora"](r=2, task_names=NAMES))
+    model, _ = adapted(preset("mtllora", r=2, task_names=NAMES))
     with pytest.raises(UserError, match=r"tasks \(3, 5\) are per token, but an adapted layer gets 3 vectors.*exclude_"):
         model(torch.randn(3, 9, dtype=torch.float64), tasks=torch.zeros(3, 5, dtype=torch.long))

@@ -11,17 +11,13 @@ import torch
 from conftest import ARCHITECTURES
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
-from tiny_adapters import IDS, NAMES, TASKS, logits
+from tiny_adapters import IDS, ON_INPUT, TASKS, logits, method
 from torch import nn
 from transformers import BertConfig, BertForTokenClassification
 
 import loraweave
-from loraweave import RLoraConfig, UserError, WeaveConfig
+from loraweave import RLoraConfig, UserError
 from loraweave.config import PRESETS
-
-
-def preset(name: str, **knobs) -> WeaveConfig:
-    return PRESETS[name](**{"r": 4, "task_names": NAMES, "task_type": "CAUSAL_LM", **knobs})
 
 
 def train_a_little(model: nn.Module, steps: int = 3) -> None:
@@ -40,7 +36,7 @@ def test_train_save_load_disable(tiny_model, tmp_path: Path, architecture: str, 
     base = tiny_model(architecture)
     with torch.no_grad():
         before = base(input_ids=IDS).logits
-    model = get_peft_model(base, preset(name)).eval()
+    model = get_peft_model(base, method(name)).eval()
     torch.testing.assert_close(logits(model), before, rtol=0, atol=1e-6)
     if model.peft_config["default"].start != "random_anchored":
         assert torch.equal(logits(model), before)
@@ -83,7 +79,7 @@ def test_the_adapter_file_holds_the_documented_tensors(tiny_model, tmp_path: Pat
         },
     }
     for name, expected in shapes.items():
-        get_peft_model(tiny_model(), preset(name)).save_pretrained(tmp_path / name)
+        get_peft_model(tiny_model(), method(name)).save_pretrained(tmp_path / name)
         tensors = load_file(tmp_path / name / "adapter_model.safetensors")
         start = "base_model.model.model.layers.0.self_attn.q_proj."
         assert {k.removeprefix(start): tuple(v.shape) for k, v in tensors.items() if k.startswith(start)} == expected
@@ -104,7 +100,7 @@ torch.save(model(input_ids=ids).logits, sys.argv[3])
 def test_an_adapter_loads_in_a_fresh_process_that_imported_loraweave_only(tiny_model, tmp_path: Path):
     base = tiny_model()
     base.save_pretrained(tmp_path / "base")
-    model = get_peft_model(base, preset("rlora"))
+    model = get_peft_model(base, method("rlora"))
     train_a_little(model)
     model.save_pretrained(tmp_path / "adapter")
     paths = [str(tmp_path / n) for n in ("base", "adapter", "out.pt")]
@@ -121,9 +117,9 @@ def test_an_adapter_loads_in_a_fresh_process_that_imported_loraweave_only(tiny_m
     assert "import loraweave" in (tmp_path / "adapter" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", [n for n in PRESETS if n not in ("hydralora", "rlora")])
+@pytest.mark.parametrize("name", [n for n in PRESETS if n not in ON_INPUT])
 def test_merge_and_unload(tiny_model, name: str):
-    model = get_peft_model(tiny_model(), preset(name, init_weights=False)).eval()
+    model = get_peft_model(tiny_model(), method(name, init_weights=False)).eval()
     with loraweave.task(model, "b"):
         expected = logits(model, tasks=None)
         merged = model.merge_and_unload()
@@ -135,9 +131,9 @@ def test_merge_and_unload(tiny_model, name: str):
 
 
 def test_several_adapters_on_one_model(tiny_model, tmp_path: Path):
-    model = get_peft_model(tiny_model(), preset("rlora", init_weights=False), adapter_name="one").eval()
+    model = get_peft_model(tiny_model(), method("rlora", init_weights=False), adapter_name="one").eval()
     one = logits(model)
-    model.add_adapter("two", preset("mtllora", init_weights=False, task_names=["b", "a"]))
+    model.add_adapter("two", method("mtllora", init_weights=False, task_names=["b", "a"]))
     assert torch.equal(logits(model), one)
     model.set_adapter("two")
     two = logits(model)
@@ -166,13 +162,13 @@ def test_several_adapters_on_one_model(tiny_model, tmp_path: Path):
     ],
 )
 def test_target_modules(tiny_model, knobs: dict, expected: int):
-    model = get_peft_model(tiny_model(), preset("rlora", **knobs))
+    model = get_peft_model(tiny_model(), method("rlora", **knobs))
     layers = [m for m in model.modules() if isinstance(m, loraweave.tuner.WeaveLinear)]
     assert len(layers) == expected
 
 
 def test_rank_and_alpha_patterns(tiny_model):
-    config = preset(
+    config = method(
         "mlora", rank_pattern={"q_proj": 2}, alpha_pattern={"layers.1.self_attn.v_proj": 7}, use_rslora=False
     )
     layers = get_peft_model(tiny_model(), config).base_model.model.model.layers
@@ -182,7 +178,7 @@ def test_rank_and_alpha_patterns(tiny_model):
 
 
 def test_modules_to_save(tiny_model, tmp_path: Path):
-    config = preset("rlora", target_modules=["q_proj"], modules_to_save=["lm_head"])
+    config = method("rlora", target_modules=["q_proj"], modules_to_save=["lm_head"])
     model = get_peft_model(tiny_model(), config)
     train_a_little(model)
     after = logits(model)
@@ -195,13 +191,13 @@ def test_a_new_head_is_trained_whole_and_not_adapted():
     config = BertConfig(
         vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_labels=3
     )
-    model = get_peft_model(BertForTokenClassification(config), preset("rlora", task_type="TOKEN_CLS"))
+    model = get_peft_model(BertForTokenClassification(config), method("rlora", task_type="TOKEN_CLS"))
     model(input_ids=IDS, labels=IDS % 3).loss.backward()
     assert model.base_model.model.classifier.modules_to_save["default"].weight.grad.abs().sum() > 0
 
 
 def test_generate_with_tasks(tiny_model):
-    model = get_peft_model(tiny_model(), preset("mtllora", init_weights=False)).eval()
+    model = get_peft_model(tiny_model(), method("mtllora", init_weights=False)).eval()
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, loraweave.tuner.WeaveLinear):
@@ -219,7 +215,7 @@ def test_generate_with_tasks(tiny_model):
 
 
 def test_tasks_reach_a_plain_peft_model(tiny_model):
-    config = preset("mtllora", init_weights=False)
+    config = method("mtllora", init_weights=False)
     config.task_type = None
     model = get_peft_model(tiny_model(), config).eval()
     assert type(model) is PeftModel
@@ -227,7 +223,7 @@ def test_tasks_reach_a_plain_peft_model(tiny_model):
 
 
 def test_a_method_that_needs_tasks_says_which_it_knows(tiny_model):
-    model = get_peft_model(tiny_model(), preset("mtllora")).eval()
+    model = get_peft_model(tiny_model(), method("mtllora")).eval()
     for tasks, message in ((None, "a, b"), (["a", "c", "a"], "unknown task 'c'"), ([0, 2, 0], "task id 2")):
         with pytest.raises(UserError, match=message) as error:
             logits(model, tasks=tasks)
@@ -239,7 +235,7 @@ def test_a_method_that_needs_tasks_says_which_it_knows(tiny_model):
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointed_blocks_see_the_tasks_of_their_own_forward(tiny_model, reentrant: bool):
-    config = preset("mtllora", init_weights=False, lora_dropout=0.0)
+    config = method("mtllora", init_weights=False, lora_dropout=0.0)
     model = get_peft_model(tiny_model(), config)
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -259,7 +255,7 @@ def test_checkpointed_blocks_see_the_tasks_of_their_own_forward(tiny_model, reen
 
 
 def test_a_copied_model_keeps_its_own_tasks(tiny_model):
-    model = get_peft_model(tiny_model(), preset("mtllora", init_weights=False)).eval()
+    model = get_peft_model(tiny_model(), method("mtllora", init_weights=False)).eval()
     twin = copy.deepcopy(model)
     assert torch.equal(logits(model), logits(twin))
     with loraweave.task(twin, "a"), pytest.raises(UserError):

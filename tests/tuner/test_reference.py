@@ -7,6 +7,7 @@ from collections import OrderedDict
 import peft
 import pytest
 import torch
+from tiny_adapters import preset
 from torch import nn
 
 from loraweave.config import PRESETS
@@ -46,7 +47,7 @@ def test_both_paths_agree(
     for _ in range(3):
         d_in, d_out, batch, tokens = (int(i) for i in torch.randint(3, 40, (4,), generator=generator))
         torch.manual_seed(0)
-        config = PRESETS[name](r=2, num_heads=3, task_names=NAMES, target_modules=["layer"], init_weights=False)
+        config = preset(name, r=2, num_heads=3, task_names=NAMES, target_modules=["layer"], init_weights=False)
         model = peft.get_peft_model(one_layer(nn.Linear(d_in, d_out)), config, autocast_adapter_dtype=False).to(dtype)
         model.train(training)
         tasks = torch.randint(3, (batch, tokens) if per_token else (batch,), generator=generator)
@@ -84,7 +85,7 @@ def test_the_environment_chooses_the_path():
 def test_what_others_can_see_is_not_written_into():
     """A hook on the frozen layer keeps its output; the adapter must not change it afterwards."""
     base = nn.Linear(6, 5)
-    model = peft.get_peft_model(one_layer(base), PRESETS["mlora"](r=2, target_modules=["layer"], init_weights=False))
+    model = peft.get_peft_model(one_layer(base), preset("mlora", r=2, target_modules=["layer"], init_weights=False))
     seen = []
     base.register_forward_hook(lambda module, args, output: seen.append(output))
     x = torch.randn(2, 3, 6)
@@ -94,13 +95,13 @@ def test_what_others_can_see_is_not_written_into():
 
 
 def test_an_input_of_the_wrong_size_is_an_error():
-    model = peft.get_peft_model(one_layer(nn.Linear(3, 5)), PRESETS["mlora"](r=2, target_modules=["layer"]))
+    model = peft.get_peft_model(one_layer(nn.Linear(3, 5)), preset("mlora", r=2, target_modules=["layer"]))
     with pytest.raises(RuntimeError, match="shape"):
         model(torch.randn(4, 2, 6))
 
 
 def test_a_trained_bias_gets_its_gradient():
-    config = PRESETS["mlora"](r=2, target_modules=["layer"], bias="weave_only")
+    config = preset("mlora", r=2, target_modules=["layer"], bias="weave_only")
     model = peft.get_peft_model(one_layer(nn.Linear(4, 3)), config)
     model(torch.randn(5, 4)).sum().backward()
     torch.testing.assert_close(model.base_model.model.layer.base_layer.bias.grad, torch.full((3,), 5.0))

@@ -14,7 +14,7 @@ from loraweave.errors import UserError, nearest
 PATIENCE = 5.0
 """Seconds that all expressions of a configuration may take over all layers of a model."""
 
-_NUMBERS = ("lora_alpha", "lora_dropout", "temperature")
+_NUMBERS = ("lora_alpha", "lora_dropout", "temperature", "up_density")
 _COUNTS = ("r", "num_heads", "task_embedding_dim")
 _NAMES = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "task_names")
 _MATCH = """
@@ -42,7 +42,11 @@ def check_fields(values: dict[str, Any], where: str) -> None:
         _check_number(field, values.get(field, 1), where)
     for field in _COUNTS:
         _check_count(field, values.get(field, 1), where)
-    for field, check in (("rank_pattern", _check_count), ("alpha_pattern", _check_number)):
+    for field, check in (
+        ("rank_pattern", _check_count),
+        ("alpha_pattern", _check_number),
+        ("num_heads_pattern", _check_count),
+    ):
         pattern = values.get(field) or {}
         if not isinstance(pattern, dict):
             raise UserError(f"{where}: {field} must map names of layers to numbers, got {_short(pattern)}")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from loraweave.adapters.config import read_config
 from loraweave.adapters.fields import check_expressions
-from loraweave.adapters.tensors import FROZEN, first_values, rank_and_alpha, scaling_of
+from loraweave.adapters.tensors import FROZEN, MASK, first_values, rank_and_alpha, scaling_of
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.lowrank.formula import Formula, formula_of
@@ -88,8 +88,9 @@ class AdapterFile:
         unexpected: list[str] = []
         layers: dict[str, dict[str, str]] = {}
         for key, shape in self._shapes.items():
-            if self._dtypes[key] not in _FLOATS:
-                raise UserError(f"{self.path}: {key} holds {self._dtypes[key]}, not floating-point numbers")
+            if self._dtypes[key] not in (_FLOATS if not key.endswith(MASK) else {"BOOL"}):
+                wanted = "truth values" if key.endswith(MASK) else "floating-point numbers"
+                raise UserError(f"{self.path}: {key} holds {self._dtypes[key]}, not {wanted}")
             found = (_WEAVE if weave else _LORA).fullmatch(key)
             self.parameters += 0 if found and found[2] in FROZEN else torch.Size(shape).numel()
             if found:
@@ -147,7 +148,7 @@ class AdapterFile:
     def _asks(self, tensor: str) -> str:
         config: Any = self.config
         knob = {"channel": "gate", "router": "gate", "anchor_A": "start", "anchor_B": "start"}.get(tensor[6:], "gate")
-        knob = "task_transform" if tensor == "weave_task_transform" else knob
+        knob = {"weave_task_transform": "task_transform", "weave_core": "up", MASK: "up_density"}.get(tensor, knob)
         return f"{knob}={getattr(config, knob)!r} asks for"
 
     def _add_lora(self, layer: str, keys: dict[str, str]) -> None:

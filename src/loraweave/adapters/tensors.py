@@ -9,6 +9,7 @@ from torch import Tensor
 from loraweave.config import WeaveConfig
 from loraweave.lowrank import starts
 
+MASK = "weave_B_mask"  # boolean: which entries of B are trained
 TRAINED = (
     "weave_A",
     "weave_B",
@@ -18,8 +19,9 @@ TRAINED = (
     "weave_task_embedding",
     "weave_task_gate",
     "weave_task_transform",
+    "weave_core",
 )
-FROZEN = ("weave_anchor_A", "weave_anchor_B")
+FROZEN = ("weave_anchor_A", "weave_anchor_B", MASK)
 PARAMETERS = TRAINED + FROZEN
 
 
@@ -54,7 +56,7 @@ def first_values(config: WeaveConfig, layer: str, d_in: int, d_out: int) -> dict
     """
     r, heads, tasks = rank_and_alpha(config, layer)[0], heads_of(config, layer), len(config.task_names or ())
     A = torch.empty(1 if config.down == "shared" else heads, r, d_in)
-    B = torch.zeros(heads, d_out, r)
+    B = torch.zeros(heads if config.up == "per_head" else 1, d_out, r)
     values = {"weave_A": A, "weave_B": B}
     if config.start == "random_anchored":
         values["weave_anchor_A"], values["weave_anchor_B"] = starts.anchored(A, B)
@@ -73,6 +75,11 @@ def first_values(config: WeaveConfig, layer: str, d_in: int, d_out: int) -> dict
     elif config.gate == "task_embedding":
         values["weave_task_embedding"] = torch.randn(tasks, config.task_embedding_dim)
         values["weave_task_gate"] = starts.logits(heads, config.task_embedding_dim, zero=uniform)
+    if config.up == "shared":
+        values["weave_core"] = torch.empty(heads, r, r)
+        starts.kaiming(values["weave_core"])
+    if config.up_density < 1:
+        values[MASK] = starts.random_mask(B, config.up_density)
     if config.task_transform == "diagonal":
         values["weave_task_transform"] = torch.ones(tasks, r)
     elif config.task_transform:

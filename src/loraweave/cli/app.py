@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loraweave import __version__
-from loraweave.cli import analyze, chat, compare, evaluate, export, methods, predict, tasks, train
+from loraweave.cli import analyze, assemble, chat, compare, evaluate, export, methods, predict, tasks, train
 from loraweave.cli.net import OF_THE_SYSTEM, caught
 from loraweave.cli.output import check_text, errors, quieten
 from loraweave.errors import UserError
@@ -32,6 +32,9 @@ app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
 app.command("quickstart")(compare.quickstart)
 app.command("export")(export.export)
+app.command("assemble")(assemble.assemble)
+app.command("split")(assemble.split)
+app.command("sparsify")(assemble.sparsify)
 app.command("analyze")(analyze.analyze)
 app.command("methods")(methods.methods)
 

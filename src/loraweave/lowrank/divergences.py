@@ -114,6 +114,47 @@ def imbalance(weights: Tensor) -> Tensor:
     return weights.shape[-1] * share.square().sum(-1) - 1
 
 
+def spectral_overlap(B: Tensor) -> Tensor:
+    """How much the directions of the heads overlap, those of small singular values above all (mtLoRA, 2603.01526).
+
+    Σ_{i<j} ‖W_i B_iᵀ B_j W_j‖²_F with W_h = V_h diag(exp(−s_h / mean s_h)) V_hᵀ of B_h = U_h diag(s_h) V_hᵀ: so
+    weighed, large directions may be shared and small ones are pushed apart. The weights are held fixed, as in the
+    paper; the formula is its text's, not its code's.
+
+    Args:
+        B: (N, d_out, r).
+
+    Returns:
+        (); 0 for one head, or while all B are 0.
+    """
+    heads, _, r = B.shape
+    columns = B.transpose(0, 1).flatten(1)  # (d_out, N·r)
+    gram = (columns.T @ columns).unflatten(0, (heads, r)).unflatten(2, (heads, r)).transpose(1, 2)  # (N, N, r, r)
+    with torch.no_grad():
+        own = torch.linalg.eigh(gram.diagonal(dim1=0, dim2=1).movedim(-1, 0))
+        sizes = own.eigenvalues.clamp(min=0).sqrt()
+        weights = torch.exp(-sizes / sizes.mean(-1, keepdim=True).clamp(min=torch.finfo(B.dtype).tiny))
+        W = (own.eigenvectors * weights.unsqueeze(-2)) @ own.eigenvectors.mT  # (N, r, r)
+    pairs = (W.unsqueeze(1) @ gram @ W.unsqueeze(0)).square().sum((-1, -2))
+    return pairs.triu(diagonal=1).sum()
+
+
+def localized_imbalance(weights: Tensor, alike: Tensor, delta: float) -> Tensor:
+    """`imbalance` where a head counts a token of its own group 1 + δ times and any other 1 − δ times (LoRAMoE,
+    2312.09979).
+
+    Args:
+        weights: (…, K, N) weight of each head, added up over each task's tokens.
+        alike: (K, N) whether task and head are of one group.
+        delta: δ, from 0 to 1.
+
+    Returns:
+        (…).
+    """
+    factors = torch.where(alike, 1 + delta, 1 - delta).to(weights.dtype)
+    return imbalance((weights * factors).sum(-2))
+
+
 def _mean_over_pairs(pairs: Tensor, there: Tensor) -> Tensor:
     """pairs (…, K, K), there (K,): the mean over i < j of the tasks that are there; 0 without such a pair."""
     chosen = torch.triu(there.unsqueeze(0) & there.unsqueeze(1), diagonal=1)

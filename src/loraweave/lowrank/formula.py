@@ -275,13 +275,18 @@ def formula_of(knobs: Knobs, tensors: Mapping[str, Tensor], scaling: float) -> F
         scaling: s of this layer.
     """
     t = {name.removeprefix("weave_"): tensor for name, tensor in tensors.items()}
+    B = t["B"]
+    if "B_mask" in t:  # LoRI (2504.07448): B_t ⊙ M_t
+        B = B * t["B_mask"]
+    if "core" in t:  # CoMoL (2603.00573): B_h = B M_h
+        B = (B[0] @ t["core"].transpose(0, 1).flatten(1)).unflatten(1, (-1, B.shape[2])).transpose(0, 1)
     task_logits = None
     if knobs.gate == "task":
         task_logits = t["task_logits"] / knobs.temperature
     elif knobs.gate == "task_embedding":
         task_logits = linear(t["task_embedding"], t["task_gate"])
     gate = Gate(
-        share=len(t["B"]) if knobs.gate == "uniform" else 1,
+        share=len(B) if knobs.gate == "uniform" else 1,
         router=t.get("router"),
         groups=knobs.gate_groups,
         reads_rank=knobs.router_input == "rank",
@@ -291,7 +296,7 @@ def formula_of(knobs: Knobs, tensors: Mapping[str, Tensor], scaling: float) -> F
     )
     return Formula(
         A=t["A"],
-        B=t["B"],
+        B=B,
         gate=gate,
         channel=t.get("channel"),
         transform=t.get("task_transform"),

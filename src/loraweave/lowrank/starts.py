@@ -66,3 +66,23 @@ def channel_gate(num_heads: int, d_out: int, start: str, identity: bool = True) 
     if start == "zero_gate" and identity:
         return torch.zeros(num_heads, d_out)
     return torch.empty(num_heads, d_out).uniform_(0.5, 1.5)
+
+
+def random_mask(B: Tensor, density: float) -> Tensor:
+    """Booleans in the shape of B (N, d_out, r), in each head as many True: a share `density`, at least one."""
+    return largest(torch.rand(B.shape, device=B.device), density)
+
+
+def largest(sizes: Tensor, density: float) -> Tensor:
+    """Which of each head's numbers are its largest.
+
+    Args:
+        sizes: (N, …).
+        density: the share of each head's numbers that is kept; one at least.
+
+    Returns:
+        (N, …) booleans.
+    """
+    flat = sizes.flatten(1)
+    kept = flat.topk(max(1, round(density * flat.shape[1])), dim=1).indices
+    return torch.zeros_like(flat, dtype=torch.bool).scatter(1, kept, True).view(sizes.shape)

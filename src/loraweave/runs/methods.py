@@ -15,12 +15,19 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from loraweave.config import (
+    ComolConfig,
     HydraLoraConfig,
+    LoraMoeConfig,
+    LoriConfig,
     MLoraConfig,
     MoeLoraConfig,
+    MolaConfig,
     MtlLoraConfig,
+    MtLoraConfig,
     MultiLoraConfig,
+    OwnLoraConfig,
     RLoraConfig,
+    SmoraConfig,
     WeaveConfig,
 )
 from loraweave.errors import UserError, nearest, shown
@@ -146,6 +153,56 @@ METHODS: dict[str, Method] = {
             2e-4,
             config_class=MoeLoraConfig,
             paper="2310.18339",
+        ),
+        Method(
+            "own",
+            "one LoRA per task, trained together in one adapter",
+            2e-4,
+            config_class=OwnLoraConfig,
+            paper="2603.09298",
+        ),
+        Method(
+            "loramoe",
+            "LoRAMoE: experts mixed by a router on x",
+            2e-4,
+            config_class=LoraMoeConfig,
+            paper="2312.09979",
+        ),
+        Method(
+            "mola",
+            "MoLA: the best two experts of each token, more experts in higher layers",
+            3e-4,
+            config_class=MolaConfig,
+            paper="2402.08562",
+        ),
+        Method(
+            "smora",
+            "SMoRA: every rank an expert, the best quarter of them for each token",
+            2e-4,
+            config_class=SmoraConfig,
+            paper="2501.15103",
+        ),
+        Method(
+            "mtlora",
+            "mtLoRA: a routed adapter beside each feed-forward block, routed by groups of channels",
+            2e-4,
+            config_class=MtLoraConfig,
+            losses={"spectral": 1.0},
+            paper="2603.01526",
+        ),
+        Method(
+            "lori",
+            "LoRI: a frozen random A, a B per task",
+            2e-4,
+            config_class=LoriConfig,
+            paper="2504.07448",
+        ),
+        Method(
+            "comol",
+            "CoMoL: one A and one B, small matrices between them mixed by a router",
+            2e-4,
+            config_class=ComolConfig,
+            paper="2603.00573",
         ),
         Method("weave", "your own choice of WeaveConfig's knobs", 2e-4, config_class=WeaveConfig),
     )

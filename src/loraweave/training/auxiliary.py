@@ -52,7 +52,8 @@ class Auxiliary:
         self._check(adapter)
         self.context: TaskContext | None = None
         self.hooks: list[Any] = []
-        if config.alignment or self.has_gate:
+        self.groups = self._groups() if config.localized_balance else None
+        if config.alignment or config.spectral or self.has_gate:
             self.base = model.get_base_model()
             self.context = attach(self.base)
             if not isinstance(adapter, WeaveConfig):
@@ -64,13 +65,30 @@ class Auxiliary:
     def _check(self, adapter: Any) -> None:
         if self.config.alignment and len(self.task_names) < 2:
             raise UserError("alignment brings tasks together and needs at least two, this run has one")
-        if self.config.load_balance and not (isinstance(adapter, WeaveConfig) and adapter.depends_on_input):
-            raise UserError("load_balance needs a router on tokens: gate 'token' and at least two heads")
+        for name in ("load_balance", "localized_balance"):
+            if getattr(self.config, name) and not (isinstance(adapter, WeaveConfig) and adapter.depends_on_input):
+                raise UserError(f"{name} needs a router on tokens: gate 'token' and at least two heads")
+        heads = (adapter.num_heads, *adapter.num_heads_pattern.values()) if isinstance(adapter, WeaveConfig) else (1,)
+        if self.config.spectral and max(heads) < 2:
+            raise UserError("spectral pushes heads apart and needs at least two")
         if self.has_gate and adapter.top_k == 1:
             raise UserError(
                 "top_k=1 gives the one head that speaks the weight 1 whatever its logit, so training would teach "
                 "nothing of which to choose; take 2 or more, or gate='own' for one head per task"
             )
+
+    def _groups(self) -> Tensor:
+        """(K,) the number of each task's group."""
+        given = self.config.localized_groups
+        if given is None:
+            raise UserError("localized_balance needs localized_groups: two lists or more of tasks that belong together")
+        by_task = {task: number for number, group in enumerate(given) for task in group}
+        listed = sum(map(len, given))
+        if sorted(by_task) != sorted(self.task_names) or listed != len(by_task):
+            raise UserError(
+                f"localized_groups must name each of the run's tasks ({', '.join(self.task_names)}) once, got {given}"
+            )
+        return torch.tensor([by_task[task] for task in self.task_names])
 
     def release(self) -> None:
         """Take the hooks off again."""
@@ -88,7 +106,8 @@ class Auxiliary:
             accumulation: micro-batches in this step.
             log: whether this step's router health will be logged.
         """
-        losses = bool(self.config.alignment or self.config.load_balance)
+        balance = bool(self.config.load_balance or self.config.localized_balance)
+        losses = bool(self.config.alignment or self.config.spectral or balance)
         if self.context is None or not (losses or (self.has_gate and log)):
             return None
         kl = self.config.alignment_distance == "kl"
@@ -97,7 +116,8 @@ class Auxiliary:
             len(self.task_names),
             moments=bool(self.config.alignment) and kl,
             samples=max(4, SAMPLES // accumulation) if self.config.alignment and not kl else 0,
-            heads=self.has_gate and (log or bool(self.config.load_balance)),
+            heads=self.has_gate and (log or balance),
+            overlaps=bool(self.config.spectral),
             with_gradient=losses,
         )
 
@@ -130,10 +150,17 @@ class Auxiliary:
             else:
                 each = [divergences.mmd(*self._samples(name, probe)) for name in layers]
             losses["alignment"] = self.config.alignment * torch.stack(each).mean()
-        if self.config.load_balance:
-            each = [divergences.imbalance(tensors[name, "weights"].sum(0)) for name in layers]
-            losses["load_balance"] = self.config.load_balance * torch.stack(each).mean()
-        share, processes = self.micro_batches / accumulation, self.accelerator.num_processes
+        for kind, of in (("load_balance", _imbalance), ("localized_balance", self._localized)):
+            if weight := getattr(self.config, kind):
+                each = [of(tensors[key]) for key in tensors if key[1] == "weights"]
+                losses[kind] = weight * torch.stack(each).mean()
+        # A token's part of a mean was 1 / (tokens so far) and should be 1 / (tokens of the step); and gradients are
+        # averaged over processes. A loss of weights alone is the same in every micro-batch and process.
+        gradients = [loss * self.micro_batches * self.accelerator.num_processes for loss in losses.values()]
+        overlaps = [layer.overlap for layer in layers.values() if layer.overlap is not None]
+        if self.config.spectral and overlaps:
+            losses["spectral"] = self.config.spectral * torch.stack(overlaps).mean()
+            gradients.append(losses["spectral"])
         if last:
             for name, loss in losses.items():
                 self._add(f"loss_{name}", torch.stack([loss.detach(), torch.ones_like(loss)]))
@@ -142,17 +169,23 @@ class Auxiliary:
             self._start_step()
         if not losses:
             return None
-        value = torch.stack(list(losses.values())).sum()
-        # A token's part of the mean was 1 / (tokens so far) and should be 1 / (tokens of the step); and gradients are
-        # averaged over processes.
-        gradient = value * share * processes
+        value, gradient = torch.stack(list(losses.values())).sum(), torch.stack(gradients).sum() / accumulation
         return gradient - gradient.detach() + (value.detach() if last else 0)
+
+    def _localized(self, weights: Tensor) -> Tensor:
+        """LoRAMoE's imbalance of one layer's heads, weights (K, N)."""
+        assert self.groups is not None
+        heads = weights.shape[1]
+        of_heads = torch.arange(heads, device=weights.device) * (int(self.groups.max()) + 1) // heads
+        alike = self.groups.to(weights.device).unsqueeze(1) == of_heads
+        return divergences.localized_imbalance(weights, alike, self.config.localized_delta)
 
     def read(self) -> dict[str, float]:
         """The means since the last reading.
 
         Returns:
-            loss_alignment, loss_load_balance: as added to the loss, weight included.
+            loss_alignment, loss_load_balance, loss_localized_balance, loss_spectral: as added to the loss, with their
+                weights.
             router/entropy: mean over layers and tokens of the head weights' entropy over log N: 1 when all heads weigh
                 alike, 0 when one speaks alone. router/entropy/<task>: over a task's tokens.
             router/usage/<task>/head<h>: mean over layers of the mean weight of a head on a task's tokens.
@@ -235,6 +268,10 @@ class Auxiliary:
         total = self.totals.get(name, torch.zeros_like(value))
         most = max(total.shape[-1], value.shape[-1])
         self.totals[name] = pad(total, (0, most - total.shape[-1])) + pad(value, (0, most - value.shape[-1]))
+
+
+def _imbalance(weights: Tensor) -> Tensor:
+    return divergences.imbalance(weights.sum(0))
 
 
 def _sums(entropy: Tensor, weights: Tensor, counts: Tensor) -> Tensor:

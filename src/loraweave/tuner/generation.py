@@ -5,8 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from loraweave.errors import UserError
-from loraweave.tuner.context import attach
-from loraweave.tuner.task_ids import Tasks
+from loraweave.tuner.context import Tasks, attach
 
 
 class GenerateWithTasks:

@@ -35,10 +35,10 @@ from loraweave.errors import UserError
 from loraweave.lowrank import by_head, dropping
 from loraweave.lowrank.formula import Formula, formula_of
 from loraweave.lowrank.gates import Pick
-from loraweave.tuner.context import TaskContext
-from loraweave.tuner.merging import linear_size, mergeable_weight, merged_weight, quantization_of
+from loraweave.tuner.context import TaskContext, per_token
+from loraweave.tuner.merging import mergeable_weight, merged_weight, quantization_of
 from loraweave.tuner.parameters import AdapterTensors, Knobs
-from loraweave.tuner.task_ids import per_token
+from loraweave.tuner.sizes import linear_size
 
 REFERENCE = os.environ.get("LORAWEAVE_REFERENCE", "0") not in ("", "0")  # the plain path, to compare with
 
@@ -51,29 +51,30 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             `out_features` that maps (…, d_in) to (…, d_out).
         name: the layer's path, for messages.
         task_context: shared by all adapted layers of the model.
-        routed: it may be called on some of the tokens, as experts are.
+        size: d_in and d_out, where the layer does not say them itself.
 
     Raises:
         UserError: not a linear layer, or a rank above the layer's size.
     """
 
     adapter_layer_names = TRAINED
-    other_param_names = (*FROZEN, "dropouts", "knobs")
+    other_param_names = (*FROZEN, "weave_dropout", "knobs")
 
-    def __init__(self, base_layer: nn.Module, name: str, task_context: TaskContext, routed: bool = False) -> None:
+    def __init__(
+        self, base_layer: nn.Module, name: str, task_context: TaskContext, size: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.layer_name = name
         self.task_context = task_context
-        self.routed = routed
-        self.in_features, self.out_features = linear_size(self.get_base_layer(), name)
+        self.in_features, self.out_features = size or linear_size(self.get_base_layer(), name)
         self.quantization_backend = quantization_of(self.get_base_layer())
         self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
         self.knobs: dict[str, Knobs] = {}
         for parameter in PARAMETERS:
             self.add_module(parameter, AdapterTensors())
         # Never called, only asked: whoever looks for nn.Dropout, to switch it off or to change p, finds ours.
-        self.dropouts = nn.ModuleDict()
+        self.weave_dropout = nn.ModuleDict()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._unmerged_weight: Tensor | None = None
@@ -99,7 +100,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         self.knobs[adapter_name] = Knobs(config, r, scaling, tuple(values))
         for name, tensor in values.items():
             getattr(self, name)[adapter_name] = nn.Parameter(tensor, requires_grad=name not in FROZEN)
-        self.dropouts[adapter_name] = nn.Dropout(config.lora_dropout).train(self.training)
+        self.weave_dropout[adapter_name] = nn.Dropout(config.lora_dropout).train(self.training)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
@@ -131,8 +132,6 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             self.unmerge()
         if self.disable_adapters or self.merged:
             return self.base_layer(x, *args, **kwargs)
-        if not x.numel():
-            return self._of_no_tokens(self.base_layer(x, *args, **kwargs))
         # Base and adapter read the same two-dimensional x, so that autograd adds their gradients of it up in place.
         shape = x.shape
         in_place = x.ndim > 1 and not args and not kwargs and self._output_is_fresh()
@@ -140,6 +139,17 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         y = self.base_layer(x, *args, **kwargs)
         if self.quantization_backend is not None:
             y = self.quantization_backend.maybe_clone_base_result(y)
+        y = self._with_updates(x, y, shape, in_place)
+        return y.view(*shape[:-1], -1) if in_place else y
+
+    def _with_updates(self, x: Tensor, y: Tensor, shape: torch.Size, in_place: bool) -> Tensor:
+        """y with every active adapter's update added.
+
+        Args:
+            x, y: (T, d_in) and (T, d_out), or (…, d_in) and (…, d_out).
+            shape: (…, d_in), in which tasks are told apart.
+            in_place: y, of two dimensions, may be written into.
+        """
         autocast = torch.is_autocast_enabled(x.device.type)
         for adapter in self.active_adapters:
             if adapter not in self.knobs:
@@ -151,13 +161,6 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
                 y = self._add_own(adapter, y, z, shape[:-1], in_place)
             else:
                 y = _add_product(y, *self._product(adapter, z, shape[:-1]), in_place)
-        return y.view(*shape[:-1], -1) if in_place else y
-
-    def _of_no_tokens(self, y: Tensor) -> Tensor:
-        """The base's empty output as it is, but with a gradient of 0 for the tensors, which DDP waits for."""
-        for adapter in self.active_adapters:
-            for name in self.knobs[adapter].tensors if adapter in self.knobs else ():
-                y = y + getattr(self, name)[adapter].sum().to(y.dtype)
         return y
 
     def _output_is_fresh(self) -> bool:
@@ -189,7 +192,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             weights = gate.of_tokens(logits)
         elif (table := gate.by_task(formula.B)) is not None:
             weights = pick(table)
-        self._show(adapter, u, weights if weights is None or gate.groups == 1 else weights.mean(-2))
+        self._show(adapter, formula, u, weights if weights is None or gate.groups == 1 else weights.mean(-2))
         if formula.transform is not None:
             u = lowrank.transformed(u, pick(formula.transform), formula.has_diagonal)
         masks = self._masks(adapter, u, heads, 1 / gate.share)
@@ -222,7 +225,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         else:
             u = by_head.down(dropping.dropout(x, drop) if drop else x, formula.A, rows)
         u = u.view(*leading, 1, -1)
-        self._show(adapter, u, None)
+        self._show(adapter, formula, u, None)
         if formula.transform is not None:
             u = lowrank.transformed(u, pick(formula.transform), formula.has_diagonal)
         if (masks := self._masks(adapter, u, 1)) is not None:
@@ -235,9 +238,9 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             return y + update.view(y.shape).to(y.dtype)
         return by_head.add_up(y.view(len(u), -1), u, B, rows, formula.scaling, in_place).view(y.shape)
 
-    def _show(self, adapter: str, u: Tensor, weights: Tensor | None) -> None:
+    def _show(self, adapter: str, formula: Formula, u: Tensor, weights: Tensor | None) -> None:
         if (probe := self.task_context.probe) is not None:
-            probe.see(f"{self.layer_name}.{adapter}", u, weights)
+            probe.see(f"{self.layer_name}.{adapter}", u, weights, formula.B)
 
     def _by_the_formula(self, adapter: str, x: Tensor) -> Tensor:
         """The update (…, d_out), term by term: what `_product` must equal; taken with LORAWEAVE_REFERENCE=1."""
@@ -249,7 +252,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
 
     def _dropout(self, adapter: str) -> float:
         """The adapter's probability of dropping, now."""
-        dropout = self.dropouts[adapter]
+        dropout = self.weave_dropout[adapter]
         return dropout.p if dropout.training else 0.0
 
     def _dropout_on_x(self, adapter: str) -> float:
@@ -269,7 +272,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
 
         def pick(table: Tensor) -> Tensor:
             ids = self.task_context.ids(self.knobs[adapter].config.task_names or (), table.device)
-            return per_token(table, ids, leading, self.task_context.call.inputs, self.layer_name, self.routed)
+            return per_token(table, ids, leading)
 
         return pick
 

@@ -1,10 +1,9 @@
-"""What a base layer must be to be adapted, and for an update to be added to its weight; and that weight."""
+"""What a base layer must be for an update to be added to its weight, and the weight with it added."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import _get_in_out_features
 from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -68,17 +67,3 @@ def merged_weight(weight: nn.Parameter, changes: Mapping[str, Tensor], safe: str
                 "broken; nothing was merged into this layer"
             )
     return nn.Parameter(merged.to(weight.dtype), requires_grad=weight.requires_grad)
-
-
-def linear_size(layer: nn.Module, name: str) -> tuple[int, int]:
-    """(d_in, d_out) of a linear layer; UserError naming the layer if it is not one."""
-    if isinstance(layer, (nn.Linear, Conv1D)) or quantization_of(layer) is not None:
-        size = _get_in_out_features(layer)
-    else:
-        size = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
-    if not isinstance(size[0], int) or not isinstance(size[1], int):
-        raise UserError(
-            f"layer {name} is a {type(layer).__name__} and cannot be adapted; possible are nn.Linear, Conv1D and "
-            "modules with in_features and out_features: change target_modules or exclude_modules"
-        )
-    return size

@@ -13,9 +13,12 @@ from torch import nn
 
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
-from loraweave.tuner.context import attach, detach
+from loraweave.tuner.block import WeaveBlock
+from loraweave.tuner.context import TaskContext, attach, detach
+from loraweave.tuner.depth import heads_pattern
 from loraweave.tuner.generation import unwrap_generate, wrap_generate
 from loraweave.tuner.layer import WeaveLinear
+from loraweave.tuner.sizes import is_block
 from loraweave.tuner.weighted import check_sum, weighted_layers
 from loraweave.tuner.wrappers import without_checkpoint_wrappers
 
@@ -40,6 +43,8 @@ class WeaveModel(BaseTuner):
         config = self.peft_config[adapter_name]
         all_linear = config.target_modules == "all-linear"
         reference = adapter_name == "ref" and config is self.peft_config.get("default")
+        if config.heads_by_depth:
+            config.num_heads_pattern = {**config.num_heads_pattern, **heads_pattern(model, config.heads_by_depth)}
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         if reference:
             self._copy_tensors("default", "ref")
@@ -68,7 +73,8 @@ class WeaveModel(BaseTuner):
         layer = target
         if not isinstance(target, WeaveLinear):
             _check_is_called(parent, target_name, current_key)
-            layer = WeaveLinear(target, current_key, attach(self.model), _may_be_routed(self.model, current_key))
+            _check_is_outside(self.model, current_key)
+            layer = _adapted_layer(target, current_key, attach(self.model), peft_config)
             layer.set_adapter(self.active_adapters)
             layer.train(target.training)  # an adapter added to a model in eval mode has no dropout there
             # Before it has tensors: PEFT moves them to the base's device, where an offloaded base would lose them.
@@ -92,6 +98,12 @@ class WeaveModel(BaseTuner):
             # with a key that only the ending of a name can match.
             return check_target_module_exists(peft_config, f".{key}")
         return found
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, WeaveBlock):  # PEFT would hand on a weight, and a block has none
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
         model = super()._unload_and_optionally_merge(*args, **kwargs)
@@ -149,6 +161,22 @@ class WeaveModel(BaseTuner):
         yield
 
 
+def _adapted_layer(target: nn.Module, path: str, context: TaskContext, config: WeaveConfig) -> WeaveLinear:
+    """A layer with room for adapters in it, or a block with room beside it."""
+    if not is_block(target):
+        return WeaveLinear(target, path, context)
+    return WeaveBlock(target, path, context, config.block_size)
+
+
+def _check_is_outside(model: nn.Module, path: str) -> None:
+    """Refuse a layer within a block that is adapted as a whole: the block's own name has changed by now."""
+    parts = path.split(".")
+    for end in range(1, len(parts)):
+        outer = ".".join(parts[:end])
+        if isinstance(model.get_submodule(outer), WeaveBlock):
+            raise UserError(f"layer {path} is within the block {outer}, which is adapted as a whole: target either")
+
+
 def _check_is_called(parent: nn.Module, name: str, path: str) -> None:
     """Refuse a layer whose owner reads its weight instead of calling it: an adapter would silently do nothing."""
     read: list[str] = []
@@ -166,16 +194,6 @@ def _check_is_called(parent: nn.Module, name: str, path: str) -> None:
             f"layer {path}: outside of training nn.TransformerEncoderLayer reads its weights in a fused kernel, where "
             "an adapter would do nothing; call torch.backends.mha.set_fastpath_enabled(False) first"
         )
-
-
-def _may_be_routed(model: nn.Module, path: str) -> bool:
-    """Whether a layer may be called on tokens that a router chose: one of several experts, or of a list within the list
-    of blocks."""
-    if re.search(r"expert[^.]*(\d|\.(\w*_)?\d+)(\.|$)", path, re.IGNORECASE):
-        return True
-    names = path.split(".")
-    owners = [model.get_submodule(".".join(names[:end])) for end in range(1, len(names))]
-    return sum(isinstance(owner, (nn.ModuleList, nn.ModuleDict)) for owner in owners) > 1
 
 
 def _warn_of_fused_experts(model: nn.Module) -> None:

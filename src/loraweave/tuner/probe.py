@@ -4,12 +4,13 @@ Sums over tokens and not the tokens themselves, so that nothing grows with the b
 add up, and that padding is left out by not counting it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from loraweave.errors import UserError
+from loraweave.lowrank.divergences import spectral_overlap
 
 
 @dataclass
@@ -21,6 +22,7 @@ class LayerSums:
         samples: (K, S, D), A x of some tokens of each task.
         weights: (K, N) of the heads' weights.
         entropy: (K,) of the weights' entropy in nats, without gradient.
+        overlap: () of the heads' directions, `divergences.spectral_overlap`.
     """
 
     sums: Tensor | None = None
@@ -28,6 +30,7 @@ class LayerSums:
     samples: Tensor | None = None
     weights: Tensor | None = None
     entropy: Tensor | None = None
+    overlap: Tensor | None = None
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Probe:
         moments: add up A x and its square.
         samples: S, keep A x of so many tokens of each task, spread evenly over those that it has.
         heads: add up the heads' weights and their entropy.
+        overlaps: measure how much the directions of the heads' B overlap.
         with_gradient: a loss will be made of what is seen.
     """
 
@@ -48,6 +52,7 @@ class Probe:
     moments: bool = False
     samples: int = 0
     heads: bool = False
+    overlaps: bool = False
     with_gradient: bool = False
     layers: dict[str, LayerSums] = field(default_factory=dict)
 
@@ -64,9 +69,9 @@ class Probe:
 
     def silent(self) -> "Probe":
         """A probe that does the same and keeps it to itself, for a checkpointed block's second run."""
-        return Probe(self.tasks, self.num_tasks, self.moments, self.samples, self.heads, self.with_gradient)
+        return replace(self, layers={})
 
-    def see(self, layer: str, u: Tensor, weights: Tensor | None = None) -> None:
+    def see(self, layer: str, u: Tensor, weights: Tensor | None = None, B: Tensor | None = None) -> None:
         """Called by each adapted layer.
 
         Args:
@@ -74,6 +79,7 @@ class Probe:
             u: (…, a, r), A x.
             weights: (…, N) of the heads, their mean where groups of output channels are weighed apart; or None where
                 they are not weighed.
+            B: (N, d_out, r), where there are heads.
 
         Raises:
             UserError: gradients are wanted of a block that is run without them.
@@ -86,6 +92,8 @@ class Probe:
                 "set gradient_checkpointing_kwargs to {use_reentrant: false}"
             )
         seen = self.layers[layer] = LayerSums()
+        if self.overlaps and B is not None and len(B) > 1:
+            seen.overlap = spectral_overlap(B.float())
         if self.moments or self.samples:
             flat = u.reshape(len(self.rows), -1).float()
             if self.moments:

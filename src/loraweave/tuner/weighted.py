@@ -104,6 +104,7 @@ def sum_config(configs: dict[str, Any], adapters: list[str], ranks: dict[str, in
         task_names=tasks,
         task_transform=tasks is not None,
         task_type=first.task_type,
+        block_size=next((configs[n].block_size for n in adapters if configs[n].block_size), None),
         base_model_name_or_path=first.base_model_name_or_path,
     )
 

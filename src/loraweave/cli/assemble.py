@@ -1,0 +1,53 @@
+"""`loraweave assemble`, `loraweave split` and `loraweave sparsify`: adapters made of adapters, without a base."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loraweave.cli.output import console
+from loraweave.errors import UserError
+
+Output = Annotated[Path, typer.Option(help="Folder to write; it must not exist yet.")]
+Adapter = Annotated[Path, typer.Argument(help="An adapter's folder.")]
+
+
+def assemble(
+    loras: Annotated[list[str], typer.Argument(metavar="NAME=LORA...", help="Folders or hub names of plain LoRAs.")],
+    output: Output,
+    gate: Annotated[
+        str, typer.Option(help="own (one for each task), uniform (their mean) or token (a router).")
+    ] = "own",
+) -> None:
+    """Make one adapter of several LoRAs of one base, exactly."""
+    from loraweave.adapters.assemble import assemble
+
+    named: dict[str, str] = {}
+    for given in loras:
+        name, equals, where = given.partition("=")
+        if not (name and equals and where):
+            raise UserError(f"{given!r}: give each LoRA as NAME=FOLDER")
+        if name in named:
+            raise UserError(f"{name!r} is named twice")
+        named[name] = where
+    folder = assemble(named, output, gate)  # type: ignore[arg-type]
+    console.print(f"{folder}: {len(named)} heads, gate {gate}", markup=False)
+
+
+def split(adapter: Adapter, output: Output) -> None:
+    """Write one plain LoRA for each task of an adapter that tells tasks apart."""
+    from loraweave.adapters.assemble import split
+
+    for task, folder in split(adapter, output).items():
+        console.print(f"{task}: {folder}", markup=False)
+
+
+def sparsify(
+    adapter: Adapter,
+    output: Output,
+    density: Annotated[float, typer.Option(help="Share of each head's B that is trained.")] = 0.1,
+) -> None:
+    """Start an adapter anew with most of its B held at zero (LoRI)."""
+    from loraweave.adapters.sparse import sparsify
+
+    console.print(f"{sparsify(adapter, density, output)}: trains {density:.0%} of B", markup=False)

@@ -1,0 +1,180 @@
+"""LoRAs made by plain PEFT answer within one adapter as each does by itself, and can be taken out again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from tiny_adapters import IDS, adapted, logits
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
+
+import loraweave
+from loraweave import UserError
+from loraweave.cli.app import app
+
+KINDS: dict[str, dict[str, Any]] = {
+    "small": {"r": 2, "lora_alpha": 7, "target_modules": ["q_proj", "v_proj"]},
+    "wide": {"r": 5, "lora_alpha": 3, "target_modules": "all-linear", "use_rslora": True},
+    "patterns": {
+        "r": 3,
+        "target_modules": ["q_proj", "down_proj"],
+        "rank_pattern": {"layers.0.self_attn.q_proj": 6},
+        "alpha_pattern": {"layers.1.mlp.down_proj": 1},
+    },
+}
+
+
+def make(base: nn.Module, folder: Path, seed: int, **settings: Any) -> Path:
+    torch.manual_seed(seed)
+    model = get_peft_model(base, LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM", **settings))
+    model.save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture
+def loras(tiny_model: Callable, tmp_path: Path) -> dict[str, Path]:
+    return {n: make(tiny_model(), tmp_path / n, i, **settings) for i, (n, settings) in enumerate(KINDS.items())}
+
+
+def alone(tiny_model: Callable, folder: Path) -> torch.Tensor:
+    return logits(PeftModel.from_pretrained(tiny_model(), str(folder)).eval(), None)
+
+
+def test_each_task_is_answered_as_by_its_own_lora(tiny_model: Callable, loras: dict[str, Path], tmp_path: Path) -> None:
+    folder = loraweave.assemble(loras, tmp_path / "all")
+    model = PeftModel.from_pretrained(tiny_model(), str(folder)).eval()
+    expected = {name: alone(tiny_model, lora) for name, lora in loras.items()}
+    for name in loras:
+        torch.testing.assert_close(logits(model, name), expected[name], rtol=1e-5, atol=1e-5)
+    mixed = logits(model, [*loras])
+    for row, name in enumerate(loras):
+        torch.testing.assert_close(mixed[row], expected[name][row], rtol=1e-5, atol=1e-5)
+    assert (expected["small"] - expected["wide"]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("gate", ["uniform", "token"])
+def test_shared_gates_start_at_the_mean(
+    tiny_model: Callable, loras: dict[str, Path], tmp_path: Path, gate: Any
+) -> None:
+    model = PeftModel.from_pretrained(
+        tiny_model(), str(loraweave.assemble(loras, tmp_path / "all", gate)), is_trainable=True
+    ).eval()
+    mean = tiny_model()
+    with torch.no_grad():
+        for lora in loras.values():
+            one = PeftModel.from_pretrained(tiny_model(), str(lora)).merge_and_unload()
+            plain = tiny_model()
+            for weight, other, base in zip(mean.parameters(), one.parameters(), plain.parameters(), strict=True):
+                weight += (other - base) / len(loras)
+    torch.testing.assert_close(logits(model, None), logits(mean, None), rtol=1e-4, atol=1e-5)
+    if gate == "token":
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        routers = [p for name, p in model.named_parameters() if "weave_router" in name]
+        assert all(router.grad is not None and router.grad.abs().sum() > 0 for router in routers)
+
+
+def test_split_gives_the_loras_back(tiny_model: Callable, loras: dict[str, Path], tmp_path: Path) -> None:
+    parts = loraweave.split(loraweave.assemble(loras, tmp_path / "all"), tmp_path / "parts")
+    assert list(parts) == list(loras)
+    for name, part in parts.items():
+        config = LoraConfig.from_pretrained(str(part))
+        assert (config.r, config.rank_pattern, config.use_rslora) == (config.lora_alpha, {}, False)
+        torch.testing.assert_close(alone(tiny_model, part), alone(tiny_model, loras[name]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["own", "mtllora", "moelora", "lori"])
+def test_every_method_that_tells_tasks_apart_splits(tiny_model: Callable, tmp_path: Path, name: str) -> None:
+    model = adapted(tiny_model(), name)
+    model.save_pretrained(str(tmp_path / "all"))
+    for task, part in loraweave.split(tmp_path / "all", tmp_path / "parts").items():
+        torch.testing.assert_close(alone(tiny_model, part), logits(model, task), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"use_dora": True}, "DoRA cannot become a head"),
+        ({"bias": "all"}, "bias='all' cannot"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save cannot"),
+        ({"lora_bias": True}, "lora_bias cannot"),
+        ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens.* belongs to no linear layer"),
+    ],
+)
+def test_what_is_no_plain_lora_is_named(
+    tiny_model: Callable, loras: dict[str, Path], tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    odd = make(tiny_model(), tmp_path / "odd", 9, **{"r": 2, "target_modules": ["q_proj"], **settings})
+    with pytest.raises(UserError, match=message):
+        loraweave.assemble({**loras, "odd": odd}, tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+
+
+def test_other_refusals(tiny_model: Callable, loras: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="two LoRAs or more"):
+        loraweave.assemble({"one": loras["small"]}, tmp_path / "all")
+    with pytest.raises(UserError, match="is not one of own"):
+        loraweave.assemble(loras, tmp_path / "all", "task")  # type: ignore[arg-type]
+    wider = LlamaConfig(vocab_size=64, hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    other = make(LlamaForCausalLM(wider), tmp_path / "other", 0, r=2, target_modules=["q_proj"])
+    with pytest.raises(UserError, match="different bases"):
+        loraweave.assemble({**loras, "other": other}, tmp_path / "all")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        loraweave.assemble(loras, tmp_path / "there")
+    adapted(tiny_model(), "rlora").save_pretrained(str(tmp_path / "routed"))
+    with pytest.raises(UserError, match="one update for all tasks"):
+        loraweave.split(tmp_path / "routed", tmp_path / "parts")
+    with pytest.raises(UserError, match="not a plain LoRA"):
+        loraweave.assemble({**loras, "routed": tmp_path / "routed"}, tmp_path / "all")
+
+
+def test_sparsify_keeps_the_largest_of_each_head_over_all_layers(tiny_model: Callable, tmp_path: Path) -> None:
+    model = adapted(tiny_model(), "lori", r=4)
+    model.save_pretrained(str(tmp_path / "dense"))
+    folder = loraweave.sparsify(tmp_path / "dense", 0.1, tmp_path / "sparse")
+    dense, sparse = (load_file(f / "adapter_model.safetensors") for f in (tmp_path / "dense", folder))
+    ups = [name for name in dense if name.endswith("weave_B")]
+    for head in range(2):
+        sizes = torch.cat([dense[name][head].abs().flatten() for name in ups])
+        kept = torch.cat([sparse[name.replace("weave_B", "weave_B_mask")][head].flatten() for name in ups])
+        assert kept.dtype == torch.bool
+        assert int(kept.sum()) == round(0.1 * len(sizes))
+        assert sizes[kept].min() >= sizes[~kept].max()
+    assert all(torch.equal(sparse[name], dense[name]) for name in dense if name.endswith("weave_A"))
+
+    base = logits(tiny_model(), None)
+    trained = PeftModel.from_pretrained(tiny_model(), str(folder), is_trainable=True)
+    torch.testing.assert_close(logits(trained.eval(), "a"), base)
+    optimizer = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+    for _ in range(3):
+        trained(input_ids=IDS, labels=IDS, tasks="a").loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    trained.save_pretrained(str(tmp_path / "again"))
+    again = load_file(tmp_path / "again" / "adapter_model.safetensors")
+    for name in ups:
+        mask = sparse[name.replace("weave_B", "weave_B_mask")]
+        assert torch.equal(again[name.replace("weave_B", "weave_B_mask")], mask)
+        assert not again[name][~mask].any()
+    assert any(again[name].any() for name in ups)
+    assert (logits(trained.eval(), "a") - base).abs().max() > 1e-3
+    for density in (0.0, 1.0, True):
+        with pytest.raises(UserError, match="density must be"):
+            loraweave.sparsify(tmp_path / "dense", density, tmp_path / "other")
+
+
+def test_the_commands(loras: dict[str, Path], tmp_path: Path) -> None:
+    given = [f"{name}={folder}" for name, folder in loras.items()]
+    run = CliRunner().invoke(app, ["assemble", *given, "--output", str(tmp_path / "all")], catch_exceptions=False)
+    assert "3 heads, gate own" in run.output.replace("\n", " ")
+    run = CliRunner().invoke(app, ["split", str(tmp_path / "all"), "--output", str(tmp_path / "parts")])
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == sorted(loras)
+    with pytest.raises(UserError, match="NAME=FOLDER"):
+        CliRunner().invoke(app, ["assemble", "x", "--output", str(tmp_path / "b")], catch_exceptions=False)
+    with pytest.raises(UserError, match="named twice"):
+        CliRunner().invoke(app, ["assemble", given[0], given[0], "--output", "b"], catch_exceptions=False)

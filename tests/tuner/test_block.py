@@ -1,0 +1,180 @@
+"""An adapter beside a whole block: reads what the block reads, is added to its first output, whatever the block."""
+
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from tiny_adapters import IDS, TASKS, logits, method, randomize
+from torch import nn
+
+import loraweave
+from loraweave import UserError, WeaveConfig
+from loraweave.tuner.block import WeaveBlock
+
+BLOCKS = ["mlp", "self_attn"]
+
+
+def beside(base: nn.Module, **knobs) -> nn.Module:
+    config = method("weave", **{"num_heads": 3, "gate": "token", "target_modules": BLOCKS, **knobs})
+    model = peft.get_peft_model(base, config).eval()
+    randomize(model)
+    return model
+
+
+def blocks_of(model: nn.Module) -> dict[str, WeaveBlock]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, WeaveBlock)}
+
+
+def test_is_added_to_what_the_block_returns_first(tiny_model):
+    model = beside(tiny_model())
+    seen = {}
+    for name, block in blocks_of(model).items():
+
+        def inner(module, args, kwargs, out, name=name):
+            x = args[0] if args else kwargs["hidden_states"]
+            seen[name] = [x, out if torch.is_tensor(out) else out[0]]
+
+        def outer(module, args, kwargs, out, name=name):
+            seen[name].append(out if torch.is_tensor(out) else out[0])
+
+        block.base_layer.register_forward_hook(inner, with_kwargs=True)
+        block.register_forward_hook(outer, with_kwargs=True)
+    logits(model, None)
+    assert len(seen) == 2 * len(BLOCKS)
+    for name, (x, plain, changed) in seen.items():
+        update = model.get_submodule(name).formula("default").update(x)
+        assert update.abs().max() > 0.01
+        torch.testing.assert_close(changed, plain + update, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"gate": "own", "down": "per_head", "num_heads": 2}, {"gate_groups": 2}])
+def test_trains_saves_loads_and_switches_off(tiny_model, tmp_path: Path, knobs):
+    base = logits(tiny_model(), None)
+    model = peft.get_peft_model(
+        tiny_model(), method("weave", **{"num_heads": 3, "gate": "token", "target_modules": BLOCKS, **knobs})
+    )
+    torch.testing.assert_close(logits(model), base)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(4):
+        loss = model(input_ids=IDS, labels=IDS, tasks=TASKS).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    model.eval().save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(tiny_model(), tmp_path)
+    assert torch.equal(logits(loaded), logits(model))
+    assert not torch.allclose(logits(loaded), base, atol=1e-4)
+    with loaded.disable_adapter():
+        assert torch.equal(logits(loaded, None), base)
+    assert torch.equal(logits(loaded.unload(), None), base)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_blocks_have_the_same_gradients(tiny_model, reentrant: bool):
+    found = []
+    for checkpointing in (False, True):
+        model = beside(tiny_model(), gate="own", down="per_head", num_heads=2).train()
+        if checkpointing:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        model(input_ids=IDS, labels=IDS, tasks=TASKS).loss.backward()
+        found.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=name)
+
+
+def test_generates_with_tasks_and_a_cache(tiny_model):
+    model = beside(tiny_model(), gate="own", down="per_head", num_heads=2)
+    for row, task in enumerate(TASKS):
+        ids = IDS[row : row + 1]
+        cached = model.generate(ids, tasks=[task], max_new_tokens=5, do_sample=False)
+        for _ in range(5):
+            best = model(input_ids=ids, tasks=[task]).logits[:, -1].argmax(-1, keepdim=True)
+            ids = torch.cat([ids, best], 1)
+        assert torch.equal(cached, ids)
+
+
+def test_never_merges_and_says_so(tiny_model):
+    model = beside(tiny_model(), gate="uniform")
+    before = logits(model, None)
+    with pytest.raises(UserError, match=r"layers.0.self_attn.*no one weight"):
+        model.merge_adapter()
+    with pytest.warns(UserWarning, match="beside the whole block"):
+        assert not model.supports_lora_conversion()
+    assert torch.equal(logits(model, None), before)
+
+
+def test_what_a_model_reads_of_its_block_is_the_blocks(tiny_model):
+    model = beside(tiny_model())
+    assert [block.layer_idx for name, block in blocks_of(model).items() if "attn" in name] == [0, 1]
+    with pytest.raises(AttributeError):
+        _ = next(iter(blocks_of(model).values())).nothing_of_the_kind
+
+
+class Pair(nn.Module):
+    """Two tensors in, two out; wider outside than within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 9), nn.Linear(9, 6)
+
+    def forward(self, x, y, scale=1.0):
+        return [self.last(self.first(x)) * scale, y]
+
+
+class Holder(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, *args, **kwargs):
+        return self.block(*args, **kwargs)
+
+
+def test_keeps_the_kind_of_what_a_block_returns_and_its_size_may_be_given():
+    x, y = torch.randn(2, 3, 4), torch.randn(5)
+    config = WeaveConfig(r=2, target_modules=["block"], init_weights=False)
+    holder = Holder(Pair())
+    plain = holder(x, y, scale=2.0)[0]
+    model = peft.get_peft_model(holder, config).eval()
+    out = model(x=x, y=y, scale=2.0)
+    assert isinstance(out, list)
+    assert out[1] is y
+    torch.testing.assert_close(out[0], plain + model.base_model.model.block.formula("default").update(x))
+
+    wide = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Upsample(scale_factor=2))
+    with pytest.raises(UserError, match=r"maps \(2, 3, 4\) to \(2, 3, 8\), its adapter 4 to 4 .*block_size"):
+        peft.get_peft_model(Holder(wide), WeaveConfig(r=2, target_modules=["block"]))(x)
+    wide = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Upsample(scale_factor=2))
+    model = peft.get_peft_model(Holder(wide), WeaveConfig(r=2, target_modules=["block"], block_size=[4, 8]))
+    assert model(x).shape == (2, 3, 8)
+
+
+def test_a_layer_within_an_adapted_block_is_refused(tiny_model):
+    with pytest.raises(UserError, match=r"self_attn.q_proj is within the block model.layers.0.self_attn"):
+        beside(tiny_model(), target_modules=["self_attn", "q_proj"])
+
+
+def test_a_block_without_linear_layers_is_refused(tiny_model):
+    with pytest.raises(UserError, match="cannot be adapted"):
+        beside(tiny_model(), target_modules=["input_layernorm"])
+
+
+def test_more_heads_in_higher_blocks(tiny_model):
+    """MoLA: parts of the depth, kept with the adapter; entries by name go first."""
+    config = loraweave.MolaConfig(
+        r=2, target_modules=["q_proj", "o_proj"], num_heads_pattern={"layers.1.self_attn.o_proj": 3}
+    )
+    model = peft.get_peft_model(tiny_model(), config)
+    heads = {
+        name.split("layers.")[1]: module.weave_B["default"].shape[0]
+        for name, module in model.named_modules()
+        if hasattr(module, "weave_B")
+    }
+    assert heads == {"0.self_attn.q_proj": 2, "0.self_attn.o_proj": 2, "1.self_attn.q_proj": 6, "1.self_attn.o_proj": 3}
+    with pytest.raises(UserError, match=r"in no nn\.ModuleList"):
+        peft.get_peft_model(Holder(Pair()), loraweave.MolaConfig(r=2, target_modules=["first"]))
