@@ -106,6 +106,23 @@ def test_documents_that_a_function_makes_are_guarded_too(tmp_path: Path) -> None
         load_tasks(["mine.yaml"], folder, trust_code=True)
 
 
+def test_documents_that_are_only_evaluated_are_guarded_when_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = {"train": ROWS[1::2], "test": ROWS[1:]}
+    hub = {split: datasets.Dataset.from_list(rows) for split, rows in sets.items()}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: datasets.DatasetDict(hub))
+    yaml = YAML.replace("FORMAT", "some/set").replace("TEMPLATE", "{{text}} {{more}}:")
+    lines = [line for line in yaml.splitlines() if not line.startswith("dataset_kwargs")]
+    (tmp_path / "mine.yaml").write_text("\n".join(lines))
+    (task,) = load_tasks(["mine.yaml"], tmp_path)
+    assert len(task.training_examples()) == 3
+    evaluated = list(task.lm_eval.eval_docs)
+    assert task.lm_eval.doc_to_text(evaluated[0]) == "word 1 extra:"
+    with pytest.raises(UserError, match=r"mine\.yaml, a document of its data: lacks the field 'more'"):
+        task.lm_eval.doc_to_text(evaluated[1])
+
+
 def test_the_case(shared: Path) -> None:
     with pytest.raises(
         UserError, match=r"empty_cell\.csv, line 2: lacks the field 'input'.*write {{input or ''}} there"

@@ -86,9 +86,7 @@ def _members(config: dict[str, Any], path: Path, data_dir: Path | None, trust_co
 
 
 def _build(config: dict[str, Any], path: Path, data_dir: Path | None, trust_code: bool) -> Any:
-    from lm_eval.api.task import ConfigurableTask
-
-    from loraweave.tasks.local_data import LocalTask, resolve_data
+    from loraweave.tasks.local_data import GuardedTask, LocalTask, resolve_data
 
     check_keys(config, path)
     if not trust_code:
@@ -97,7 +95,7 @@ def _build(config: dict[str, Any], path: Path, data_dir: Path | None, trust_code
     metadata = config.get("metadata")
     metadata = dict(metadata) if isinstance(metadata, dict) else {}
     config["metadata"] = metadata | {"config_source": str(path)}
-    build = config.get("class") or (LocalTask if local else ConfigurableTask)
+    build = config.get("class") or (LocalTask if local else GuardedTask)
     config = {key: value for key, value in config.items() if key not in STRUCTURE_KEYS - {"task"}}
     return build(config=config)
 

@@ -12,12 +12,25 @@ import datasets
 from lm_eval.api.task import ConfigurableTask
 
 from loraweave.errors import UserError, nearest
-from loraweave.tasks.fields import check_fields
+from loraweave.tasks.fields import check_document, check_fields
 from loraweave.tasks.files import SEPARATORS, SUFFIXES, FileRows, existing, read_rows
 
 READ_HERE = {"json": SUFFIXES, "parquet": SUFFIXES, "csv": tuple(SEPARATORS)}
 """Formats, as `datasets` calls them, and the files of each that are read by us."""
 SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_split")
+
+
+class GuardedTask(ConfigurableTask):
+    """An lm-eval task whose data `datasets` reads. A document that lacks what the templates print is refused when its
+    prompt is made, be it for training, for evaluation or as a solved example.
+
+    Raises:
+        UserError: by `doc_to_text`, for a document that lacks it.
+    """
+
+    def doc_to_text(self, doc: Any, doc_to_text: Any = None) -> Any:
+        check_document(self.config, doc, f"{self.config.metadata['config_source']}, a document of its data")
+        return super().doc_to_text(doc, doc_to_text)
 
 
 class LocalTask(ConfigurableTask):
