@@ -48,8 +48,9 @@ def random_run(
     config.save(run.config)
     model, _ = load_base(name)
     write_json(run.base, {"name": config.model, "fingerprint": fingerprint(model)})
-    write_json(run.summary, {"adapter": "adapter"})
-    peft_config = choose_method(config.method).peft_config(NAMES)
+    chosen = choose_method(config.method)
+    write_json(run.summary, {"adapter": "adapter", "method": chosen.name, "mixture": []})
+    peft_config = chosen.peft_config(NAMES)
     model = get_peft_model(model, peft_config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
