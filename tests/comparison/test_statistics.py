@@ -24,10 +24,10 @@ def scores(methods: int, seeds: int, draw: random.Random, spreads: dict[int, flo
 
 def test_the_interval_of_a_mean_is_students_t():
     values = [71.0, 74.5, 69.2]
-    found = over_seeds(values)
+    (found,) = over_seeds(values)
     low, high = stats.t.interval(0.95, 2, loc=sum(values) / 3, scale=stats.sem(values))
     assert students_t(found.degrees) * math.sqrt(found.value) == pytest.approx((high - low) / 2)
-    assert over_seeds([5.0]) is None
+    assert over_seeds([5.0]) == []
 
 
 def test_a_pool_of_two_methods_is_the_paired_t_test():
@@ -52,6 +52,15 @@ def test_a_pool_is_the_residual_mean_square_of_randomised_blocks():
     assert found.methods == set(table)
     assert found.degrees == 12
     assert found.variance == pytest.approx(residual / 12)
+
+
+def test_one_methods_spread_is_that_of_all_in_two_parts():
+    table = scores(5, 4, random.Random(1))
+    parts = pool(table).of_one(4)
+    own = [stats.tvar([*row.values()]) for row in table.values()]
+    assert sum(part.value for part in parts) == pytest.approx(sum(own) / 5 / 4)  # the mean of their own variances
+    assert [part.degrees for part in parts] == [3, 12]
+    assert pool({"a": {0: 1.0}, "b": {0: 2.0}}).of_one(1) is None
 
 
 def test_a_missing_run_costs_a_degree_of_freedom():

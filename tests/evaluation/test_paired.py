@@ -106,17 +106,17 @@ def test_what_was_not_asked_the_same_has_no_difference():
 def test_one_part_alone_is_students_t_and_several_are_between():
     lone = Estimate(2.0, Variance(1.0, math.inf), 0.0)
     assert judged(lone).p == pytest.approx(2 * stats.norm.sf(2.0))
-    sure = judged(Estimate(2.0, Variance(0.0, 50.0), 0.0), Variance(1.0, 2))
+    sure = judged(Estimate(2.0, Variance(0.0, 50.0), 0.0), [Variance(1.0, 2)])
     assert sure.interval == pytest.approx(stats.t.ppf(0.975, 2))
     assert sure.p == pytest.approx(2 * stats.t.sf(2.0, 2))
-    both = judged(Estimate(2.0, Variance(0.5, 50.0), 0.0), Variance(0.5, 2))
+    both = judged(Estimate(2.0, Variance(0.5, 50.0), 0.0), [Variance(0.5, 2)])
     assert judged(lone).p < both.p < sure.p
     assert (both.interval < 2.0) == (both.p < 0.05)
 
 
 @pytest.mark.parametrize("mean", [0.5, 1.5, 2.9, 3.1, 8.0])
 def test_p_is_below_five_percent_where_the_interval_leaves_zero_out(mean):
-    found = judged(Estimate(mean, Variance(0.9, 30.0), 0.1), Variance(0.4, 4))
+    found = judged(Estimate(mean, Variance(0.9, 30.0), 0.1), [Variance(0.4, 4)])
     assert (found.p < 0.05) == (abs(mean) > found.interval)
 
 
@@ -128,7 +128,7 @@ def test_what_seeds_and_examples_make_together_counts_once():
     whole = found.examples.value
     assert found.cells == pytest.approx(whole, rel=0.3)
     seeds = Variance(float(values.mean(axis=1).var(ddof=1)) / 4, 3)
-    assert judged(found, seeds).interval >= judged(found).interval
+    assert judged(found, [seeds]).interval >= judged(found).interval
 
 
 def test_a_mean_over_tasks_has_the_examples_of_all():

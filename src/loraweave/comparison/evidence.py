@@ -126,7 +126,9 @@ class Evidence:
         by_task = [[run["scores"][name] for run in runs] for name in names]
         found = over_tasks([self._of_scores(scores) for scores in by_task])
         each = [sum(scores[i]["score"] for scores in by_task) / len(by_task) for i in range(len(runs))]
-        half = judged(found, over_seeds(each)).interval
+        pooled = self.pools[task]
+        seeds = pooled.of_one(len(runs)) if method in pooled.methods else None
+        half = judged(found, seeds or over_seeds(each)).interval
         if half is None:
             return Score(mean=found.mean, interval=None, low=None, high=None)
         low, high = found.mean - half, found.mean + half
@@ -154,9 +156,12 @@ class Evidence:
         found = over_tasks([self._of_pairs(pairs) for pairs in by_task])
         seeds, pooled = len(by_task[0]), self.pools[task]
         if pooled.degrees and pooled.methods >= {method, other}:
-            return judged(found, Variance(2 * pooled.variance / seeds, pooled.degrees))
+            return judged(found, pooled.of_difference(seeds))
         each = [sum(pairs[i][0]["score"] - pairs[i][1]["score"] for pairs in by_task) for i in range(seeds)]
-        made = judged(found, over_seeds([value / len(by_task) for value in each]))
+        own = over_seeds([value / len(by_task) for value in each])
+        if BASE in (method, other) and pooled.methods >= {method, other} - {BASE}:  # the base has no seed
+            own = pooled.of_one(seeds) or own
+        made = judged(found, own)
         if len(by_task) == seeds == 1:
             one, two = (self._examples(score) for score in by_task[0][0])
             if one is not None and two is not None and one.binary and two.binary:

@@ -19,9 +19,9 @@ def variance(values: Sequence[float]) -> float:
     return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
-def over_seeds(values: Sequence[float]) -> Variance | None:
-    """The variance of the mean of `values`, one for each seed, by themselves; None for a single seed."""
-    return Variance(variance(values) / len(values), len(values) - 1) if len(values) > 1 else None
+def over_seeds(values: Sequence[float]) -> list[Variance]:
+    """The variance of the mean of `values`, one for each seed, by themselves; none for a single seed."""
+    return [Variance(variance(values) / len(values), len(values) - 1)] if len(values) > 1 else []
 
 
 Scores = Mapping[str, Mapping[int, float]]
@@ -35,11 +35,28 @@ class Pool(NamedTuple):
         methods: those that it was taken from.
         variance: of one score once its method and its seed are accounted for; NaN without degrees of freedom.
         degrees: of freedom, 0 for none.
+        blocks: variance from seed to seed of the mean over all methods, over the seeds that all have; NaN for fewer
+            than two of them.
+        seeds: how many these are.
     """
 
     methods: frozenset[str]
     variance: float
     degrees: int
+    blocks: float
+    seeds: int
+
+    def of_difference(self, seeds: int) -> list[Variance]:
+        """The variance over seeds of the difference of two methods."""
+        return [Variance(2 * self.variance / seeds, self.degrees)]
+
+    def of_one(self, seeds: int) -> list[Variance] | None:
+        """The variance over seeds of one method's mean, in two parts: what a seed does to all methods, of which few
+        seeds tell little, and what it does to each, of which all methods tell. None where it cannot be known."""
+        if not self.degrees or self.seeds < 2:
+            return None
+        own = self.variance * (1 - 1 / len(self.methods))
+        return [Variance(self.blocks / seeds, self.seeds - 1), Variance(own / seeds, self.degrees)]
 
 
 def pool(scores: Scores) -> Pool:
@@ -59,7 +76,10 @@ def pool(scores: Scores) -> Pool:
         if odd is None or tails[odd] * len(kept) >= UNSTEADY:
             break
         del kept[odd]
-    return Pool(frozenset(kept), *_residual_variance(kept))
+    shared = sorted(set.intersection(*(set(row) for row in kept.values()))) if kept else []
+    means = [sum(row[seed] for row in kept.values()) / len(kept) for seed in shared]
+    blocks = variance(means) if len(shared) > 1 else math.nan
+    return Pool(frozenset(kept), *_residual_variance(kept), blocks, len(shared))
 
 
 def _against_the_rest(scores: Scores, method: str) -> tuple[float, int, int]:

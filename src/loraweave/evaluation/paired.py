@@ -131,18 +131,18 @@ def added(parts: Sequence[Variance]) -> Variance:
     return Variance(total, total**2 / spent if spent > 0 else math.inf)
 
 
-def judged(found: Estimate, seeds: Variance | None = None) -> PairedDifference:
+def judged(found: Estimate, seeds: Sequence[Variance] = ()) -> PairedDifference:
     """Interval and p-value of a difference, by Student's t.
 
-    With `seeds`, its variance over training seeds, both seeds and examples could have been others. Each part has the t
-    of its own degrees of freedom, and the parts are added in squares (after Cochran, 1964): with two or three seeds one
-    t for the sum would promise too much. What a seed and an example make together is in both parts, so it is taken off
-    once; but never so that less is left than the examples alone have.
+    With `seeds`, the parts of its variance over training seeds, both seeds and examples could have been others. Each
+    part has the t of its own degrees of freedom, and the parts are added in squares (after Cochran, 1964): with two or
+    three seeds one t for the sum would promise too much. What a seed and an example make together is in both parts, so
+    it is taken off once; but never so that less is left than the examples alone have.
     """
     parts = [[found.examples]]
-    if seeds is not None:
+    if seeds:
         rest = max(found.examples.value - found.cells, 0.0)
-        parts.append([seeds, Variance(rest, found.examples.degrees)])
+        parts.append([*seeds, Variance(rest, found.examples.degrees)])
     if any(math.isnan(part.value) for each in parts for part in each):
         return PairedDifference(found.mean, None, None)
     widest = max(parts, key=lambda each: _half_width(each, 1 - CONFIDENCE))
