@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from loraweave import UserError
 from loraweave.analysis.analyze import analyze, depth_of, module_types
-from loraweave.analysis.subjects import open_runs
+from loraweave.analysis.subjects import _names, open_runs
 
 SECTIONS = """spectra spectrum_summary subspaces heads head_map gates routing routing_summary tokens gradients transfer
 training""".split()
@@ -181,12 +182,24 @@ def test_among_many_runs_a_dozen_are_compared(saved):
 
 def test_runs_of_one_name_are_told_apart(runs, tmp_path):
     copy = shutil.copytree(runs["lora"], tmp_path / "lora")
-    assert [run.name for run in open_runs([runs["lora"], copy])] == [
-        f"{runs['lora'].parent.name}/lora",
-        f"{tmp_path.name}/lora",
-    ]
+    assert [run.name for run in open_runs([runs["lora"], copy])] == [runs["lora"].parent.name, tmp_path.name]
     (by_adapter,) = open_runs([copy / "adapter"])
     assert (by_adapter.name, by_adapter.config) == ("lora", None)
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["lora-seed0-lr0.001", "rlora-seed0-lr0.002"], ["lora", "rlora"]),
+        (["lora-seed0-lr0.001", "lora-seed1-lr0.001", "full-seed0"], ["lora-seed0", "lora-seed1", "full-seed0"]),
+        (["lora-seed0", "lora-seed0-lr0.001"], ["lora", "lora-lr0.001"]),
+        (["lora-seed0", "mine"], ["lora-seed0", "mine"]),
+        (["a/run/adapter", "b/run/adapter"], ["a", "b"]),
+        (["lora-seed0"], ["lora-seed0"]),
+    ],
+)
+def test_names_say_only_what_differs(folders, names):
+    assert _names([Path("/somewhere") / folder for folder in folders]) == names
 
 
 def test_what_cannot_be_analysed_is_one_line(runs, saved, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 from analysis.made_up import analysis
 
 from loraweave.analysis import plots, plots_heads, plots_spectra, plots_subspaces, plots_tasks
+from loraweave.analysis.report_lead import lead
 from loraweave.pages.charts import Panel
 
 
@@ -57,8 +58,8 @@ def test_overlap_of_runs_is_that_of_the_analysis():
             for e in found["subspaces"]
             if e["runs"] == [first, second] and {"left": "outputs"}.get(e["side"], "inputs") == side
         )
-        assert value == entry["grid"][3][3]
-        assert chance == 8 / 256
+        assert value == pytest.approx(sum(layer["overlap"] for layer in entry["by_layer"]) / len(entry["by_layer"]))
+        assert chance == pytest.approx(0.03)
 
 
 def test_of_many_pairs_those_with_full_fine_tuning_are_drawn():
@@ -80,9 +81,42 @@ def test_cosines_are_counted_once_and_gradients_of_zero_not_at_all():
     section = plots_tasks.section(found)
     agreement = table_of(section, "gradient_agreement").rows
     # Pairs (0, 1) and (1, 2) of made_up's three tasks; (0, 2) has no cosine.
-    assert agreement == [["lora", step, pytest.approx((-0.2 + 0.0) / 2), 50.0] for step in (0, 10, 20)]
+    assert agreement == [["lora", step, pytest.approx((-0.2 + 0.0) / 2), 50.0, 0.02] for step in (0, 10, 20)]
     within = [row for row in table_of(section, "gradient_cosines").rows if "other examples" in row[3]]
     assert {row[4] for row in within} == {0.9}
+
+
+def test_pairs_pull_apart_beyond_their_noise_in_the_chart_as_in_the_summary():
+    found = analysis(["lora"])
+    for noise, share in ((0.01, 50.0), (0.09, 50.0), (0.11, 0.0)):  # of −0.2 and 0.0
+        for entry in found["gradients"]:
+            entry["noise"] = noise
+        (chart,) = (c for c in plots_tasks.section(found).charts if c.name == "gradient_agreement")
+        assert {row[3] for row in chart.table.rows} == {share}
+        assert f"up to {max(0.02, 2 * noise):.2f}." in chart.note
+        (said,) = (sentence for sentence in lead(found) if "gradients" in sentence)
+        assert f"{share:.0f} % of the pairs pull apart, by more than the noise of ± {2 * noise:.2f}" in said
+        assert ("most apart are" in said) == (share > 0)
+
+
+def test_a_map_of_little_of_the_variance_concludes_nothing():
+    found = analysis(["rlora"])
+
+    def note() -> str:
+        return next(chart.note for chart in plots_heads.section(found).charts if chart.name == "head_map")
+
+    assert "do the same thing everywhere" in note()
+    found["head_map"][0]["explained"] = [0.12, 0.09]
+    assert "as little as 21 % of the variance" in note()
+    assert "do the same thing everywhere" not in note()
+
+
+def test_the_overlap_of_two_runs_is_one_number():
+    found = analysis(["lora", "rlora", "multilora"])
+    rows = table_of(plots_subspaces.section(found), "overlap_of_runs").rows
+    best = max((row for row in rows if row[2] == "outputs"), key=lambda row: row[3] - row[4])
+    (said,) = (sentence for sentence in lead(found) if "overlap" in sentence)
+    assert said.endswith(f"{best[0]} and {best[1]}: overlap {best[3]:.2f}, where chance gives {best[4]:.2f}.")
 
 
 def test_layers_outside_of_blocks_leave_only_what_needs_no_depth():

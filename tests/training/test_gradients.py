@@ -156,4 +156,17 @@ def test_one_task_has_nothing_to_agree_with(project):
 def test_a_gradient_of_zero_has_no_cosine():
     vectors = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
     found = describe((vectors @ vectors.T).view(2, 2, 2, 2))
-    assert found == {"cosine": [[1.0, None], [None, None]], "norms": [2.0, 0.0], "within": [1.0, None]}
+    assert found == {"cosine": [[1.0, None], [None, None]], "norms": [2.0, 0.0], "within": [1.0, None], "noise": None}
+
+
+def test_noise_is_how_much_the_cosine_of_two_tasks_varies_with_their_examples():
+    random = torch.Generator().manual_seed(0)
+    true = torch.randn(3, 1, 40, generator=random, dtype=torch.float64)
+    cosines, noises = [], []
+    for _ in range(400):
+        halves = true + torch.randn(3, 2, 40, generator=random, dtype=torch.float64)
+        found = describe(torch.einsum("aix,bjx->aibj", halves, halves))
+        cosines.append([found["cosine"][1][0], found["cosine"][2][0], found["cosine"][2][1]])
+        noises.append(found["noise"] ** 2)
+    varies = torch.tensor(cosines).var(dim=0).mean().item()
+    assert sum(noises) / len(noises) == pytest.approx(varies, rel=0.25)

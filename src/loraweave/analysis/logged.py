@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from loraweave.analysis.subjects import AnalysedRun
 from loraweave.shapes import read_metrics, read_shaped
@@ -42,6 +42,7 @@ class _Measured(TypedDict):
     cosine: list[list[float | None]]
     norms: list[float | None]
     within: list[float | None]
+    noise: NotRequired[float | None]
 
 
 class _Gradients(TypedDict):

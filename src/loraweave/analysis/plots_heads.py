@@ -24,6 +24,7 @@ from loraweave.pages.palette import series as look_of
 
 MOST_POINTS = 400  # of one map
 MOST_MAPS = 24
+MOST_OF_IT = 50.0  # percent of the variance that a map has to hold for anything to follow from it
 NORMS_BY_LINE = 12  # heads up to which norms are lines, one per head
 
 
@@ -185,12 +186,24 @@ def _map(entries: Sequence[Entry]) -> Chart:
         "head_map",
         "Map of the heads",
         "Every head of every layer, scaled to length 1, in the plane of the first two principal components; a map per "
-        "type of module. Heads that lie together in all layers do the same thing everywhere.",
+        f"type of module. {_held(entries)}",
         first,
         Table(["run", "module", "layer", "head", "x", "y"], rows),
         others[:MOST_MAPS],
         {head: f"head {head}" for head in range(min(heads, 12))},
         markers=True,
+    )
+
+
+def _held(entries: Sequence[Entry]) -> str:
+    """What the maps allow to conclude: nothing where most of what tells heads apart lies outside their plane."""
+    shares = [100 * sum(map(number, entry["explained"])) for entry in entries if None not in entry["explained"]]
+    if shares and min(shares) >= MOST_OF_IT:
+        return "Heads that lie together in all layers do the same thing everywhere."
+    held = f"{min(shares):.0f} %" if shares else "an unknown part"
+    return (
+        f"The plane holds as little as {held} of the variance: heads that lie together here may differ in all the "
+        "rest, so the map alone shows nothing; the cosines between heads above do."
     )
 
 

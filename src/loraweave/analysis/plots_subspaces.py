@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from loraweave.analysis.plots import Entry, Section, by_depth, grouped, heat_panel, round_up, run_names
+from loraweave.analysis.subspaces import FIRST
 from loraweave.pages.charts import Cell, Chart, Panel, Table, short, split
 from loraweave.pages.heat import Scale
 from loraweave.pages.lines import line_panel, mean, number
@@ -10,7 +11,6 @@ from loraweave.pages.lines import line_panel, mean, number
 Pair = tuple[str, str]
 SIDES = {"left": "outputs", "right": "inputs"}
 MOST_PAIRS = 6  # above, those with one run alone are drawn: full fine-tuning, or the first
-COMPARED = 8  # directions in the overview of all pairs
 
 
 def section(analysis: Entry) -> Section | None:
@@ -75,7 +75,7 @@ def _overview(analysis: Entry) -> Chart:
         for (a, b), group in grouped(
             (e for e in entries if e["side"] == side), lambda e: (e["runs"][0], e["runs"][1])
         ).items():
-            found, chance = (_at(group, key) for key in ("grid", "random"))
+            found, chance = overlap_of(group)
             values[runs.index(a)][runs.index(b)] = values[runs.index(b)][runs.index(a)] = found
             rows.append([a, b, where, found, chance])
             tops.append(found)
@@ -91,21 +91,18 @@ def _overview(analysis: Entry) -> Chart:
     return Chart(
         "overlap_of_runs",
         "Every run against every other",
-        f"Overlap of the {COMPARED} largest directions of both (or of all, where there are fewer), mean over types of "
-        f"module. At random it would be {mean(chances):.2f}.",
+        f"Overlap of the {FIRST} largest directions of both (or of all, where there are fewer), mean over layers. At "
+        f"random it would be {mean(chances):.2f}.",
         panels,
         Table(["run", "other run", "directions of", "overlap", "at random"], rows),
         scale=scale,
     )
 
 
-def _at(entries: Sequence[Entry], key: str) -> float:
-    """The mean over types of module at `COMPARED` directions, or at the most that were compared below it."""
-    found = []
-    for entry in entries:
-        place = max((n for n, rank in enumerate(entry["ranks"]) if rank <= COMPARED), default=0)
-        found.append(number(entry[key][place][place]))
-    return mean(found)
+def overlap_of(entries: Sequence[Entry]) -> tuple[float, float]:
+    """The overlap of a pair of runs on one side, mean over layers, and what chance gives: the one number for a pair."""
+    layers = [layer for entry in entries for layer in entry["by_layer"]]
+    return mean(layer["overlap"] for layer in layers), mean(layer.get("random") for layer in layers)
 
 
 def _grids(entries: Sequence[Entry], pairs: Sequence[Pair]) -> Chart:
@@ -146,7 +143,7 @@ def _grid_panel(title: str, cells: dict[tuple[int, int], float], scale: Scale, x
 
 
 def _depth(analysis: Entry, pairs: Sequence[Pair]) -> Chart:
-    """Overlap of all directions from the first block to the last."""
+    """Overlap from the first block to the last."""
     depths = {entry["layer"]: entry["depth"] for entry in analysis["spectra"]}
     entries = analysis["subspaces"]
     panels: list[Panel] = []
@@ -171,8 +168,8 @@ def _depth(analysis: Entry, pairs: Sequence[Pair]) -> Chart:
     return Chart(
         "overlap_by_depth",
         "Overlap by depth",
-        "Of all the directions that both runs have in a layer, mean over types of module. The thin dotted line is what "
-        "random directions would give.",
+        f"Of the {FIRST} largest directions of both runs in a layer, mean over types of module. The thin dotted line "
+        "is what random directions would give.",
         panels,
         Table(["directions of", "run", "other run", "layer", "overlap"], rows),
         series={index: f"{a} and {b}" for index, (a, b) in enumerate(pairs)},

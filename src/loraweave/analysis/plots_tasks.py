@@ -8,6 +8,8 @@ from loraweave.pages.charts import Cell, Chart, Panel, Table, split
 from loraweave.pages.heat import Scale
 from loraweave.pages.lines import STEP, line_panel, mean, number
 
+LEAST = 0.02  # cosines nearer to 0 than this are neither friend nor foe, however well they are known
+NOISE = 2.0  # nor are those nearer than so many times their noise
 TIMES = {0: "start", 0.5: "middle", 1: "end"}
 
 
@@ -30,6 +32,18 @@ def section(analysis: Entry) -> Section | None:
 def off_diagonal(cosine: Sequence[Sequence[float | None]]) -> list[float]:
     """The cosines between different tasks, each pair once."""
     return [number(cosine[i][j]) for i in range(len(cosine)) for j in range(i)]
+
+
+def limit(entry: Entry) -> float:
+    """How far from 0 a cosine has to be to be more than noise: twice the standard error that the few examples behind it
+    leave, where the run recorded that."""
+    return max(LEAST, NOISE * number(entry.get("noise") or 0.0))
+
+
+def apart(entry: Entry) -> float:
+    """The share of pairs of tasks that pull apart by more than the noise, in percent."""
+    pairs = [value for value in off_diagonal(entry["cosine"]) if not math.isnan(value)]
+    return 100 * mean(value < -limit(entry) for value in pairs)
 
 
 def _cosines(entries: Sequence[Entry]) -> Chart:
@@ -66,24 +80,29 @@ def _cosines(entries: Sequence[Entry]) -> Chart:
 def _over_time(analysis: Entry, entries: Sequence[Entry]) -> Chart:
     """Mean over pairs, and the share of pairs that pull apart, from start to end."""
     runs = run_names(analysis)
-    means, apart, rows = {}, {}, []
+    means, shares, rows = {}, {}, []
     for run, group in grouped(entries, lambda entry: entry["run"]).items():
-        pairs = {entry["step"]: [v for v in off_diagonal(entry["cosine"]) if not math.isnan(v)] for entry in group}
-        pairs = {step: values for step, values in sorted(pairs.items()) if values}
-        if pairs:
+        measured = [entry for entry in group if not all(map(math.isnan, off_diagonal(entry["cosine"])))]
+        measured.sort(key=lambda entry: entry["step"])
+        if measured:
             index = runs.index(run)
-            means[index] = [(step, mean(values)) for step, values in pairs.items()]
-            apart[index] = [(step, 100 * mean(value < 0 for value in values)) for step, values in pairs.items()]
-            rows += [[run, step, at, share] for (step, at), (_, share) in zip(means[index], apart[index], strict=True)]
+            means[index] = [(entry["step"], mean(off_diagonal(entry["cosine"]))) for entry in measured]
+            shares[index] = [(entry["step"], apart(entry)) for entry in measured]
+            rows += [
+                [run, entry["step"], mean(off_diagonal(entry["cosine"])), apart(entry), limit(entry)]
+                for entry in measured
+            ]
+    noise = max((limit(entry) for entry in entries), default=LEAST)
     return Chart(
         "gradient_agreement",
         "Do the tasks come to agree?",
-        "Over all pairs of tasks.",
+        "Over all pairs of tasks. A pair pulls apart where its cosine is below 0 by more than its noise, twice the "
+        f"standard error that few examples leave, and {LEAST} at least; here up to {noise:.2f}.",
         [
             line_panel("Mean cosine", means, STEP, "cosine between gradients"),
-            line_panel("Pairs that pull apart", apart, STEP, "pairs with a cosine below 0, %", from_zero=True),
+            line_panel("Pairs that pull apart", shares, STEP, "pairs below 0 beyond noise, %", from_zero=True),
         ],
-        Table(["run", "step", "mean cosine", "pairs below 0, %"], rows),
+        Table(["run", "step", "mean cosine", "pairs that pull apart, %", "noise"], rows),
         series={index: runs[index] for index in means},
         markers=True,
     )

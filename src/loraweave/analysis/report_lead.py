@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from loraweave.amounts import fixed
 from loraweave.analysis.plots import Entry, grouped
 from loraweave.analysis.plots_spectra import ALL
-from loraweave.analysis.plots_tasks import off_diagonal
+from loraweave.analysis.plots_subspaces import overlap_of
+from loraweave.analysis.plots_tasks import apart, limit, off_diagonal
 from loraweave.pages.lines import mean, number
 
 MOST_RUNS = 4  # named in one sentence
-CLEARLY = 0.02  # gradients' mean cosines nearer to 0 than this are neither friend nor foe
 
 
 def lead(analysis: Entry) -> list[str]:
@@ -46,8 +46,7 @@ def _overlap(analysis: Entry) -> str:
     for pair, entries in grouped(
         (entry for entry in analysis["subspaces"] if entry["side"] == "left"), lambda entry: tuple(entry["runs"])
     ).items():
-        layers = [layer for entry in entries for layer in entry["by_layer"]]
-        found[pair] = mean(layer["overlap"] for layer in layers), mean(layer.get("random") for layer in layers)
+        found[pair] = overlap_of(entries)
     there = {pair: values for pair, values in found.items() if not any(map(math.isnan, values))}
     if not there:
         return ""
@@ -105,11 +104,14 @@ def _gradients(analysis: Entry) -> str:
         ),
         key=lambda found: found[1],
     )
-    words = "agree" if overall > CLEARLY else "pull apart" if overall < -CLEARLY else "neither agree nor pull apart"
+    clearly = max(map(limit, last.values()))
+    words = "agree" if overall > clearly else "pull apart" if overall < -clearly else "neither agree nor pull apart"
     text = f"At the end of training the tasks' gradients on the whole {words} (mean cosine {fixed(overall, 2)}"
     within = mean(value for entry in last.values() for value in entry.get("within", ()))
     text += ")" if math.isnan(within) else f", against {fixed(within, 2)} of a task with itself on other examples)"
-    if worst < 0:
+    share = mean(apart(entry) for entry in last.values())
+    text += f"; {share:.0f} % of the pairs pull apart, by more than the noise of ± {clearly:.2f}"
+    if worst < -limit(last[where]):
         text += f"; most apart are {tasks[0]} and {tasks[1]} ({fixed(worst, 2)} in {where})"
     return f"{text}."
 

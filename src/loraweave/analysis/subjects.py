@@ -1,5 +1,6 @@
 """What is given to an analysis: folders of runs, of comparisons, of adapters alone, of fully fine-tuned models."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import BaseRecord, RunFolder, read_summary
 from loraweave.shapes import read_shaped
 
+_OF_COMPARISON = re.compile(r"(?P<method>[^/]+?)(?P<seed>-seed\d+)(?P<rate>-lr[\d.e+-]+)?(?P<nothing>)")
 _NOT_THE_CHANGE = ("pissa", "olora", "corda", "lora_ga")  # starts by which PEFT changes the base
 
 
@@ -130,13 +132,23 @@ def _expanded(folder: Path) -> list[Path]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """As many of the last parts of each path as it takes to tell them apart; "adapter" alone tells nothing."""
+    """What tells the paths apart: as many of their last parts as that takes, without those that all share; "adapter"
+    alone tells nothing. Of a comparison's runs the method, with seed and learning rate where these are needed."""
     parts = [path.parts[:-1] if path.name in ("adapter", "model") else path.parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
         if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]
+            break
+    else:
+        return [str(path) for path in paths]
+    while length > 1 and len({name.rpartition("/")[2] for name in names}) == 1:
+        names = [name.rpartition("/")[0] for name in names]
+    found = [_OF_COMPARISON.fullmatch(name) for name in names]
+    for wanted in (("method",), ("method", "seed"), ("method", "rate")):
+        short = ["".join(filter(None, each.group(*wanted, "nothing"))) for each in found if each is not None]
+        if len(names) > 1 and len(short) == len(names) == len(set(short)):
+            return short
+    return names
 
 
 def _open(folder: Path, name: str) -> AnalysedRun:

@@ -9,6 +9,7 @@ from torch import Tensor
 from loraweave.analysis.spectra import Decomposition
 
 MOST = 64  # directions compared at most
+FIRST = 8  # the overlap of two runs in a layer is that of so many of their largest directions, or of all if fewer
 
 
 def overlaps(first: Tensor, second: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class PairOverlap:
             return
         grid = overlaps(a, b)
         chance = overlaps_by_chance(a.shape[1], b.shape[1], a.shape[0])
-        k = min(grid.shape)
+        k = min(*grid.shape, FIRST)
         self.by_layer.append(
             {"layer": layer, "rank": k, "overlap": float(grid[k - 1, k - 1]), "random": float(chance[k - 1, k - 1])}
         )

@@ -81,7 +81,7 @@ class Chart:
         name: stem of its files, unique within a page.
         title: what it shows.
         note: how to read it.
-        panels: those in sight.
+        panels: those in sight; none where a page shows the table in their place.
         table: the numbers that were drawn.
         more: panels that a page shows on a click, because there are many.
         series: number in the palette -> name, for a legend.
@@ -112,11 +112,14 @@ class Chart:
         return self._inline[panel]
 
     def save(self, folder: Path) -> None:
-        """Write `figures/<name>.svg`, `figures/<name>.png` and `data/<name>.csv` under `folder`."""
+        """Write `data/<name>.csv` and, where there are panels, `figures/<name>.svg` and `figures/<name>.png` under
+        `folder`."""
         for part in ("figures", "data"):
             make_folder(folder / part)
         write_text(folder / "data" / f"{self.name}.csv", self.table.csv)
         panels = [*self.panels, *self.more]
+        if not panels:
+            return
         columns = 2 if len(panels) == 4 else min(PER_LINE, len(panels))
         lines = [panels[start : start + columns] for start in range(0, len(panels), columns)]
         column = max(panel.width for panel in panels) + GAP

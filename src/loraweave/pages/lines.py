@@ -109,8 +109,10 @@ def loss_chart(
         return None
     if cut:
         note += " Higher losses of the first steps are off the panels; the data below has them."
-    shown, more = split(panels)
     table = Table(["task", of, "step", "loss, nats per token"], rows)
+    if len(rows) == len({(task, name) for task, name, *_ in rows}):  # points alone are read from the table
+        return Chart(f"{kind}_loss", f"{kind.capitalize()} loss by task", note, [], table)
+    shown, more = split(panels)
     names = {index: series[index] for index in sorted(seen)}
     return Chart(f"{kind}_loss", f"{kind.capitalize()} loss by task", note, shown, table, more, names)
 

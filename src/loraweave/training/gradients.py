@@ -33,7 +33,8 @@ class GradientRecord(TrainerCallback):
 
     `steps` in it has an entry for each of the three times: `step`; `share`, of the run that is done; `cosine` (K, K)
     between the gradients of the tasks' losses with respect to all trained parameters; their `norms` (K,); and `within`
-    (K,), the cosine between two halves of a task's own examples: what few examples leave of an agreement of 1.
+    (K,), the cosine between two halves of a task's own examples: what few examples leave of an agreement of 1; `noise`,
+    the standard error of a cosine between two tasks that few examples leave.
 
     Args:
         path: of the file.
@@ -127,7 +128,9 @@ def describe(dots: Tensor) -> dict[str, Any]:
         dots: (K, 2, K, 2), of the gradients on both halves of every task's examples, which add up to the task's.
 
     Returns:
-        cosine (K, K), norms (K,), within (K,); None in place of a cosine with a gradient of zero.
+        cosine (K, K), norms (K,), within (K,); None in place of a cosine with a gradient of zero. noise, the standard
+        error of a cosine between tasks (root mean square over pairs), from what the halves of either task's examples
+        differ by; None without a pair.
     """
     whole = dots.sum((1, 3))
     norms = whole.diagonal().clamp(min=0).sqrt()
@@ -137,7 +140,22 @@ def describe(dots: Tensor) -> dict[str, Any]:
         "cosine": [_numbers(row) for row in whole / torch.outer(norms, norms)],
         "norms": _numbers(norms),
         "within": _numbers(within),
+        "noise": _noise(dots, norms),
     }
+
+
+def _noise(dots: Tensor, norms: Tensor) -> float | None:
+    """See `describe`. A gradient is the sum of two halves, so its product with another varies as the difference of its
+    halves does; what both tasks' halves make together is in both differences, and taken off once."""
+    sign = torch.tensor([1.0, -1.0], dtype=dots.dtype)
+    first = torch.einsum("aibj,i->ab", dots, sign).square()
+    second = torch.einsum("aibj,j->ab", dots, sign).square()
+    both = torch.einsum("aibj,i,j->ab", dots, sign, sign).square()
+    squares = (first + second - both) / torch.outer(norms, norms).square()
+    pairs = torch.ones_like(squares).tril(-1).bool() & squares.isfinite()
+    if not pairs.any():
+        return None
+    return float(squares[pairs].mean().clamp(min=0).sqrt())
 
 
 def _numbers(values: Tensor) -> list[float | None]:
