@@ -4,21 +4,26 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from transformers import PreTrainedModel
 
 from loraweave import analysis, comparison, evaluation
 from loraweave.analysis.analyze import check_free
+from loraweave.bases import load_base
 from loraweave.comparison.opening import output_folder
 from loraweave.comparison.records import Results
+from loraweave.comparison.run_page import write_run_page
 from loraweave.errors import UserError, nearest
 from loraweave.evaluation import TaskScore
+from loraweave.evaluation.beside import Beside, untouched
 from loraweave.evaluation.evaluate import Progress
 from loraweave.evaluation.record import evaluation_settings, record
+from loraweave.evaluation.samples import Sample, write_samples
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import next_free
 from loraweave.runs.loading import Run, load_run
@@ -34,15 +39,30 @@ class Evaluation:
         folder: of the run.
         scores: one for each task, in the order asked. `score` is in the task's own `unit`: "%" of right answers (0 to
             100), "nats" of loss per completion token, or none.
+        beside: the untouched base's scores on the same examples, the differences paired by example with their
+            intervals, the share of the most frequent answer, and the samples.
+        notes: what else is to be said.
     """
 
     folder: Path
     scores: dict[str, TaskScore]
+    beside: Beside
+    notes: tuple[str, ...] = ()
 
     @property
     def results(self) -> Path:
         """results.json in the run's folder: this evaluation and those with other settings."""
         return self.folder / "results.json"
+
+    @property
+    def samples(self) -> Path:
+        """A line for each example of this evaluation: prompt, target, prediction, and the base's prediction."""
+        return self.folder / "samples.jsonl"
+
+    @property
+    def page(self) -> Path:
+        """This evaluation as an HTML page: scores, confusions, right and wrong answers."""
+        return self.folder / "evaluation.html"
 
     @property
     def mean(self) -> float | None:
@@ -60,17 +80,24 @@ def evaluate(
     *,
     tasks: Sequence[str] | None = None,
     limit: int | None = None,
+    base: bool = True,
     trust_code: bool = False,
+    command: str = "",
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score a finished run on its tasks and keep the result in its folder, as `loraweave eval` does.
+
+    Beside the run its untouched base answers the same questions. What both said is kept as samples.jsonl, and shown on
+    evaluation.html.
 
     Args:
         run: the folder of a finished run, or what `load_run` gave.
         tasks: only these of the run's, by name; all when None.
         limit: only so many test examples of each task; what the run file says when None.
         trust_code: where `run` is a folder: run functions that its task files name, and code that comes with its base.
-        progress: called with the task's name, requests done and requests in all.
+        base: score the untouched base too.
+        command: what was typed, kept with the page.
+        progress: called with the task's name (and "base: " before it), requests done and requests in all.
 
     Raises:
         UserError: the folder holds no finished run, the run has no such task, or a task cannot be evaluated.
@@ -81,12 +108,38 @@ def evaluate(
     chosen = _chosen(run.tasks, tasks)
     settings = run.config.eval if limit is None else run.config.eval.model_copy(update={"limit": limit})
     model = run.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    scores = evaluation.evaluate(
-        model, run.tokenizer, chosen, **settings.model_dump(), seed=run.config.seed, progress=progress
-    )
-    found = Evaluation(run.folder, scores)
-    record(found.results, evaluation_settings(settings, chosen, run.config.seed), chosen, scores)
+    samples: dict[str, list[Sample]] = {}
+    how = {**settings.model_dump(), "seed": run.config.seed}
+    scores = evaluation.evaluate(model, run.tokenizer, chosen, **how, progress=progress, keep=samples.__setitem__)
+    beside, notes = Beside(scores, samples=samples), tuple[str, ...]()
+    if base and run.summary["adapter"] is not None:
+        beside, notes = _with_base(run, beside, chosen, how, progress)
+    found = Evaluation(run.folder, scores, beside, notes)
+    record(found.results, evaluation_settings(settings, chosen, run.config.seed), chosen, beside)
+    write_samples(found.samples, beside.samples, beside.base_samples)
+    write_run_page(found.page, run, beside, notes, command)
     return found
+
+
+def _with_base(
+    run: Run, beside: Beside, tasks: Sequence[Task], how: Mapping[str, Any], progress: Progress | None
+) -> tuple[Beside, tuple[str, ...]]:
+    """What the untouched base says to the same; where it cannot be had, a note says so."""
+
+    def load() -> PreTrainedModel:
+        return load_base(run.config.model, trust_code=run.config.trust_code)[0].to(run.model.device)
+
+    def tell(name: str, done: int, of: int) -> None:
+        if progress is not None:
+            progress(f"base: {name}", done, of)
+
+    samples: dict[str, list[Sample]] = {}
+    try:
+        with untouched(run.model, load) as model:
+            scores = evaluation.evaluate(model, run.tokenizer, tasks, **how, progress=tell, keep=samples.__setitem__)
+    except UserError as error:
+        return beside, (f"the untouched base was not scored: {error}",)
+    return replace(beside, base=scores, base_samples=samples), ()
 
 
 def _check_no_comparison(folder: Path) -> None:

@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+
+import pytest
 
 from loraweave import __version__
 from loraweave.runs.methods import METHODS
@@ -32,6 +36,63 @@ def test_eval_prints_scores_and_keeps_every_evaluation(command, trained):
     assert kept[1]["tasks"]["parity"]["config"]["doc_to_target"] == "{{label}}"
     score = kept[1]["scores"]["notes"]["score"]
     assert f"{score:.3f}" in command("eval", trained, "--tasks", "notes")[1]
+
+
+def test_eval_shows_the_base_and_keeps_what_was_said(command, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    code, out, err = command("eval", run)
+    assert (code, err) == (0, "")
+    head, *lines = out.splitlines()
+    assert head.split() == [
+        "task",
+        "score",
+        "95",
+        "%",
+        "interval",
+        "base",
+        "difference",
+        "majority",
+        "examples",
+        "metric",
+    ]
+    parity = next(line for line in lines if line.startswith("parity"))
+    assert "50.0" in parity  # as many even numbers as odd ones
+    assert "Not in the mean: notes: a held-out loss" in out
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert {sample["task"] for sample in samples} == {"parity", "double", "notes"}
+    first = samples[0]
+    assert (first["prompt"], first["target"]) == ("44 is", "even")
+    assert first["prediction"] in ("even", "odd")
+    assert first["base_prediction"] in ("even", "odd")
+    assert first["outcome"] == 100.0 * (first["prediction"] == "even")
+    note = samples[-1]
+    assert (note["prompt"], note["target"], note["prediction"]) == ("Note 29:", " remember 2</s>", None)
+    kept = json.loads((run / "results.json").read_text())["evaluations"][-1]
+    difference = kept["differences"]["notes"]
+    assert difference["mean"] == pytest.approx(
+        kept["scores"]["notes"]["score"] - kept["base"]["notes"]["score"], abs=1e-5
+    )
+    assert difference["mean"] < 0 < difference["interval"]
+    assert kept["majority"] == {"parity": 50.0}
+    page = (run / "evaluation.html").read_text()
+    assert "<h1>lora on 3 tasks</h1>" in page
+    assert "Difference" in page
+
+    code, out, _ = command("eval", run, "--no-base", "--tasks", "parity")
+    assert code == 0
+    assert "base" not in out.splitlines()[0]
+    assert "base_prediction" not in (run / "samples.jsonl").read_text()
+    assert "Difference" not in (run / "evaluation.html").read_text()
+
+
+def test_eval_gives_a_sign_of_life_where_there_is_no_terminal(command, trained, monkeypatch):
+    monkeypatch.setattr("loraweave.heartbeat.EVERY", 0.01)
+    monkeypatch.setattr("loraweave.heartbeat.Heartbeat.__init__.__defaults__", (0.01,))
+    code, _, err = command("eval", trained, "--limit", 2)
+    assert code == 0
+    assert "loading the run (" in err
+    assert re.search(r"base: \w+, \d of \d requests \(", err)
 
 
 def test_compare_ends_with_the_table_and_the_paths(command, project, tmp_path, monkeypatch):

@@ -1,12 +1,23 @@
-"""`loraweave eval`: lm-eval over a finished run, task by task."""
+"""`loraweave eval`: lm-eval over a finished run, task by task, beside its untouched base."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loraweave.cli.output import console, errors, path_given
+from loraweave.cli.output import console, errors, path_given, typed
 from loraweave.cli.train import TrustCode
+from loraweave.heartbeat import Heartbeat
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from loraweave.evaluation.beside import Beside
+    from loraweave.evaluation.evaluate import Progress
+
+MARKS = {"win": ("▲ ", "green"), "loss": ("▼ ", "red"), "": ("", "")}
 
 
 def evaluate(
@@ -16,49 +27,69 @@ def evaluate(
     ],
     tasks: Annotated[str | None, typer.Option(help="Only these, separated by commas.", metavar="A,B")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many test examples of each task.")] = None,
+    base: Annotated[bool, typer.Option("--base/--no-base", help="Score the untouched base beside the run.")] = True,
     trust_code: TrustCode = False,
 ) -> None:
     """Score a finished run on its tasks and keep the result in its folder."""
-    from rich.progress import Progress, TaskID
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from loraweave import commands
+    from loraweave.comparison.run_page import about
+
+    names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
+    with _progress() as show:
+        found = commands.evaluate(
+            run, tasks=names, limit=limit, base=base, trust_code=trust_code, command=typed(), progress=show
+        )
+    console.print(_table(found.beside))
+    for note in [*about(found.beside), *found.notes]:
+        console.print(Padding(Text(note, style="dim"), (0, 0, 0, 1)))
+    for name, path in (("results", found.results), ("samples", found.samples), ("page", found.page)):
+        console.print(f"{name:7}  {path}", soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress]":
+    """Bars on a terminal, one for each task; elsewhere a line now and then."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    if not errors.is_terminal:
+        with Heartbeat(lambda line: errors.print(line, soft_wrap=True)) as heart:
+            heart.tell("loading the run")
+            yield lambda name, done, of: heart.tell(f"{name}, {done:,} of {of:,} requests")
+        return
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    lines: dict[str, TaskID] = {}
+    with Progress(*columns, console=errors, transient=True) as bars:
+
+        def show(name: str, done: int, of: int) -> None:
+            if name not in lines:
+                lines[name] = bars.add_task(name, total=of)
+            bars.update(lines[name], completed=done, total=of)
+
+        yield show
+
+
+def _table(found: "Beside") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from loraweave import commands, evaluation
-    from loraweave.comparison import words
-    from loraweave.comparison.records import Spread
-
-    names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
-    bars, lines = Progress(console=errors, transient=True), dict[str, TaskID]()
-
-    def show(name: str, done: int, of: int) -> None:
-        if name not in lines:
-            bars.start()
-            lines[name] = bars.add_task(name, total=of)
-        bars.update(lines[name], completed=done, total=of)
-
-    try:
-        found = commands.evaluate(run, tasks=names, limit=limit, trust_code=trust_code, progress=show)
-    finally:
-        if lines:
-            bars.stop()
+    from loraweave.comparison.run_page import rows
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("task")
-    for head in ("score", "95 % interval", "examples"):
+    heads = ["score", "95 % interval"]
+    heads += ["base", "difference"] if found.base else []
+    heads += ["majority"] if found.majority else []
+    for head in (*heads, "examples"):
         table.add_column(head, justify="right")
     table.add_column("metric")
-    for name, score in found.scores.items():
-        value = words.score(Spread(mean=score["score"], interval=None), score["unit"])[0]
-        ends = [
-            words.score(Spread(mean=end, interval=None), score["unit"])[0] for end in evaluation.interval(score) or ()
-        ]
-        table.add_row(name, Text(value, style="bold"), " to ".join(ends), f"{score['n']:,}", words.metric(score))
-    if found.mean is not None and len(found.scores) > 1:
-        unit = words.mean_unit(found.scores)
-        table.add_row("mean", words.score(Spread(mean=found.mean, interval=None), unit)[0], "", "", unit, style="dim")
-    console.print(table)
-    if found.mean is not None and found.left_out:
-        console.print(
-            f"not in the mean, since not in percent: {', '.join(found.left_out)}", markup=False, soft_wrap=True
-        )
-    console.print(f"results  {found.results}", soft_wrap=True)
+    for row in rows(found):
+        cells: list[str | Text] = [Text(row["score"], style="bold"), row["interval"]]
+        if found.base:
+            sign, style = MARKS[row["verdict"]]
+            cells += [row["base"], Text(f"{sign}{row['difference']} {row['off']}".strip(), style=style)]
+        cells += [row["majority"]] if found.majority else []
+        table.add_row(row["task"], *cells, row["n"], row["metric"], style="dim" if row["total"] else "")
+    return table

@@ -19,6 +19,7 @@ from loraweave.comparison.search import validation_losses
 from loraweave.comparison.store import ComparisonFolder
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate, macro_average
+from loraweave.evaluation.beside import Beside
 from loraweave.evaluation.record import evaluation_settings, record
 from loraweave.evaluation.scores import TaskScore
 from loraweave.runs.config import RunConfig
@@ -126,7 +127,9 @@ class Runner:
                 scores, seconds = self._evaluated(config, model, tasks, report)
             finally:
                 loaded.release()
-            record(folder.path / "results.json", evaluation_settings(config.eval, tasks, self.seed), tasks, scores)
+            record(
+                folder.path / "results.json", evaluation_settings(config.eval, tasks, self.seed), tasks, Beside(scores)
+            )
         except Exception as error:
             reason = _reason(error)
             report.fail(reason)

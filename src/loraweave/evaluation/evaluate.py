@@ -14,6 +14,7 @@ from loraweave.errors import UserError
 from loraweave.evaluation.harness import score_with_harness
 from loraweave.evaluation.held_out_loss import score_with_loss
 from loraweave.evaluation.lm import LoadedModel
+from loraweave.evaluation.samples import Keep, loss_samples
 from loraweave.evaluation.scores import TaskScore
 from loraweave.quiet import quiet_libraries, without_bars
 from loraweave.tuner.context import task as told
@@ -44,6 +45,7 @@ def evaluate(
     num_fewshot: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
+    keep: Keep | None = None,
 ) -> dict[str, TaskScore]:
     """Score `model` on each of `tasks`.
 
@@ -60,6 +62,7 @@ def evaluate(
         num_fewshot: solved examples before each question. Training sees none, so 0 by default.
         seed: chooses the solved examples and the bootstrap's draws.
         progress: called with the task's name, requests done and requests in all.
+        keep: called with the task's name and its samples, once a task is scored.
 
     Returns:
         A score per task, in the order of `tasks`.
@@ -76,7 +79,7 @@ def evaluate(
             lm = LoadedModel(model, tokenizer, batch_size or default_batch_size(model))
             model.eval()
             return {
-                task.name: _score(lm, task, limit, num_fewshot, seed, partial(progress or _unheard, task.name))
+                task.name: _score(lm, task, limit, num_fewshot, seed, partial(progress or _unheard, task.name), keep)
                 for task in tasks
             }
     finally:
@@ -97,6 +100,7 @@ def _score(
     num_fewshot: int,
     seed: int,
     report: Callable[[int, int], None],
+    keep: Keep | None,
 ) -> TaskScore:
     with _told_the_task(lm.model, task.name):
         if task.lm_eval is not None:
@@ -109,6 +113,7 @@ def _score(
                 chat_template=task.chat_template,
                 seed=seed,
                 report=report,
+                keep=keep,
             )
         examples = task.test_examples()[:limit]
         if not examples:
@@ -117,9 +122,12 @@ def _score(
                 "name a file as 'test'"
             )
         encoded = encode_all(examples, lm.tokenizer, lm.max_length)
-        return score_with_loss(
+        score = score_with_loss(
             lm.model, encoded, batch_size=lm.batch_size, pad=lm.tokenizer.pad_token_id, report=report
         )
+        if keep is not None:
+            keep(task.name, loss_samples(task.name, encoded.rows, lm.tokenizer, score["outcomes"]))
+        return score
 
 
 def _told_the_task(model: PreTrainedModel | PeftModel, name: str) -> AbstractContextManager[None]:

@@ -11,7 +11,8 @@ from lm_eval.evaluator import evaluate as harness_evaluate
 
 from loraweave.errors import UserError
 from loraweave.evaluation.lm import LoadedModel, ProgressHook
-from loraweave.evaluation.outcomes import Outcomes, shares
+from loraweave.evaluation.outcomes import shares
+from loraweave.evaluation.samples import Keep, harness_samples
 from loraweave.evaluation.scores import PERCENT, TaskScore
 from loraweave.tasks.sandbox import reason_of
 from loraweave.tasks.turn import turn_of
@@ -49,8 +50,10 @@ def score_with_harness(
     chat_template: bool,
     seed: int,
     report: Callable[[int, int], None],
+    keep: Keep | None = None,
 ) -> TaskScore:
-    """Score `task` (called `name` in the run) on the model inside `lm`; `report(done, of)` counts requests.
+    """Score `task` (called `name` in the run) on the model inside `lm`; `report(done, of)` counts requests, `keep` is
+    given the samples.
 
     The headline is the first metric of the task's `metric_list` with the task's first filter. Raises `UserError`
     when lm-eval cannot run the task, with its reason.
@@ -83,6 +86,10 @@ def score_with_harness(
     better = results["higher_is_better"][name].get(metric)
     version = results["versions"].get(name)
     score = scale * measured[f"{metric},{used_filter}"]
+    answered = _answered(results["samples"][name], used_filter)
+    outcomes = shares([sample.get(metric) for sample in answered], score, scale)
+    if keep is not None:
+        keep(name, harness_samples(name, task, answered, metric, outcomes))
     return TaskScore(
         score=score,
         stderr=None if stderr is None else scale * stderr,
@@ -97,16 +104,13 @@ def score_with_harness(
         requests=_fingerprint(task),
         truncated=lm.truncated - truncated_before,
         seconds=time.perf_counter() - started,
-        outcomes=_outcomes(results["samples"][name], metric, used_filter, score, scale),
+        outcomes=outcomes,
     )
 
 
-def _outcomes(
-    samples: Sequence[Mapping[str, Any]], metric: str, used_filter: str, score: float, scale: float
-) -> Outcomes | None:
-    """What each document came to, in the order of the documents."""
-    mine = sorted((sample for sample in samples if sample["filter"] == used_filter), key=lambda each: each["doc_id"])
-    return shares([sample.get(metric) for sample in mine], score, scale)
+def _answered(samples: Sequence[Mapping[str, Any]], used_filter: str) -> list[Mapping[str, Any]]:
+    """What was said to each document, in the order of the documents."""
+    return sorted((sample for sample in samples if sample["filter"] == used_filter), key=lambda each: each["doc_id"])
 
 
 def _total(task: HarnessTask) -> int:

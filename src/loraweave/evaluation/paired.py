@@ -64,11 +64,22 @@ def difference(one: TaskScore, two: TaskScore) -> PairedDifference:
     if one["requests"] != two["requests"]:
         raise ValueError("the two were not asked the same, so there are no pairs")
     first, second = read_outcomes(one["outcomes"]), read_outcomes(two["outcomes"])
+    made = judged(paired_estimate(one, two))
+    both = first is not None and second is not None and first.binary and second.binary
+    return made._replace(p=mcnemar(first, second)) if both else made  # type: ignore[arg-type]
+
+
+def mean_difference(ones: Sequence[TaskScore], twos: Sequence[TaskScore]) -> PairedDifference:
+    """The difference of two models' means over the same tasks, which both were asked in the same way."""
+    return judged(over_tasks([paired_estimate(one, two) for one, two in zip(ones, twos, strict=True)]))
+
+
+def paired_estimate(one: TaskScore, two: TaskScore) -> Estimate:
+    """What is known of a difference of scores on the same examples."""
+    first, second = read_outcomes(one["outcomes"]), read_outcomes(two["outcomes"])
     if first is None or second is None:
-        return judged(unpaired(one, two))
-    binary = first.binary and second.binary
-    made = judged(estimate([first.values - second.values], first.weights, binary))
-    return made._replace(p=mcnemar(first, second)) if binary else made
+        return unpaired(one, two)
+    return estimate([first.values - second.values], first.weights, first.binary and second.binary)
 
 
 def unpaired(one: TaskScore, two: TaskScore) -> Estimate:

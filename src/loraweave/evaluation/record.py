@@ -7,7 +7,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from loraweave.evaluation.scores import TaskScore
+from loraweave.evaluation.beside import Beside
 from loraweave.files import write_json
 from loraweave.runs.config import EvalConfig
 from loraweave.runs.folder import environment
@@ -46,8 +46,8 @@ class _Record(TypedDict):
     evaluations: list[_Evaluated]
 
 
-def record(path: Path, settings: Mapping[str, Any], tasks: Sequence[Task], scores: Mapping[str, TaskScore]) -> None:
-    """Add an evaluation to the results file at `path`.
+def record(path: Path, settings: Mapping[str, Any], tasks: Sequence[Task], found: Beside) -> None:
+    """Add an evaluation to the results file at `path`: the scores, and what they are held against.
 
     An earlier evaluation with the same settings is replaced; every other one stays. Raises `UserError` when the file
     is there and is not such a results file; it is then left alone.
@@ -61,7 +61,10 @@ def record(path: Path, settings: Mapping[str, Any], tasks: Sequence[Task], score
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "environment": environment(settings.get("seed", 0)),
         "tasks": describe(tasks),
-        "scores": dict(scores),
+        "scores": dict(found.scores),
+        "base": dict(found.base),
+        "majority": found.majority,
+        "differences": {name: each._asdict() for name, each in found.differences.items()},
     }
     write_json(path, {"format": FORMAT, "evaluations": [*kept, made]})
 

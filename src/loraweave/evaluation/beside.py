@@ -1,0 +1,69 @@
+"""What a score is worth: the untouched base and the most frequent answer, asked the same questions, beside it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from loraweave.evaluation.mean import mean_rule
+from loraweave.evaluation.paired import PairedDifference, difference, mean_difference
+from loraweave.evaluation.samples import Sample, majority
+from loraweave.evaluation.scores import TaskScore
+
+
+@contextmanager
+def untouched(
+    model: PreTrainedModel | PeftModel, load: Callable[[], PreTrainedModel]
+) -> Iterator[PreTrainedModel | PeftModel]:
+    """The base of a trained model: its adapter switched off; where more was trained than that, what `load` gives."""
+    if isinstance(model, PeftModel) and getattr(model.active_peft_config, "bias", "none") == "none":
+        with model.disable_adapter():
+            yield model
+    else:
+        yield load()
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A run's scores and what they are held against.
+
+    Attributes:
+        scores: of the run, by task.
+        base: of the untouched base on the same examples; empty where it was not asked.
+        samples, base_samples: of each task, what either said.
+    """
+
+    scores: Mapping[str, TaskScore]
+    base: Mapping[str, TaskScore] = field(default_factory=dict)
+    samples: Mapping[str, list[Sample]] = field(default_factory=dict)
+    base_samples: Mapping[str, list[Sample]] = field(default_factory=dict)
+
+    @property
+    def majority(self) -> dict[str, float]:
+        """In percent, by task, how often the most frequent answer is the right one; only of tasks with classes that
+        are scored in percent."""
+        shares = {name: majority(self.samples[name]) for name in self.scores if name in self.samples}
+        return {name: share for name, share in shares.items() if share is not None and self.scores[name]["unit"] == "%"}
+
+    @property
+    def differences(self) -> dict[str, PairedDifference]:
+        """Score minus the base's, by task, paired by example."""
+        return {name: difference(self.scores[name], self.base[name]) for name in self._asked_alike}
+
+    @property
+    def mean_difference(self) -> PairedDifference | None:
+        """That of the mean over tasks; None where there is no mean, or not all of its tasks have a base."""
+        counted = mean_rule(self.scores).counted
+        if not counted or not set(counted) <= set(self._asked_alike):
+            return None
+        return mean_difference([self.scores[name] for name in counted], [self.base[name] for name in counted])
+
+    @property
+    def _asked_alike(self) -> list[str]:
+        return [
+            name
+            for name, score in self.scores.items()
+            if name in self.base and self.base[name]["requests"] == score["requests"]
+        ]

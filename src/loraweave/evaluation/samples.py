@@ -1,0 +1,131 @@
+"""What a model was asked and what it said, example by example: samples.jsonl, and what follows from it."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.task import Task as HarnessTask
+from transformers import PreTrainedTokenizerBase
+from typing_extensions import TypedDict
+
+from loraweave.data.encode import IGNORED, EncodedRow
+from loraweave.evaluation.outcomes import Outcomes, read_outcomes
+from loraweave.files import write_json_lines
+
+
+class Sample(TypedDict):
+    """One test example and what became of it.
+
+    `number` counts the task's examples from 1, in the order in which they were asked. `prediction` is the choice that
+    the model finds likeliest, or the text that it wrote, as it was scored; None where only a likelihood was asked for.
+    `outcome` is what the example counts for in the score, in the score's unit (right: 100, wrong: 0); None where the
+    metric is no mean over examples.
+    """
+
+    task: str
+    number: int
+    prompt: str
+    target: str
+    prediction: str | None
+    outcome: float | None
+
+
+Keep = Callable[[str, list[Sample]], None]
+"""Called with a task's name and its samples."""
+
+MOST_CLASSES = 50
+
+
+def harness_samples(
+    name: str, task: HarnessTask, answered: Sequence[Mapping[str, Any]], metric: str, outcomes: Outcomes | None
+) -> list[Sample]:
+    """Of an lm-eval task.
+
+    Args:
+        name: of the task in the run.
+        task: lm-eval's.
+        answered: lm-eval's samples of the filter that the score is of, in the order of the documents.
+        metric: that the score is of: some choose by another likelihood.
+        outcomes: of the same examples.
+    """
+    found = []
+    for number, (each, outcome) in enumerate(zip(answered, _values(outcomes, len(answered)), strict=True), start=1):
+        prompt = each["arguments"][0][0]
+        target, prediction = _target_and_answer(task, each, metric)
+        found.append(
+            Sample(task=name, number=number, prompt=str(prompt), target=target, prediction=prediction, outcome=outcome)
+        )
+    return found
+
+
+def loss_samples(
+    name: str, rows: Sequence[EncodedRow], tokenizer: PreTrainedTokenizerBase, outcomes: Outcomes | None
+) -> list[Sample]:
+    """Of a task that is scored by its loss on `rows`."""
+    found = []
+    for number, (row, outcome) in enumerate(zip(rows, _values(outcomes, len(rows)), strict=True), start=1):
+        labelled = list(zip(row["input_ids"], row["labels"], strict=True))
+        prompt = tokenizer.decode([token for token, label in labelled if label == IGNORED])
+        target = tokenizer.decode([token for token, label in labelled if label != IGNORED])
+        found.append(Sample(task=name, number=number, prompt=prompt, target=target, prediction=None, outcome=outcome))
+    return found
+
+
+def _values(outcomes: Outcomes | None, count: int) -> list[float | None]:
+    read = read_outcomes(outcomes)
+    return [None] * count if read is None else read.values.tolist()
+
+
+def _target_and_answer(task: HarnessTask, each: Mapping[str, Any], metric: str) -> tuple[str, str | None]:
+    if task.OUTPUT_TYPE == "multiple_choice":
+        choices = [str(choice) for choice in task.doc_to_choice(each["doc"])]
+        gold = each["target"]
+        if getattr(task, "multiple_input", 0):  # the choices stand in the prompts, and the target follows all of them
+            gold = task.doc_to_text(each["doc"])
+        gold = gold[0] if isinstance(gold, list) and gold else gold
+        target = choices[gold] if isinstance(gold, int) and 0 <= gold < len(choices) else str(gold)
+        likelihoods = [float(answer[0]) for answer in each["filtered_resps"][: len(choices)]]
+        if metric == "acc_norm":
+            likelihoods = [value / max(1, len(choice)) for value, choice in zip(likelihoods, choices, strict=False)]
+        return target, choices[likelihoods.index(max(likelihoods))] if likelihoods else None
+    target = each["target"]
+    target = str(target[0] if isinstance(target, list) and target else target)
+    answer = each["filtered_resps"][0] if each["filtered_resps"] else None
+    if task.OUTPUT_TYPE != "generate_until":
+        return target, None
+    return target, str(answer[0] if isinstance(answer, list) and answer else answer)
+
+
+def classes(samples: Sequence[Sample]) -> list[str]:
+    """The answers that a task chooses between, the most frequent first; none where its answers are texts of their own.
+
+    Answers are classes where there are few of them, and each is right for several examples on average.
+    """
+    counts = Counter(sample["target"].strip() for sample in samples)
+    if any(sample["prediction"] is None for sample in samples) or not 1 < len(counts) <= MOST_CLASSES:
+        return []
+    return [name for name, _ in counts.most_common()] if 2 * len(counts) <= len(samples) else []
+
+
+def majority(samples: Sequence[Sample]) -> float | None:
+    """In percent, how often one is right who always gives the most frequent answer; None without `classes`."""
+    known = classes(samples)
+    if not known:
+        return None
+    return 100 * sum(sample["target"].strip() == known[0] for sample in samples) / len(samples)
+
+
+def with_base(ours: Sequence[Sample], bases: Sequence[Sample]) -> list[dict[str, Any]]:
+    """The samples of a task, each with what the untouched base said where it was asked the same."""
+    lines: list[dict[str, Any]] = [dict(sample) for sample in ours]
+    if [sample["prompt"] for sample in ours] == [sample["prompt"] for sample in bases]:
+        for line, other in zip(lines, bases, strict=True):
+            line |= {"base_prediction": other["prediction"], "base_outcome": other["outcome"]}
+    return lines
+
+
+def write_samples(path: Path, samples: Mapping[str, Sequence[Sample]], bases: Mapping[str, Sequence[Sample]]) -> None:
+    """Write a line for each example of each task, with what the untouched base said to it."""
+    lines = [line for name, ours in samples.items() for line in with_base(ours, bases.get(name, ()))]
+    write_json_lines(path, lines)
