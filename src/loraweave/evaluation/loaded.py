@@ -30,10 +30,14 @@ from loraweave.tuner.context import task as told
 class Loaded:
     """A model that is ready to be asked; made by `loraweave.load`.
 
+    Args:
+        found: the tasks by name, or the run file that names them; None where nothing does.
+
     Attributes:
         model: the base with the adapter on it, in evaluation mode.
         tokenizer: the base's.
         tasks: names of the tasks that it was trained on.
+        needs_tasks: whether it answers by task, so that one must be named.
     """
 
     def __init__(
@@ -75,7 +79,17 @@ class Loaded:
     def stream(
         self, task: str | None, messages: Prompt, *, max_new_tokens: int = 512, adapter: bool = True
     ) -> Iterator[str]:
-        """The answer to one prompt, piece by piece; arguments as of `generate`. `adapter=False`: the base's own."""
+        """The answer to one prompt, piece by piece.
+
+        Args:
+            task: as of `generate`.
+            messages: of a chat, or a text to go on from.
+            max_new_tokens: at most.
+            adapter: False for the base's own answer.
+
+        Raises:
+            UserError: as of `generate`.
+        """
         with self._told(task):
             pass  # an unknown task is an error here, and not in a thread
         turn = None if isinstance(messages, str) else turn_of(self.tokenizer)
