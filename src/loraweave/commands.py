@@ -25,9 +25,10 @@ from loraweave.evaluation.evaluate import Progress
 from loraweave.evaluation.record import evaluation_settings, record
 from loraweave.evaluation.samples import Sample, write_samples
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import next_free
+from loraweave.runs.folder import RunFolder, next_free
 from loraweave.runs.loading import Run, load_run
 from loraweave.runs.methods import MethodSpec
+from loraweave.runs.run_card import write_scores
 from loraweave.tasks import Task
 
 
@@ -118,6 +119,8 @@ def evaluate(
     record(found.results, evaluation_settings(settings, chosen, run.config.seed), chosen, beside)
     write_samples(found.samples, beside.samples, beside.base_samples)
     write_run_page(found.page, run, beside, notes, command)
+    if settings.limit is None:
+        write_scores(RunFolder(run.folder).adapter, scores)
     return found
 
 

@@ -30,4 +30,5 @@ def finished(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-llama-cpp", metavar="JSON", help="keep how far llama.cpp is from transformers")
+    parser.addoption("--write-vllm", metavar="JSON", help="keep how far vLLM is from transformers")
     parser.addoption("--write-export", metavar="PAGE", help="print the table of exports into this page")

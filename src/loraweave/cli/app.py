@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loraweave import __version__
-from loraweave.cli import analyze, assemble, chat, compare, evaluate, export, methods, predict, tasks, train
+from loraweave.cli import analyze, assemble, chat, compare, evaluate, export, launch, methods, predict, tasks, train
 from loraweave.cli.net import OF_THE_SYSTEM, caught
 from loraweave.cli.output import check_text, errors, quieten
 from loraweave.errors import UserError
@@ -35,6 +35,7 @@ app.command("export")(export.export)
 app.command("assemble")(assemble.assemble)
 app.command("split")(assemble.split)
 app.command("sparsify")(assemble.sparsify)
+app.command("run", context_settings=launch.SETTINGS)(launch.launch)
 app.command("analyze")(analyze.analyze)
 app.command("methods")(methods.methods)
 
@@ -47,12 +48,13 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _every_command(
+    context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", help="Let the libraries underneath log and warn.")] = False,
     show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    if not verbose:
+    if not verbose and context.invoked_subcommand != "run":  # which is somebody else's program
         quieten()
 
 

@@ -25,6 +25,7 @@ from loraweave.runs.folder import RunFolder, environment
 from loraweave.runs.language import language_notice
 from loraweave.runs.origin import describe_base, describe_data, hold_to
 from loraweave.runs.resolve import ResolvedRun, resolve
+from loraweave.runs.run_card import add_run_section
 from loraweave.runs.settings import uses_fsdp
 from loraweave.stopping import GO_ON, Request, listening
 from loraweave.tasks import Task
@@ -212,7 +213,7 @@ def _trained(
         try:
             with request.holding():
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            saved = _save(folder, model, base[1], run.is_main, trainer)
+            saved = _save(folder, model, base[1], tasks, run.is_main, trainer)
         finally:
             trainer.release()
             _close_tensorboard(callbacks)
@@ -262,10 +263,12 @@ def _save(
     folder: RunFolder,
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[Task],
     main: bool,
     trainer: MultiTaskTrainer,
 ) -> Path:
-    """Save the adapter, or the whole model where all of it was trained, with the base's name and fingerprint."""
+    """Save the adapter with its base's name and fingerprint, or the whole model where all of it was trained; with
+    tokenizer, chat template and, for an adapter, a card."""
     is_adapter = isinstance(model, PeftModel)
     target = folder.adapter if is_adapter else folder.model
     state = None
@@ -278,8 +281,8 @@ def _save(
             model.save_pretrained(unfinished, state_dict=state)
         if is_adapter:
             write_json(unfinished / "base.json", read_json(folder.base))
-        else:
-            tokenizer.save_pretrained(unfinished)
+            add_run_section(unfinished, tasks)
+        tokenizer.save_pretrained(unfinished)
     return target
 
 

@@ -1,0 +1,83 @@
+"""What a run adds to its adapter's card: each task with an example, where its data is from, scores, the way out."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loraweave.files import write_text
+from loraweave.tasks import Task
+
+LONGEST = 300
+"""Characters that are shown of a prompt or an answer."""
+
+SCORES, END = "<!-- scores -->", "<!-- end of the scores -->"
+WAY_OUT = """## Using and exporting it
+
+    loraweave chat FOLDER                                     talk to it
+    loraweave export FOLDER --to lora --output OUT            a plain LoRA for PEFT, vLLM and others
+    loraweave export FOLDER --to merged --output OUT          full weights
+    loraweave export FOLDER --to gguf --output OUT            for llama.cpp
+
+Programs that never import `loraweave` load it too: `loraweave run -- lm_eval ...` starts one so, and with the package
+`loraweave-autoload` installed every program does. Export it for LoRA servers such as vLLM.
+"""
+
+
+def add_run_section(folder: Path, tasks: Sequence[Task]) -> None:
+    """Add what a run knows to the card of the adapter in a folder; nothing where there is no card.
+
+    Args:
+        folder: of the adapter, just saved.
+        tasks: of the run, in the order of their ids.
+    """
+    card = folder / "README.md"
+    if not card.is_file():
+        return
+    text = card.read_text(encoding="utf-8").rstrip()
+    parts = [text, "## Tasks\n", *(_of_task(task) for task in tasks)]
+    write_text(card, "\n".join([*parts, f"{SCORES}\n{END}\n", WAY_OUT]))
+
+
+def write_scores(folder: Path, scores: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put scores into the card of the adapter in a folder, in the place of older ones of the same tasks."""
+    card = folder / "README.md"
+    if not card.is_file() or SCORES not in (text := card.read_text(encoding="utf-8")):
+        return
+    before, rest = text.split(SCORES, 1)
+    old, after = rest.split(END, 1)
+    rows = dict(re.findall(r"^\| `(.+?)` (\|.*)$", old, flags=re.MULTILINE))
+    for name, score in scores.items():
+        rows[name] = f"| {score['score']:.4g} {score['unit']} | {score['metric']} | {score['n']:,} |"
+    table = ["| task | score | metric | examples |", "| --- | --- | --- | --- |"]
+    table += [f"| `{name}` {row}" for name, row in rows.items()]
+    write_text(card, f"{before}{SCORES}\n## Scores\n\n" + "\n".join(table) + f"\n{END}{after}")
+
+
+def _of_task(task: Task) -> str:
+    """A task's name, source and first example."""
+    example = next(iter(task.training_examples()), None)
+    origin = Path(task.origin).name if "/" in task.origin else task.origin
+    lines = [f"### {task.name}\n", f"From {origin}.\n"]
+    if (licence := _licence(task)) is not None:
+        lines.append(f"Licence of the data: {licence}.\n")
+    if example is not None:
+        lines.append(f"{_block('prompt', _shown(example.prompt))}\n{_block('answer', _shown(example.completion))}")
+    return "\n".join(lines)
+
+
+def _licence(task: Task) -> str | None:
+    """Of the data, where the data set says it."""
+    dataset = getattr(task.lm_eval, "dataset", None)
+    infos = [getattr(each, "info", None) for each in dataset.values()] if isinstance(dataset, Mapping) else []
+    return next((str(info.license) for info in infos if info is not None and info.license), None)
+
+
+def _shown(said: Any) -> str:
+    text = said if isinstance(said, str) else "\n".join(f"{each['role']}: {each.get('content')}" for each in said)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+
+
+def _block(what: str, text: str) -> str:
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{what}:\n\n{fence}text\n{text}\n{fence}\n"
