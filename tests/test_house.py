@@ -13,7 +13,8 @@ SOURCE = Path(loraweave.__file__).parent
 # From the ground up: a room may import those before it, never one that comes after. Within a room files may import each
 # other, but not in a circle.
 ORDER = (
-    ("errors", "amounts", "quiet", "files", "heartbeat", "paths", "shapes", "stopping", "terminal", "registration"),
+    ("errors", "foreign"),
+    ("amounts", "quiet", "files", "heartbeat", "paths", "shapes", "stopping", "terminal", "registration"),
     ("lowrank",),
     ("card", "config_checks", "peft_type"),
     ("config",),

@@ -6,15 +6,20 @@ like the built-in ones: equal to its string, found by value and by attribute, sa
 
 from peft.utils import PeftType
 
+from loraweave.foreign import private
+
+TABLES = ("_member_names_", "_member_map_", "_value2member_map_")  # of Python's enum
+
 
 def _add_member(name: str) -> PeftType:
     if name in PeftType.__members__:
         return PeftType[name]
+    names, by_name, by_value = (private(PeftType, table, f"the method {name}") for table in TABLES)
     member = str.__new__(PeftType, name)
     member._name_ = member._value_ = name
-    PeftType._member_names_.append(name)
-    PeftType._member_map_[name] = member
-    PeftType._value2member_map_[name] = member
+    names.append(name)
+    by_name[name] = member
+    by_value[name] = member
     type.__setattr__(PeftType, name, member)
     return member
 

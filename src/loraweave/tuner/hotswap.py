@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
+from loraweave.foreign import private
 from loraweave.peft_type import LORAWEAVE
 from loraweave.tuner.layer import WeaveLinear
 
 COPY_TENSORS = "hotswap_adapter_from_state_dict"
+KEYS = "CONFIG_KEYS_TO_CHECK"
 # May differ between two adapters of the same shapes: the names of layers show in the tensors, the rest has no effect.
 FREE = {"method", "init_weights", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
 
@@ -53,12 +55,15 @@ def copy_tensors(model: nn.Module, state_dict: dict[str, Tensor], adapter_name: 
 
 
 def register() -> None:
-    """Teach PEFT's hot-swapping about Weave adapters."""
-    original = getattr(hotswap, COPY_TENSORS, None)
-    if original is None or not hasattr(hotswap, "CONFIG_KEYS_TO_CHECK"):
-        return
+    """Teach PEFT's hot-swapping about Weave adapters.
+
+    Raises:
+        UserError: PEFT has not the table or the function; nothing is changed.
+    """
+    original = private(hotswap, COPY_TENSORS, "swapping adapters in place")
+    keys = private(hotswap, KEYS, "swapping adapters in place")
     common = {f.name for f in fields(PeftConfig)}
-    hotswap.CONFIG_KEYS_TO_CHECK[LORAWEAVE] = [f.name for f in fields(WeaveConfig) if f.name not in common | FREE]
+    keys[LORAWEAVE] = [f.name for f in fields(WeaveConfig) if f.name not in common | FREE]
 
     @wraps(original)
     def copy(

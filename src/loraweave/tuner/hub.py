@@ -11,15 +11,18 @@ from typing import Any
 from peft import PeftModel
 
 from loraweave.config import WeaveConfig
+from loraweave.foreign import private
 
 UPLOAD = "_upload_modified_files"
 
 
 def register() -> None:
-    """Complete the card before PEFT models with Weave adapters are uploaded."""
-    original = getattr(PeftModel, UPLOAD, None)
-    if original is None:
-        return
+    """Complete the card before PEFT models with Weave adapters are uploaded.
+
+    Raises:
+        UserError: PEFT's models have not the method that uploads.
+    """
+    original = private(PeftModel, UPLOAD, "the cards of adapters on the hub")
 
     @wraps(original)
     def upload(self: PeftModel, working_dir: str, *args: Any, **kwargs: Any) -> Any:

@@ -2,7 +2,7 @@
 
 PEFT converts a layer in one private function that has a branch for a method whose factors are known and takes a dense
 SVD for all others. Branches cannot be added from outside, so the function is wrapped. Without the wrapper, in a PEFT
-that has renamed the function, conversion still works, by the dense SVD.
+that has renamed the function, a warning says so, and conversion still works, by the dense SVD.
 
 Where layers come out with other ranks PEFT writes patterns of rank and alpha, and llama.cpp's converter reads
 `lora_alpha` alone: it would scale such layers wrongly. So all layers are given the largest rank among them, with zeros,
@@ -20,6 +20,7 @@ from peft.tuners import lora
 from peft.tuners.lora import conversion
 from torch import Tensor, nn
 
+from loraweave.foreign import private
 from loraweave.lowrank.factors import padded, truncate
 from loraweave.tuner.layer import WeaveLinear
 
@@ -29,15 +30,18 @@ _Converted = tuple[LoraConfig, dict[str, Tensor]]
 
 
 def register() -> None:
-    """Teach PEFT's conversion about Weave layers."""
-    original: Any = getattr(conversion, CONVERT_ONE_LAYER, None)
-    if original is not None:
-        setattr(conversion, CONVERT_ONE_LAYER, _with_factors(original))
+    """Teach PEFT's conversion about Weave layers.
+
+    Raises:
+        UserError: PEFT has not the function that converts a layer; all else is done.
+    """
     whole = conversion.convert_to_lora
     with_one_rank = _with_one_rank(whole)
     for module in (conversion, lora, peft):
         if getattr(module, CONVERT, None) is whole:
             setattr(module, CONVERT, with_one_rank)
+    original = private(conversion, CONVERT_ONE_LAYER, "adapters converted to LoRA by their own factors")
+    setattr(conversion, CONVERT_ONE_LAYER, _with_factors(original))
 
 
 def _with_factors(original: Callable[..., Any]) -> Callable[..., Any]:
