@@ -204,4 +204,4 @@ def test_an_adapter_added_in_evaluation_has_no_dropout_there() -> None:
     assert not torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
     model.delete_adapter("second")
     layer = next(module for module in model.modules() if isinstance(module, WeaveLinear))
-    assert set(layer.weave_dropout) == {"default"}
+    assert set(layer.dropouts) == {"default"}

@@ -31,7 +31,7 @@ import loraweave
 from loraweave import UserError
 from loraweave.config import PRESETS
 from loraweave.tuner import WeaveLinear
-from loraweave.tuner.context import per_token
+from loraweave.tuner.task_ids import per_token
 
 NAMES = ["add", "bend", "cut"]
 MARKS = "ABC"  # every prompt starts with the letter of its task, and no fixed text has such a letter elsewhere

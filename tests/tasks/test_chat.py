@@ -54,7 +54,7 @@ def test_a_tokenizer_without_a_template_is_refused(tokenizers: dict[str, Any]) -
 def test_a_template_that_moves_or_drops_the_answer_is_refused(tokenizers: dict[str, Any]) -> None:
     tokenizer = copy.deepcopy(tokenizers["chat"])
     tokenizer.chat_template = "{{ messages | length }}: {% for m in messages %}{{ m['content'] }}{% endfor %}"
-    with pytest.raises(UserError, match="the answer 'Paris' cannot be told apart"):
+    with pytest.raises(UserError, match=r"the answer 'Paris' cannot be told apart: the prompt has '1: .* where"):
         render(Example([USER], [ANSWER]), tokenizer)
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
     with pytest.raises(UserError, match="leaves out the answer 'Paris'"):

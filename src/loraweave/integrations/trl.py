@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from loraweave.errors import UserError, nearest
-from loraweave.tuner.context import checked_ids, task
+from loraweave.tuner.context import task
 from loraweave.tuner.layer import WeaveLinear
+from loraweave.tuner.task_ids import checked_ids
 
 if TYPE_CHECKING:
     from transformers import Trainer

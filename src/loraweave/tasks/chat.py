@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from loraweave.errors import UserError
@@ -50,7 +51,7 @@ def _render(example: Example, tokenizer: Any) -> Rendered:
     if not whole.startswith(prompt):
         raise UserError(
             "the tokenizer's chat template does not render a conversation as its prompt followed by its answer, "
-            f"so the answer {_short(example.completion[-1]['content'])} cannot be told apart"
+            f"so the answer {_short(example.completion[-1]['content'])} cannot be told apart: {_parting(prompt, whole)}"
         )
     answer = whole[len(prompt) :]
     said = str(example.completion[-1]["content"]).strip()
@@ -88,6 +89,13 @@ def _closing(example: Example, tokenizer: Any) -> str:
     messages: list[Message] = list(example.prompt)  # type: ignore[arg-type]
     opened = str(messages.pop()["content"]) if example.open_turn else ""
     return around_answer(messages, tokenizer, opened)[1]
+
+
+def _parting(prompt: str, whole: str) -> str:
+    """Where the two go different ways, such as at a thought that the prompt opens and the answer does not have."""
+    pairs = enumerate(zip_longest(prompt, whole))
+    same = next(index for index, (one, other) in pairs if one != other)
+    return f"the prompt has {_short(prompt[same:])} where the whole has {_short(whole[same:])}"
 
 
 def _short(text: Any) -> str:

@@ -24,13 +24,21 @@ class WeaveBlock(WeaveLinear):
         name: the block's path, for messages.
         task_context: shared by all adapted layers of the model.
         size: d_in and d_out; without, those of the block's first and last linear layer.
+        routed: it may be called on some of the tokens, as experts are.
 
     Raises:
         UserError: neither a size nor a linear layer within.
     """
 
-    def __init__(self, base_layer: nn.Module, name: str, task_context: TaskContext, size: Sequence[int] | None) -> None:
-        super().__init__(base_layer, name, task_context, size or block_size(base_layer, name))
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        name: str,
+        task_context: TaskContext,
+        size: Sequence[int] | None,
+        routed: bool = False,
+    ) -> None:
+        super().__init__(base_layer, name, task_context, size or block_size(base_layer, name), routed)
 
     def __getattr__(self, name: str) -> Any:
         """What a model reads of its block (`layer_idx`, `is_causal`, …) is the block's."""

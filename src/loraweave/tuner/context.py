@@ -12,17 +12,16 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from loraweave.errors import UserError, nearest
+from loraweave.errors import UserError
 from loraweave.tuner.probe import Probe
+from loraweave.tuner.task_ids import Tasks, checked_ids
 from loraweave.tuner.wrappers import WRAPPED
-
-Tasks: TypeAlias = str | Sequence[str] | int | Sequence[int] | Tensor
 
 
 @dataclass(frozen=True)
@@ -33,13 +32,19 @@ class _Call:
         tasks: as the caller gave them.
         given_in: the backward pass in which they were given, −1 outside of one.
         probe: that watches it.
+        inputs: (batch, tokens) of what the model was called with; none where a part of it was called.
         ids: what `TaskContext.ids` has worked out of the tasks: the same for every layer.
     """
 
     tasks: Tasks | None = None
     given_in: int = -1
     probe: Probe | None = None
+    inputs: frozenset[tuple[int, int]] = frozenset()
     ids: dict[tuple, Tensor] = field(default_factory=dict)
+
+    def told(self, tasks: Tasks | None) -> "_Call":
+        """This call with other tasks, given now."""
+        return replace(self, tasks=tasks, given_in=_backward_pass(), ids={})
 
 
 _IDLE = _Call()
@@ -92,19 +97,25 @@ class TaskContext:
         """The probe that watches the call."""
         return self.call.probe
 
-    def give(self, tasks: Tasks | None) -> None:
-        """Set the tasks of the call under way."""
-        self.call = replace(self.call, tasks=tasks, given_in=_backward_pass(), ids={})
-
     @contextmanager
     def use(self, tasks: Tasks | None) -> Iterator[None]:
         """Set the tasks for a block of code; nested use restores the outer ones."""
         before = self.call
-        self.give(tasks)
+        self.call = before.told(tasks)
         try:
             yield
         finally:
             self.call = replace(before, probe=self.call.probe)
+
+    @contextmanager
+    def resumed(self, call: _Call, probe: Probe | None) -> Iterator[None]:
+        """Go by a call of before for a block of code, which `probe` watches."""
+        before = self.call
+        self.call = replace(call, probe=probe, given_in=_backward_pass())
+        try:
+            yield
+        finally:
+            self.call = before
 
     @contextmanager
     def watched_by(self, probe: Probe | None) -> Iterator[None]:
@@ -136,82 +147,9 @@ class TaskContext:
         return call.ids[key]
 
 
-def checked_ids(given: Tasks | None, task_names: Sequence[str]) -> Tensor:
-    """Tasks as ids into `task_names`; arguments, shapes and errors as of `TaskContext.ids`."""
-    known = f"the adapter's tasks are {', '.join(task_names)}"
-    if given is None:
-        raise UserError(
-            f"this adapter needs to know the task: pass tasks=… (names or ids) or use loraweave.task(…); {known}"
-        )
-    if isinstance(given, Tensor):
-        ids = given
-        if ids.is_floating_point() or ids.ndim > 2:
-            raise UserError(
-                f"tasks must be a LongTensor (batch,) or (batch, tokens), got {ids.dtype} {tuple(ids.shape)}"
-            )
-    else:
-        listed = [given] if isinstance(given, (str, int)) else list(given)
-        ids = torch.tensor([_id_of(item, task_names, known) for item in listed])
-        ids = ids[0] if isinstance(given, (str, int)) else ids
-    if not torch.compiler.is_compiling() and ids.numel():
-        low, high = torch.aminmax(ids)
-        if low < 0 or high >= len(task_names):
-            wrong = int(low if low < 0 else high)
-            raise UserError(f"task id {wrong} is out of range 0 … {len(task_names) - 1}; {known}")
-    return ids
-
-
 def _backward_pass() -> int:
     """The number of the backward pass under way in this thread; −1 outside of one."""
     return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
-
-
-def _id_of(item: Any, task_names: Sequence[str], known: str) -> int:
-    if isinstance(item, str):
-        if item not in task_names:
-            raise UserError(f"unknown task {item!r}{nearest(item, task_names)}; {known}")
-        return list(task_names).index(item)
-    return int(item)
-
-
-def per_token(values: Tensor, ids: Tensor, leading: torch.Size) -> Tensor:
-    """Pick each token's row of a per-task table.
-
-    Args:
-        values: (K, …) one row per task.
-        ids: (), (batch,) or (batch, tokens).
-        leading: of the layer's input, which the rows must fit: (batch, tokens), (batch · tokens,), or with a batch that
-            generation has expanded (beams, samples).
-
-    Returns:
-        values[ids] with leading dimensions that broadcast against `leading`.
-
-    Raises:
-        UserError: the ids cannot be matched to the input.
-    """
-    if ids.ndim == 0:
-        return values[ids]
-    if ids.numel() == 1:
-        return values[ids.reshape(())]
-    rows = leading[0] if leading else 1
-    if ids.ndim == 2 and len(leading) == 1 and ids.numel() == rows:
-        ids = ids.reshape(-1)
-    if ids.ndim == 2 and len(leading) >= 2 and ids.shape[1] != leading[1]:
-        raise UserError(f"tasks {tuple(ids.shape)} do not fit an input of {tuple(leading)} (batch, tokens)")
-    if ids.ndim == 2 and len(leading) == 1:
-        raise UserError(
-            f"tasks {tuple(ids.shape)} are per token, but an adapted layer gets {rows} vectors, as poolers and "
-            "classifiers do: give one task per sequence, or leave that layer out with exclude_modules"
-        )
-    if ids.shape[0] != rows:
-        generating = not torch.is_grad_enabled()  # else rows are repeated by a trainer, in an order of its own
-        if rows % ids.shape[0] or (len(leading) >= 2 and not generating):
-            raise UserError(f"tasks for {ids.shape[0]} sequences do not fit an input of {tuple(leading)}")
-        ids = ids.repeat_interleave(rows // ids.shape[0], dim=0)
-    picked = values.index_select(0, ids.flatten()).view(*ids.shape, *values.shape[1:])
-    for _ in range(len(leading) - ids.ndim):
-        picked = picked.unsqueeze(ids.ndim)
-    return picked
 
 
 _OUTER: ContextVar[tuple[_Call, ...]] = ContextVar("loraweave_outer_calls")
@@ -229,9 +167,10 @@ class _Hooks:
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         before = self.context.call
         _OUTER.set((*_OUTER.get(()), before))
-        self.context.call = before  # in an async task, another may have called in this thread since
-        if (tasks := kwargs.pop("tasks", None)) is not None:
-            self.context.give(tasks)
+        tasks = kwargs.pop("tasks", None)
+        call = before if tasks is None else before.told(tasks)
+        # Set although it may be as it was: in an async task, another may have called in this thread since.
+        self.context.call = replace(call, inputs=_shapes(args, kwargs))
         if self.context.given is not None and getattr(module, "_is_replica", False):
             raise UserError(
                 "nn.DataParallel runs copies of the model in threads, which would mix up each other's tasks: start one "
@@ -246,6 +185,12 @@ class _Hooks:
         *outer, before = _OUTER.get()
         _OUTER.set(tuple(outer))
         self.context.call = before
+
+
+def _shapes(args: tuple, kwargs: dict) -> frozenset[tuple[int, int]]:
+    """(batch, tokens) of a call's inputs: of the arguments by place, and of those whose name says that they are one."""
+    values = [*args, *(value for name, value in kwargs.items() if "input" in name)]
+    return frozenset((v.shape[0], v.shape[1]) for v in values if isinstance(v, Tensor) and v.ndim >= 2)
 
 
 def attach(model: nn.Module) -> TaskContext:
@@ -279,12 +224,13 @@ class _CheckpointWithTasks:
         self.context = context
 
     def __call__(self, block: Any, *args: Any, **kwargs: Any) -> Any:
-        tasks, probe = self.context.given, self.context.probe
+        call = self.context.call
+        probe = call.probe
 
         def run(*block_args: Any, **block_kwargs: Any) -> Any:
             nonlocal probe
             seen_by, probe = probe, probe and probe.silent()  # the second run repeats what the probe saw in the first
-            with self.context.use(tasks), self.context.watched_by(seen_by):
+            with self.context.resumed(call, seen_by):
                 return block(*block_args, **block_kwargs)
 
         return self.checkpoint(run, *args, **kwargs)
@@ -355,12 +301,12 @@ class _Again:
 
     def __init__(self, context: TaskContext) -> None:
         self.context = context
-        self.tasks, self.probe = context.given, context.probe
+        self.call = context.call
         self.stack = ExitStack()
 
     def __enter__(self) -> None:
-        self.stack.enter_context(self.context.use(self.tasks))
-        self.stack.enter_context(self.context.watched_by(self.probe and self.probe.silent()))
+        probe = self.call.probe
+        self.stack.enter_context(self.context.resumed(self.call, probe and probe.silent()))
 
     def __exit__(self, *error: Any) -> None:
         self.stack.__exit__(*error)

@@ -5,7 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from loraweave.errors import UserError
-from loraweave.tuner.context import Tasks, attach
+from loraweave.tuner.context import attach
+from loraweave.tuner.task_ids import Tasks
 
 
 class GenerateWithTasks:

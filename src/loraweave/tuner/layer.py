@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from loraweave import lowrank
@@ -35,10 +34,12 @@ from loraweave.errors import UserError
 from loraweave.lowrank import by_head, dropping
 from loraweave.lowrank.formula import Formula, formula_of
 from loraweave.lowrank.gates import Pick
-from loraweave.tuner.context import TaskContext, per_token
+from loraweave.tuner.context import TaskContext
 from loraweave.tuner.merging import mergeable_weight, merged_weight, quantization_of
 from loraweave.tuner.parameters import AdapterTensors, Knobs
+from loraweave.tuner.products import add_up, read
 from loraweave.tuner.sizes import linear_size
+from loraweave.tuner.task_ids import per_token
 
 REFERENCE = os.environ.get("LORAWEAVE_REFERENCE", "0") not in ("", "0")  # the plain path, to compare with
 
@@ -52,21 +53,28 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         name: the layer's path, for messages.
         task_context: shared by all adapted layers of the model.
         size: d_in and d_out, where the layer does not say them itself.
+        routed: it may be called on some of the tokens, as experts are.
 
     Raises:
         UserError: not a linear layer, or a rank above the layer's size.
     """
 
     adapter_layer_names = TRAINED
-    other_param_names = (*FROZEN, "weave_dropout", "knobs")
+    other_param_names = (*FROZEN, "dropouts", "knobs")
 
     def __init__(
-        self, base_layer: nn.Module, name: str, task_context: TaskContext, size: Sequence[int] | None = None
+        self,
+        base_layer: nn.Module,
+        name: str,
+        task_context: TaskContext,
+        size: Sequence[int] | None = None,
+        routed: bool = False,
     ) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.layer_name = name
         self.task_context = task_context
+        self.routed = routed
         self.in_features, self.out_features = size or linear_size(self.get_base_layer(), name)
         self.quantization_backend = quantization_of(self.get_base_layer())
         self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
@@ -74,7 +82,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         for parameter in PARAMETERS:
             self.add_module(parameter, AdapterTensors())
         # Never called, only asked: whoever looks for nn.Dropout, to switch it off or to change p, finds ours.
-        self.weave_dropout = nn.ModuleDict()
+        self.dropouts = nn.ModuleDict()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._unmerged_weight: Tensor | None = None
@@ -100,7 +108,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         self.knobs[adapter_name] = Knobs(config, r, scaling, tuple(values))
         for name, tensor in values.items():
             getattr(self, name)[adapter_name] = nn.Parameter(tensor, requires_grad=name not in FROZEN)
-        self.weave_dropout[adapter_name] = nn.Dropout(config.lora_dropout).train(self.training)
+        self.dropouts[adapter_name] = nn.Dropout(config.lora_dropout).train(self.training)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
@@ -132,6 +140,8 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             self.unmerge()
         if self.disable_adapters or self.merged:
             return self.base_layer(x, *args, **kwargs)
+        if not x.numel():
+            return self._of_no_tokens(self.base_layer(x, *args, **kwargs))
         # Base and adapter read the same two-dimensional x, so that autograd adds their gradients of it up in place.
         shape = x.shape
         in_place = x.ndim > 1 and not args and not kwargs and self._output_is_fresh()
@@ -160,7 +170,14 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             elif self.knobs[adapter].config.gate == "own":
                 y = self._add_own(adapter, y, z, shape[:-1], in_place)
             else:
-                y = _add_product(y, *self._product(adapter, z, shape[:-1]), in_place)
+                y = add_up(y, *self._product(adapter, z, shape[:-1]), in_place)
+        return y
+
+    def _of_no_tokens(self, y: Tensor) -> Tensor:
+        """The base's empty output as it is, but with a gradient of 0 for the tensors, which DDP waits for."""
+        for adapter in self.active_adapters:
+            for name in self.knobs[adapter].tensors if adapter in self.knobs else ():
+                y = y + getattr(self, name)[adapter].sum().to(y.dtype)
         return y
 
     def _output_is_fresh(self) -> bool:
@@ -186,7 +203,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         """
         formula, pick = self.formula(adapter), self._pick(adapter, leading)
         heads, gate = formula.num_heads, formula.gate
-        u, logits, anchored = _down(formula, x, leading, self._dropout_on_x(adapter))
+        u, logits, anchored = read(formula, x, leading, self._dropout_on_x(adapter))
         weights = None
         if logits is not None:
             weights = gate.of_tokens(logits)
@@ -220,7 +237,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         rows = by_head.HeadRows(pick(numbers).flatten(), len(x))
         drop, shared = self._dropout_on_x(adapter), len(formula.A) == 1
         if shared:
-            u, _, _ = _down(formula, x, x.shape[:-1], drop)
+            u, _, _ = read(formula, x, x.shape[:-1], drop)
             u = u.flatten(-2)
         else:
             u = by_head.down(dropping.dropout(x, drop) if drop else x, formula.A, rows)
@@ -252,7 +269,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
 
     def _dropout(self, adapter: str) -> float:
         """The adapter's probability of dropping, now."""
-        dropout = self.weave_dropout[adapter]
+        dropout = self.dropouts[adapter]
         return dropout.p if dropout.training else 0.0
 
     def _dropout_on_x(self, adapter: str) -> float:
@@ -272,7 +289,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
 
         def pick(table: Tensor) -> Tensor:
             ids = self.task_context.ids(self.knobs[adapter].config.task_names or (), table.device)
-            return per_token(table, ids, leading)
+            return per_token(table, ids, leading, self.task_context.call.inputs, self.layer_name, self.routed)
 
         return pick
 
@@ -353,41 +370,3 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         base.weight = old
         self._unmerged_weight = None
         self.merged_adapters.clear()
-
-
-def _down(formula: Formula, x: Tensor, leading: torch.Size, drop: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Everything that reads x, in as few products as can be: A D(x) (*leading, a, r); the router's logits
-    (*leading, G·N) and A₀ x (*leading, r) where the method has them."""
-    gate, anchor_A = formula.gate, formula.anchor and formula.anchor[0]
-    router = None if gate.reads_rank else gate.router
-    plain = [rows for rows in (router, anchor_A) if rows is not None]  # read x without dropout
-    all_A, rest = formula.A.flatten(0, 1), []
-    if drop:
-        u = dropping.linear_after_dropout(x, all_A, drop).view(*leading, -1)
-        if plain:
-            rest = list(linear(x, torch.cat(plain)).view(*leading, -1).split([len(rows) for rows in plain], dim=-1))
-    elif plain:
-        sizes = [len(all_A), *map(len, plain)]
-        u, *rest = linear(x, torch.cat([all_A, *plain])).view(*leading, -1).split(sizes, dim=-1)
-    else:
-        u = linear(x, all_A).view(*leading, -1)
-    logits = rest.pop(0) if router is not None else None
-    if gate.reads_rank and gate.router is not None:
-        logits = linear(u, gate.router)
-    return u.unflatten(-1, formula.A.shape[:2]), logits, rest.pop() if rest else None
-
-
-def _add_product(y: Tensor, u: Tensor, up: Tensor, scaling: float, groups: int, in_place: bool) -> Tensor:
-    """y (…, d_out) + s · u (…, R) @ up (R, d_out), in y's dtype; `in_place` for a y of two dimensions. With several
-    groups of output channels u is (…, G, R), one for each."""
-    u = u.reshape(-1, u.shape[-1]) if groups == 1 else u.reshape(-1, *u.shape[-2:])
-    if torch.is_autocast_enabled(y.device.type):
-        u, up = u.to(y.dtype), up.to(y.dtype)
-    if groups > 1:
-        blocks = zip(u.unbind(1), up.tensor_split(groups, dim=1), strict=True)
-        return y + (torch.cat([each @ block for each, block in blocks], dim=1) * scaling).view(y.shape).to(y.dtype)
-    if not u.dtype == up.dtype == y.dtype:
-        return y + ((u * scaling) @ up).view(y.shape).to(y.dtype)
-    if in_place:
-        return y.addmm_(u, up, alpha=scaling)
-    return torch.addmm(y.reshape(-1, y.shape[-1]), u, up, alpha=scaling).view(y.shape)

@@ -74,7 +74,8 @@ class WeaveModel(BaseTuner):
         if not isinstance(target, WeaveLinear):
             _check_is_called(parent, target_name, current_key)
             _check_is_outside(self.model, current_key)
-            layer = _adapted_layer(target, current_key, attach(self.model), peft_config)
+            routed = _may_be_routed(self.model, current_key)
+            layer = _adapted_layer(target, current_key, attach(self.model), peft_config, routed)
             layer.set_adapter(self.active_adapters)
             layer.train(target.training)  # an adapter added to a model in eval mode has no dropout there
             # Before it has tensors: PEFT moves them to the base's device, where an offloaded base would lose them.
@@ -161,11 +162,13 @@ class WeaveModel(BaseTuner):
         yield
 
 
-def _adapted_layer(target: nn.Module, path: str, context: TaskContext, config: WeaveConfig) -> WeaveLinear:
-    """A layer with room for adapters in it, or a block with room beside it."""
+def _adapted_layer(
+    target: nn.Module, path: str, context: TaskContext, config: WeaveConfig, routed: bool
+) -> WeaveLinear:
+    """A layer with room for adapters in it, or a block with room beside it; `routed` as of WeaveLinear."""
     if not is_block(target):
-        return WeaveLinear(target, path, context)
-    return WeaveBlock(target, path, context, config.block_size)
+        return WeaveLinear(target, path, context, routed=routed)
+    return WeaveBlock(target, path, context, config.block_size, routed)
 
 
 def _check_is_outside(model: nn.Module, path: str) -> None:
@@ -194,6 +197,16 @@ def _check_is_called(parent: nn.Module, name: str, path: str) -> None:
             f"layer {path}: outside of training nn.TransformerEncoderLayer reads its weights in a fused kernel, where "
             "an adapter would do nothing; call torch.backends.mha.set_fastpath_enabled(False) first"
         )
+
+
+def _may_be_routed(model: nn.Module, path: str) -> bool:
+    """Whether a layer may be called on tokens that a router chose: one of several experts, or of a list within the list
+    of blocks."""
+    if re.search(r"expert[^.]*(\d|\.(\w*_)?\d+)(\.|$)", path, re.IGNORECASE):
+        return True
+    names = path.split(".")
+    owners = [model.get_submodule(".".join(names[:end])) for end in range(1, len(names))]
+    return sum(isinstance(owner, (nn.ModuleList, nn.ModuleDict)) for owner in owners) > 1
 
 
 def _warn_of_fused_experts(model: nn.Module) -> None:
