@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
-from tiny_adapters import preset
+from tiny_adapters import NEED_TASKS, preset
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     CheckpointImpl,
@@ -21,7 +21,6 @@ from loraweave import UserError
 from loraweave.config import PRESETS
 
 NAMES = ["a", "b", "c"]
-NEED_TASKS = ["mtllora", "moelora"]
 X = torch.randn(3, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 ONE, OTHER = ["a", "c", "b"], torch.tensor([[0, 1, 2, 1, 0], [2, 2, 2, 1, 1], [1, 0, 0, 0, 2]])
 
