@@ -36,7 +36,8 @@ def match_rank(
     """The method with the rank at which it trains `budget` parameters, within 3 %.
 
     The count grows in proportion to the rank (plus what does not depend on it). Where no rank of one size for all
-    layers comes within 3 %, some layers get one more. The scaling of the update stays as it was.
+    layers comes within 3 %, some layers get one more. The scaling of the update stays as it was. Where every rank is an
+    expert (SMoRA), their number is matched instead, and with it how many speak.
 
     Args:
         spec: the method; its own `r` is replaced.
@@ -55,6 +56,8 @@ def match_rank(
     if "r" not in method.fields():
         raise UserError(f"method {method.name} has no rank, so its parameters cannot be matched")
     given = {key: value for key, value in given.items() if key not in ("rank_pattern", "alpha_pattern")}
+    if getattr(method.config_class, "r", None) == 1:
+        return _with_experts_for({"name": method.name, **given}, base, budget, task_names)
 
     def at(rank: int) -> dict[str, Any]:
         return _with_rank({"name": method.name, **given}, rank)
@@ -69,6 +72,22 @@ def match_rank(
     reached = count_trainable(matched, base, task_names)
     if abs(reached / budget - 1) > TOLERANCE:
         raise UserError(f"method {method.name}: {budget:,} trainable parameters cannot be matched; nearest {reached:,}")
+    return matched
+
+
+def _with_experts_for(
+    spec: dict[str, Any], base: PreTrainedModel, budget: int, task_names: Sequence[str]
+) -> dict[str, Any]:
+    """The method with as many experts as train `budget` parameters; the same share of them speaks."""
+    config: Any = choose_method(spec).peft_config(task_names)
+    experts = max(2, round(config.num_heads * budget / count_trainable(spec, base, task_names)))
+    top_k = max(2, round(config.top_k * experts / config.num_heads)) if config.top_k else None
+    matched = {**spec, "num_heads": experts, "top_k": top_k}
+    reached = count_trainable(matched, base, task_names)
+    if abs(reached / budget - 1) > TOLERANCE:
+        raise UserError(
+            f"method {config.method}: {budget:,} trainable parameters cannot be matched; nearest {reached:,}"
+        )
     return matched
 
 
