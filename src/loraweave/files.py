@@ -92,6 +92,10 @@ def written_whole(folder: Path) -> Iterator[Path]:
 def put_in_place(unfinished: Path, folder: Path) -> None:
     """Bring a folder to the disk and give it its name; what was there before stays until then."""
     old = aside(folder, "old")
+    mode = unfinished.stat().st_mode & 0o666  # safetensors makes files that their owner alone may read
+    for path in unfinished.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
     sync_tree(unfinished)
     if os.path.lexists(folder):
         os.replace(folder, old)
@@ -216,6 +220,26 @@ def file_hash(path: Path) -> str:
         while count := file.readinto(part):
             digest.update(part[:count])
     return digest.hexdigest()
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """The hash of every file in a folder, by its path from there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
+
+
+def damage(folder: Path, hashes: Mapping[str, str]) -> str | None:
+    """What is wrong with a folder whose files had these hashes, in words; None where all are as they were."""
+    for name, hashed in hashes.items():
+        try:
+            found = file_hash(folder / name)
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except (OSError, ValueError) as error:
+            return f"{name} cannot be read: {error}"
+        if found != hashed:
+            return f"{name} is not as it was written"
+    return None
 
 
 def sync(path: Path) -> None:

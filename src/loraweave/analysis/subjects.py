@@ -15,7 +15,7 @@ from loraweave.analysis.full import FullUpdate
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import BaseRecord, RunFolder, read_summary
+from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary
 from loraweave.shapes import read_shaped
 
 _OF_COMPARISON = re.compile(r"(?P<method>[^/]+?)(?P<seed>-seed\d+)(?P<rate>-lr[\d.e+-]+)?(?P<nothing>)")
@@ -159,6 +159,7 @@ def _open(folder: Path, name: str) -> AnalysedRun:
     if not RunFolder(folder).config.exists():
         return _open_adapter(folder, name)
     files, summary, config = RunFolder(folder), read_summary(folder), RunConfig.load(RunFolder(folder).config)
+    check_trained(files.path, summary)
     if summary["adapter"] is None:
         raise UserError(f"{folder}: the run is of the untouched base, in which there is nothing to analyse")
     base = read_shaped(files.base, BaseRecord)

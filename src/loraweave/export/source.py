@@ -12,7 +12,7 @@ from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.files import read_json
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import RunFolder, read_summary
+from loraweave.runs.folder import RunFolder, check_trained, read_summary
 from loraweave.tasks import Task
 
 
@@ -115,7 +115,9 @@ def open_source(folder: str | Path, base: str | None = None, trust_code: bool = 
     run, config = RunFolder(folder), None
     at = folder
     if run.config.is_file():
-        kind = read_summary(folder)["adapter"]
+        summary = read_summary(folder)
+        check_trained(folder, summary)
+        kind = summary["adapter"]
         if kind is None:
             raise UserError(f"{folder}: nothing was trained in this run, so there is nothing to export")
         if kind == run.model.name:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loraweave.errors import UserError
-from loraweave.files import disk_is_full, file_hash, put_in_place, read_json, write_json
+from loraweave.files import damage, disk_is_full, hashes_of, put_in_place, read_json, write_json
 
 MANIFEST = "manifest.json"
 STATE = "trainer_state.json"
@@ -79,17 +79,9 @@ def fault_of(checkpoint: Path) -> str | None:
     if not (checkpoint / MANIFEST).is_file():
         return f"{MANIFEST}, the list of its files, is missing"
     try:
-        listed = read_json(checkpoint / MANIFEST)["files"].items()
+        return damage(checkpoint, read_json(checkpoint / MANIFEST)["files"])
     except (UserError, KeyError, AttributeError):
         return f"{MANIFEST}, the list of its files, is broken"
-    for name, written in listed:
-        try:
-            found = file_hash(checkpoint / name)
-        except (OSError, ValueError):
-            return f"{name} is missing"
-        if found != written:
-            return f"{name} is not as it was written"
-    return None
 
 
 @contextmanager
@@ -114,8 +106,6 @@ def saved_or_told(checkpoint: Path) -> Iterator[Path]:
 def finish(unfinished: Path, checkpoint: Path) -> None:
     """Put a checkpoint in place that was written into the folder `unfinished`, with the list of its files."""
     written = unfinished / checkpoint.name
-    paths = sorted(path for path in written.rglob("*") if path.is_file())
-    files = {path.relative_to(written).as_posix(): file_hash(path) for path in paths}
-    write_json(written / MANIFEST, {"format": 1, "files": files})
+    write_json(written / MANIFEST, {"format": 1, "files": hashes_of(written)})
     put_in_place(written, checkpoint)
     shutil.rmtree(unfinished, ignore_errors=True)

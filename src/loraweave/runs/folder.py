@@ -17,6 +17,7 @@ summary.json        time, tokens, peak memory, trainable parameters; written las
 import json
 import platform
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ import torch
 from typing_extensions import NotRequired, Required, TypedDict
 
 from loraweave.errors import UserError
-from loraweave.files import is_left_over, make_folder
+from loraweave.files import damage, is_left_over, make_folder
 from loraweave.runs.checkpoints import UNFINISHED, Start, checkpoints_in, newest_whole
 from loraweave.runs.config import RunConfig
 from loraweave.shapes import read_shaped
@@ -115,7 +116,9 @@ class _Summary(TypedDict, total=False):
     mixture: Required[list[_Got]]
     learning_rate: float | None
     rank: int | None
+    trained_files: dict[str, str]
     trainable_parameters: int
+    steps: int
     best_step: int | None
     best_loss: float | None
     seconds: float
@@ -142,6 +145,13 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
         what = "the run in this folder did not finish" if run.config.exists() else "this folder holds no run"
         raise UserError(f"{run.path}: {what}")
     return read_shaped(run.summary, _Summary)
+
+
+def check_trained(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Raise `UserError` where the files of the adapter, or of the trained model, are not as the run wrote them."""
+    found = damage(folder, summary.get("trained_files", {}))
+    if found is not None:
+        raise UserError(f"{folder}: damaged, {found}")
 
 
 def next_free(name: str) -> Path:

@@ -13,7 +13,7 @@ from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import take_off
 from loraweave.runs.attaching import attach
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import BaseRecord, RunFolder, read_summary
+from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
 
@@ -66,6 +66,7 @@ def load_run(
     """
     run = RunFolder(folder)
     summary = read_summary(folder)
+    check_trained(run.path, summary)
     config = RunConfig.load(run.config).model_copy(update={"trust_code": trust_code})
     with quiet_libraries():
         if summary["adapter"] == run.model.name:

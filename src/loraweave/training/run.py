@@ -16,7 +16,7 @@ from transformers.integrations import TensorBoardCallback
 from loraweave.bases import Base, load_base
 from loraweave.data.mixture import Realised, realised_table
 from loraweave.errors import UserError
-from loraweave.files import disk_is_full, locked, read_json, write_json, written_whole
+from loraweave.files import disk_is_full, hashes_of, locked, read_json, write_json, written_whole
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import adapted
 from loraweave.runs.checkpoints import Start, checkpoints_in
@@ -289,6 +289,9 @@ def _save(
 def _write_summary(folder: RunFolder, result: RunResult) -> None:
     values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(result).items() if k != "folder"}
     values["adapter"] = result.adapter.name if result.adapter else None  # so that the folder may be moved
+    if result.adapter is not None:
+        hashes = hashes_of(result.adapter).items()
+        values["trained_files"] = {f"{result.adapter.name}/{k}": v for k, v in hashes if k != "README.md"}
     write_json(folder.summary, values)
 
 
