@@ -1,0 +1,194 @@
+"""Whatever a file holds: no traceback, no hang, and no file beside the output folder.
+
+Commands run in this process, on files of a small project that hypothesis has made bad. Half a minute of it here; the
+long one, of an hour, runs with `make test-long` or `LORAWEAVE_FUZZ_EXAMPLES=1000 pytest tests/fuzz -m long`.
+"""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from types import FrameType
+
+import pytest
+import yaml
+from fuzz.mutations import as_json, as_yaml, mutated
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from tiny_project import write_project, write_run_file
+from transformers import TrainingArguments
+
+from loraweave.cli.app import FAULT, run
+from loraweave.runs.config import RunConfig
+from loraweave.runs.methods import METHODS
+
+SECONDS = 10
+KEPT = ("results.json", "samples.jsonl", "evaluation.html")
+"""What an evaluation leaves in its run's folder."""
+QUICK, LONG = 20, int(os.environ.get("LORAWEAVE_FUZZ_EXAMPLES", "700"))
+
+RUN_KEYS = (*RunConfig.model_fields, *METHODS["rlora"].fields(), "learning_rate", "temperature", "weights", "total")
+TRAIN_KEYS = tuple(sorted(TrainingArguments.__dataclass_fields__))
+TASK_KEYS = ("include", "class", "process_docs", "description", "gen_prefix", "fewshot_config", "repeats", "use_prompt")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with a finished run, an R-LoRA."""
+    folder = write_project(tmp_path_factory.mktemp("good") / "project")
+    write_run_file(folder)
+    done = ["train", str(folder / "run.yaml"), "--set", "method=rlora", "--set", "train.max_steps=1"]
+    assert run([*done, "--output", str(folder / "trained")]) == 0
+    shutil.rmtree(folder / "trained" / "checkpoints")
+    return folder
+
+
+class Slow(BaseException):
+    """A command that did not end in time."""
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """Processor time counts, for other work on the machine says nothing; and a whole minute for one that only waits."""
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise Slow(f"not over after {SECONDS} seconds")
+
+    before = {number: signal.signal(number, late) for number in (signal.SIGPROF, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(60)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.alarm(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def survives(good: Path, folder: Path, file: str, content: bytes, *arguments: str) -> None:
+    """Run a command on a copy of the project with one file of other content."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(good, folder / "project")
+    (folder / "project" / file).write_bytes(content)
+    before = everything(folder)
+    out, err, here = StringIO(), StringIO(), Path.cwd()
+    os.chdir(folder / "project")
+    try:
+        with redirect_stdout(out), redirect_stderr(err), in_time():
+            code = run([*arguments])
+    except Slow:
+        code = None
+    finally:
+        os.chdir(here)
+    told = err.getvalue()
+    assert code is not None, f"not over after {SECONDS} seconds: {content!r}"
+    assert code != FAULT, told
+    assert "Traceback" not in told
+    assert code in (0, 1, 2)
+    if code == 2:
+        lines = [line for line in told.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        assert len(lines[0]) < 4100
+    beside = {path for path in everything(folder) - before if path.parts[:2] != ("project", "out")}
+    assert beside <= {Path("project/trained") / name for name in KEPT}, beside
+
+
+def everything(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+
+
+def dry_run(draw: st.DataObject, good: Path, folder: Path) -> None:
+    """A run file, looked at."""
+    keys = draw.draw(st.sampled_from([RUN_KEYS, TRAIN_KEYS]))
+    content = draw.draw(mutated((good / "run.yaml").read_bytes(), yaml.safe_load, as_yaml, keys))
+    survives(good, folder, "run.yaml", content, "train", "run.yaml", "--dry-run", "--output", "out")
+
+
+def task_file(draw: st.DataObject, good: Path, folder: Path) -> None:
+    """A task in lm-eval's format."""
+    file = draw.draw(st.sampled_from(["parity.yaml", "double.yaml"]))
+    content = draw.draw(mutated((good / file).read_bytes(), yaml.safe_load, as_yaml, TASK_KEYS))
+    survives(good, folder, file, content, "tasks", "preview", file, "--model", "base")
+
+
+def data_file(draw: st.DataObject, good: Path, folder: Path) -> None:
+    """Rows to learn from."""
+    file = draw.draw(st.sampled_from(["notes.jsonl", "parity_train.jsonl", "double_test.jsonl"]))
+    first, *rest = (good / file).read_bytes().splitlines()
+    content = draw.draw(mutated(first, json.loads, as_json, ("messages", "tools", "weight", "prompt")))
+    asked = file if file == "notes.jsonl" else f"{file.partition('_')[0]}.yaml"
+    survives(good, folder, file, b"\n".join([content, *rest]), "tasks", "preview", asked, "--model", "base")
+
+
+def adapter(draw: st.DataObject, good: Path, folder: Path) -> None:
+    """An adapter's configuration or tensors, evaluated or analysed."""
+    file = draw.draw(st.sampled_from(["adapter_config.json", "adapter_config.json", "adapter_model.safetensors"]))
+    content = (good / "trained" / "adapter" / file).read_bytes()
+    keys = tuple(METHODS["rlora"].fields())
+    tensors = file.endswith("safetensors")
+    made = draw.draw(_tensors(content) if tensors else mutated(content, json.loads, as_json, keys))
+    asked = draw.draw(st.sampled_from([("eval", "trained", "--limit", "1"), ("analyze", "trained", "--output", "out")]))
+    survives(good, folder, f"trained/adapter/{file}", made, *asked)
+
+
+def _tensors(content: bytes) -> st.SearchStrategy[bytes]:
+    """The header is what can be got wrong; the numbers behind it are only numbers."""
+    size = 8 + int.from_bytes(content[:8], "little")
+    header = mutated(content[8:size], json.loads, as_json)
+    return header.map(lambda made: len(made).to_bytes(8, "little") + made + content[size:]) | st.integers(
+        0, len(content)
+    ).map(lambda end: content[:end])
+
+
+def record(draw: st.DataObject, good: Path, folder: Path) -> None:
+    """What a run wrote about itself."""
+    file = draw.draw(st.sampled_from(["summary.json", "base.json", "gradients.json", "routing.json", "run.yaml"]))
+    content = (good / "trained" / file).read_bytes()
+    read, write = (yaml.safe_load, as_yaml) if file == "run.yaml" else (json.loads, as_json)
+    made = draw.draw(mutated(content, read, write))
+    asked = draw.draw(st.sampled_from([("eval", "trained", "--limit", "1"), ("analyze", "trained", "--output", "out")]))
+    survives(good, folder, f"trained/{file}", made, *asked)
+
+
+def base(draw: st.DataObject, good: Path, folder: Path) -> None:
+    """A base model's files."""
+    file = draw.draw(st.sampled_from(["config.json", "tokenizer_config.json", "tokenizer.json"]))
+    content = draw.draw(
+        mutated((good / "base" / file).read_bytes(), json.loads, as_json, ("chat_template", "auto_map"))
+    )
+    survives(good, folder, f"base/{file}", content, "train", "run.yaml", "--dry-run", "--output", "out")
+
+
+KINDS = [dry_run, task_file, data_file, adapter, record, base]
+
+
+def search(kind: Callable, good: Path, folder: Path, examples: int) -> None:
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=examples == QUICK,
+        database=None,
+        phases=[Phase.generate],  # a smaller example is not worth the minutes that it takes to find it
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def one(draw: st.DataObject) -> None:
+        kind(draw, good, folder)
+
+    one()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_a_file_holds(kind: Callable, good: Path, tmp_path: Path) -> None:
+    search(kind, good, tmp_path / "fuzz", QUICK)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_a_file_holds_for_an_hour(kind: Callable, good: Path, tmp_path: Path) -> None:
+    search(kind, good, tmp_path / "fuzz", LONG)
