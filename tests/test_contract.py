@@ -32,7 +32,8 @@ CONTRACT: dict[str, str] = {
     # peft
     "peft.tuners.tuners_utils": "_get_in_out_features",
     "peft.tuners.tuners_utils:BaseTunerLayer": "_cast_input_dtype _freeze_non_trainable_peft_weights "
-    "_move_adapter_to_device_of_base_layer _disable_adapters",
+    "_move_adapter_to_device_of_base_layer _disable_adapters "
+    "_get_base_layer_device_and_dtype",
     "peft.tuners.tuners_utils:BaseTuner": "_check_target_module_exists _replace_module _create_and_replace "
     "_unload_and_optionally_merge _get_adapter_state_dict _remap_adapter_state_dict_for_load",
     "peft.tuners.lora.conversion": "_convert_module_to_lora",
@@ -69,6 +70,7 @@ CONTRACT: dict[str, str] = {
 }
 USED_ELSEWHERE = {  # not of a library: of Python, or of a value's own
     "_replace",  # of a named tuple
+    "_asdict",
     "_initializing",  # of an import under way
     "_name_",  # of an enum's member
     "_value_",

@@ -4,6 +4,7 @@
 """
 
 import re
+import warnings
 from importlib import metadata
 from typing import Any
 
@@ -31,6 +32,15 @@ def private(owner: Any, name: str, purpose: str) -> Any:
             f"pip install '{_asked_for(library)}', or upgrade loraweave"
         )
     return found
+
+
+def private_or_warn(owner: Any, name: str, purpose: str) -> Any:
+    """`owner.name`, or None and a warning with what `private` would raise: for what all else works without."""
+    try:
+        return private(owner, name, purpose)
+    except UserError as reason:
+        warnings.warn(str(reason), stacklevel=2)
+        return None
 
 
 def _version(library: str) -> str:

@@ -101,6 +101,13 @@ def test_says_what_is_wrong_before_anything_is_written(config, tmp_path, methods
     assert not (tmp_path / "out").exists()
 
 
+def test_a_launcher_s_processes_are_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"one process, and a launcher has started 2: .*loraweave train"):
+        compare(config, ["lora"], [0], output=tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
 def test_a_base_that_cannot_be_loaded_leaves_no_folder(config, tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         compare(config.model_copy(update={"model": "./nowhere"}), ["lora"], [0], output=tmp_path / "out")

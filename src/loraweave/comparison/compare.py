@@ -1,5 +1,6 @@
 """Train and evaluate every method with every seed on the same data, and record everything."""
 
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -85,9 +86,15 @@ def compare(
         The content of results.json.
 
     Raises:
-        UserError: an unknown method, a seed given twice, a learning rate that is none, tasks that cannot be loaded or
-            evaluated, or a folder that already holds something; all before anything is trained.
+        UserError: several processes of a launcher, an unknown method, a seed given twice, a learning rate that is none,
+            tasks that cannot be loaded or evaluated, or a folder that already holds something; all before anything is
+            trained.
     """
+    if (processes := int(os.environ.get("WORLD_SIZE") or 1)) > 1:
+        raise UserError(
+            f"compare runs in one process, and a launcher has started {processes}: start it without accelerate launch "
+            "or torchrun, or train one method at a time with `loraweave train` under the launcher"
+        )
     specs = choose_specs(config, methods)
     check_seeds(seeds)
     parse_rates(learning_rates)

@@ -5,6 +5,7 @@ Every field of TRL's SFTConfig (a TrainingArguments) may be set, except those th
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from enum import Enum
@@ -176,6 +177,8 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
         values.setdefault("greater_is_better", False)  # transformers sees a loss only in names that end in it
     if isinstance(values["report_to"], str):
         values["report_to"] = [values["report_to"]]
+    if not values.get("use_cpu", False):
+        _tell_of_an_unused_device()
     try:
         args = SFTConfig(
             **{
@@ -196,6 +199,15 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
     if args.n_gpu > 1:  # without a launcher: one device per process, where transformers would take them all
         args._n_gpu = 1
     return args
+
+
+def _tell_of_an_unused_device() -> None:
+    """Training on a CPU beside another accelerator than CUDA's is slow, and nobody asked for it."""
+    if not torch.cuda.is_available() and torch.accelerator.is_available():
+        found = torch.accelerator.current_accelerator()
+        warnings.warn(
+            f"training runs on the CPU: of accelerators only CUDA is used, not this machine's {found}", stacklevel=3
+        )
 
 
 def uses_fsdp(args: SFTConfig) -> bool:

@@ -1,12 +1,9 @@
 """The PEFT method. Importing this package registers it with PEFT, once."""
 
-import warnings
-
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import register_peft_method
 
 from loraweave.config import WeaveConfig
-from loraweave.errors import UserError
 from loraweave.peft_type import LORAWEAVE
 from loraweave.tuner import hotswap, hub, lora_conversion
 from loraweave.tuner.context import TaskContext, checkpoint_context, task
@@ -15,10 +12,8 @@ from loraweave.tuner.model import WeaveModel
 
 if LORAWEAVE not in PEFT_TYPE_TO_TUNER_MAPPING:
     register_peft_method(name="loraweave", prefix="weave_", config_cls=WeaveConfig, model_cls=WeaveModel)
-    for part in (lora_conversion, hotswap, hub):
-        try:
-            part.register()
-        except UserError as reason:  # everything else works without it
-            warnings.warn(str(reason), stacklevel=2)
+    lora_conversion.register()
+    hotswap.register()
+    hub.register()
 
 __all__ = ["TaskContext", "WeaveConfig", "WeaveLinear", "WeaveModel", "checkpoint_context", "task"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
-from loraweave.foreign import private
+from loraweave.foreign import private_or_warn
 from loraweave.peft_type import LORAWEAVE
 from loraweave.tuner.layer import WeaveLinear
 
@@ -55,13 +55,11 @@ def copy_tensors(model: nn.Module, state_dict: dict[str, Tensor], adapter_name: 
 
 
 def register() -> None:
-    """Teach PEFT's hot-swapping about Weave adapters.
-
-    Raises:
-        UserError: PEFT has not the table or the function; nothing is changed.
-    """
-    original = private(hotswap, COPY_TENSORS, "swapping adapters in place")
-    keys = private(hotswap, KEYS, "swapping adapters in place")
+    """Teach PEFT's hot-swapping about Weave adapters; warns where PEFT has not the table or the function."""
+    original = private_or_warn(hotswap, COPY_TENSORS, "swapping adapters in place")
+    keys = private_or_warn(hotswap, KEYS, "swapping adapters in place")
+    if original is None or keys is None:
+        return
     common = {f.name for f in fields(PeftConfig)}
     keys[LORAWEAVE] = [f.name for f in fields(WeaveConfig) if f.name not in common | FREE]
 

@@ -11,18 +11,16 @@ from typing import Any
 from peft import PeftModel
 
 from loraweave.config import WeaveConfig
-from loraweave.foreign import private
+from loraweave.foreign import private_or_warn
 
 UPLOAD = "_upload_modified_files"
 
 
 def register() -> None:
-    """Complete the card before PEFT models with Weave adapters are uploaded.
-
-    Raises:
-        UserError: PEFT's models have not the method that uploads.
-    """
-    original = private(PeftModel, UPLOAD, "the cards of adapters on the hub")
+    """Complete the card before PEFT models with Weave adapters are uploaded; warns where the upload is not known."""
+    original = private_or_warn(PeftModel, UPLOAD, "the cards of adapters on the hub")
+    if original is None:
+        return
 
     @wraps(original)
     def upload(self: PeftModel, working_dir: str, *args: Any, **kwargs: Any) -> Any:

@@ -20,7 +20,7 @@ from peft.tuners import lora
 from peft.tuners.lora import conversion
 from torch import Tensor, nn
 
-from loraweave.foreign import private
+from loraweave.foreign import private_or_warn
 from loraweave.lowrank.factors import padded, truncate
 from loraweave.tuner.layer import WeaveLinear
 
@@ -30,18 +30,15 @@ _Converted = tuple[LoraConfig, dict[str, Tensor]]
 
 
 def register() -> None:
-    """Teach PEFT's conversion about Weave layers.
-
-    Raises:
-        UserError: PEFT has not the function that converts a layer; all else is done.
-    """
+    """Teach PEFT's conversion about Weave layers; warns where PEFT has not the function that converts a layer."""
     whole = conversion.convert_to_lora
     with_one_rank = _with_one_rank(whole)
     for module in (conversion, lora, peft):
         if getattr(module, CONVERT, None) is whole:
             setattr(module, CONVERT, with_one_rank)
-    original = private(conversion, CONVERT_ONE_LAYER, "adapters converted to LoRA by their own factors")
-    setattr(conversion, CONVERT_ONE_LAYER, _with_factors(original))
+    original = private_or_warn(conversion, CONVERT_ONE_LAYER, "adapters converted to LoRA by their own factors")
+    if original is not None:
+        setattr(conversion, CONVERT_ONE_LAYER, _with_factors(original))
 
 
 def _with_factors(original: Callable[..., Any]) -> Callable[..., Any]:
