@@ -25,9 +25,12 @@ def configuration(name: str) -> Any:
 
 
 ADAPTERS = [name for name, method in METHODS.items() if method.config_class is not None]
-ROUTED = [name for name in ADAPTERS if getattr(configuration(name), "depends_on_input", False)]
+BESIDE_BLOCKS = ["mtlora"]
+ROUTED = [
+    name for name in ADAPTERS if getattr(configuration(name), "depends_on_input", False) and name not in BESIDE_BLOCKS
+]
 BY_TASK = [name for name in ADAPTERS if getattr(configuration(name), "needs_tasks", False)]
-EXACT = [name for name in ADAPTERS if name not in ROUTED and name != "dora"]
+EXACT = [name for name in ADAPTERS if name not in (*ROUTED, *BESIDE_BLOCKS, "dora")]
 
 
 def random_run(

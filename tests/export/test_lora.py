@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_runs import ADAPTERS, BY_TASK, EXACT, NAMES, ROUTED, SMALL, random_run
+from tiny_runs import ADAPTERS, BESIDE_BLOCKS, BY_TASK, EXACT, NAMES, ROUTED, SMALL, random_run
 
 import loraweave
 from loraweave.bases import load_base
@@ -184,6 +184,8 @@ def test_an_adapter_without_its_run_is_compared_on_random_tokens(finished, tmp_p
         ({"name": "dora", **SMALL}, {}, ["DoRA", "--to merged"]),
         ({"name": "lora", **SMALL, "modules_to_save": ["lm_head"]}, {}, ["modules_to_save (lm_head)", "--to merged"]),
         ({"name": "lora", **SMALL, "bias": "all"}, {}, ["bias", "--to merged"]),
+        ({"name": "mtlora", **SMALL}, {"uniform": True}, ["lies beside the whole block", "changes no weight"]),
+        ({"name": "mtlora", **SMALL}, {"to": "merged", "uniform": True}, ["lies beside the whole block"]),
         ({"name": "lora", **SMALL}, {"tasks": ["parity"]}, ["--task parity", "same for all tasks"]),
         ({"name": "lora", **SMALL}, {"uniform": True}, ["--uniform", "weighs none so"]),
         ({"name": "mtllora", **SMALL}, {"tasks": ["duoble"]}, ["no such task", "did you mean 'double'"]),
@@ -237,4 +239,4 @@ def test_a_base_of_another_fingerprint_must_be_named(finished, project, tmp_path
 
 
 def test_every_method_with_an_adapter_is_here():
-    assert set(ADAPTERS) == {*EXACT, *ROUTED, "dora"}
+    assert set(ADAPTERS) == {*EXACT, *ROUTED, *BESIDE_BLOCKS, "dora"}

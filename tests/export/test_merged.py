@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import ADAPTERS, BY_TASK, NAMES, ROUTED, SMALL, random_run
+from tiny_runs import BY_TASK, EXACT, NAMES, SMALL, random_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import loraweave
@@ -18,7 +18,7 @@ from loraweave.export.merged import link_equal
 from loraweave.runs.attaching import attach
 
 IDS = torch.randint(3, 250, (3, 20), generator=torch.Generator().manual_seed(1))
-MERGING = [name for name in ADAPTERS if name not in ROUTED]
+MERGING = [*EXACT, "dora"]
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:

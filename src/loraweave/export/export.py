@@ -73,6 +73,7 @@ def export(
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"{output}: there is something already; choose another output")
     source = open_source(folder, base, trust_code)
+    source.check_layers()
     TARGETS[to].check(source)
     variants = choose_variants(source, tasks, uniform)
     if max_rank is not None and source.unfixed:

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from loraweave.adapters.file import AdapterFile
-from loraweave.bases import Base, fingerprint, load_base, resolve_base
+from loraweave.bases import Base, empty_base, fingerprint, load_base, resolve_base
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.files import read_json
@@ -71,6 +73,17 @@ class Source:
         if others := [name for name in self.adapter.others if not name.endswith(".base_layer.weight")]:
             return f"{others[0]} is no low-rank update of a linear layer"
         return None
+
+    def check_layers(self) -> None:
+        """Raise UserError if an update lies beside a whole block of the base, where there is no weight to change."""
+        layers = dict(empty_base(self.base, self.trust_code).named_modules())
+        for path in self.adapter.sizes:
+            if path in layers and not isinstance(layers[path], (nn.Linear, Conv1D)):
+                raise UserError(
+                    f"{self.adapter.folder}: an update of the method {self.method} lies beside the whole block {path} "
+                    f"({type(layers[path]).__name__}), so it changes no weight: there is nothing to export, use it as "
+                    "it is"
+                )
 
     def load_base(self, dtype: str) -> Base:
         """Its base; a dtype as of `bases.load_base`.
