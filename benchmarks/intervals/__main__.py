@@ -48,13 +48,13 @@ class Cell:
 def settings() -> Iterator[tuple[str, int, int, int, int, list[float]]]:
     """Kind, methods, seeds, tasks, examples, worth."""
     for seeds in (1, 3, 2, 5):
-        for examples in (12, 50, 200):
-            yield "losses", 2, seeds, 1, examples, [1.5]
         for worth in ([50.0], [80.0], [95.0], [99.0]):
             yield "answers", 5, seeds, 1, 200, worth
-        for examples in (20, 50, 200):
+        for examples in (20, 50, 200) if seeds == 1 else (200,):
             for worth in ([50.0], [80.0], [95.0], [99.0], [70.0, 80.0], [99.0, 99.99]):
                 yield "answers", 2, seeds, 1, examples, worth
+        for examples in (12, 50, 200) if seeds == 1 else (50, 200):
+            yield "losses", 2, seeds, 1, examples, [1.5]
     for seeds in (1, 3):
         for worth in ([50.0], [80.0], [99.0]):
             yield "answers", 2, seeds, 4, 100, worth

@@ -9,7 +9,7 @@ from loraweave.comparison.records import BASE as BASE_NAME
 from loraweave.comparison.records import FORMAT, Asked, Curves, Recommendation, Results, RunRecord
 from loraweave.comparison.summary import describe_tasks
 from loraweave.evaluation import TaskScore, macro_average
-from loraweave.evaluation.outcomes import shares, weighted
+from loraweave.evaluation.outcomes import Outcomes, weighted
 
 
 def names(methods: int) -> list[str]:
@@ -45,7 +45,11 @@ def recorded(worlds: Sequence[World], percent: bool) -> Results:
 def _score(world: World, method: int, seed: int, percent: bool) -> TaskScore:
     values = world.outcomes[method, seed]
     mean = float(np.average(values, weights=world.weights))
-    kept = shares([*(values / 100)], mean, 100.0) if percent else weighted([*values], [*world.weights])
+    if percent:
+        letters = (values > 0).astype(np.uint8) + ord("0")
+        kept = Outcomes(kind="right or wrong", values=letters.tobytes().decode(), weights="")
+    else:
+        kept = weighted([*values], [*world.weights])
     return TaskScore(
         score=mean,
         stderr=None,
