@@ -145,8 +145,8 @@ def test_the_order_of_simplicity():
     assert order == [
         *("lora", "rslora", "dora", "alignlora"),  # PEFT's own
         *("multilora", "mlora"),  # fold into a plain LoRA
-        *("mtllora", "moelora"),  # for each task
-        *("hydralora", "rlora"),  # depend on x
+        *("mtllora", "moelora", "own", "lori"),  # for each task
+        *("hydralora", "rlora", "loramoe", "mola", "smora", "mtlora", "comol"),  # depend on x
         "full",
     ]
     assert simplicity({"name": "weave", "gate": "token", "num_heads": 3}).level == simplicity("rlora").level
