@@ -104,8 +104,15 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
-class _Got(TypedDict):
-    task: str
+class _Got(TypedDict, total=False):
+    task: Required[str]
+    available: int
+    drawn: int
+    passes: float
+    tokens: int
+    wanted: float
+    share_of_examples: float
+    share_of_tokens: float
 
 
 class _Summary(TypedDict, total=False):
