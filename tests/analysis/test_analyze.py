@@ -218,7 +218,7 @@ def test_what_cannot_be_analysed_is_one_line(runs, saved, tmp_path):
         (tmp_path / "absent", "no such folder"),
         (tmp_path / "empty", "the folder is empty"),
         (tmp_path / "other", "holds neither a run nor an adapter"),
-        (damaged, "the adapter cannot be read"),
+        (damaged, r"adapter_model\.safetensors is not as it was written"),
         (unfinished, "did not finish"),
         (without, r"holds no weights \(adapter_model.safetensors\)"),
         (foreign, "an adapter of the method IA3"),

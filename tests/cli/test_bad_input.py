@@ -126,9 +126,13 @@ def test_results_that_are_not_ours_are_left_alone(command, trained, tmp_path):
         ("summary.json", "{}", ["summary.json: not as this version writes it: adapter: Field required"]),
         ("base.json", None, ["base.json: cannot be read: No such file"]),
         ("base.json", "[]", ["base.json: cannot be read", "not list"]),
-        ("adapter/adapter_model.safetensors", "x", ["adapter_model.safetensors: the adapter cannot be read"]),
-        ("adapter/adapter_model.safetensors", None, ["adapter: holds no weights"]),
-        ("adapter/adapter_config.json", "{", ["adapter_config.json: cannot be read"]),
+        (
+            "adapter/adapter_model.safetensors",
+            "x",
+            ["damaged, adapter/adapter_model.safetensors is not as it was written"],
+        ),
+        ("adapter/adapter_model.safetensors", None, ["damaged, adapter/adapter_model.safetensors is missing"]),
+        ("adapter/adapter_config.json", "{", ["damaged, adapter/adapter_config.json is not as it was written"]),
     ],
 )
 def test_a_damaged_run_names_the_file(command, trained, tmp_path, file, content, parts):

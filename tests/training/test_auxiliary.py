@@ -316,8 +316,7 @@ def test_the_spectral_loss_pushes_heads_apart(tiny_model: Callable, make_trainer
         logged = [line["loss_spectral"] for line in trainer.state.log_history if "loss_spectral" in line]
         assert bool(logged) == (weight > 0)
     assert logged[0] == pytest.approx(20 * overlap(model), rel=1e-3)
-    assert logged[-1] < logged[0]
-    assert after[20.0] < 0.8 * after[0.0]
+    assert after[20.0] < 0.1 * after[0.0]
 
 
 def test_what_has_no_meaning_is_refused(tiny_model: Callable) -> None:

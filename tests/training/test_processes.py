@@ -35,10 +35,11 @@ KINDS = {"ddp": [], "fsdp2": ["train.fsdp=true", "train.fsdp_config={version: 2}
 def launch(folder: Path, *arguments: str) -> None:
     """`processes.py` in two processes, in a folder."""
     script = Path(__file__).with_name("processes.py")
+    paths = [str(Path(loraweave.__file__).parents[1]), str(script.parents[1])]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, *arguments],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(loraweave.__file__).parents[1])},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
         timeout=300,

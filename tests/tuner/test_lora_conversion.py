@@ -16,7 +16,8 @@ import loraweave
 from loraweave import UserError
 from loraweave.tuner import WeaveLinear, lora_conversion
 
-NATIVE = {"weave": 4, "multilora": 12, "mlora": 8, "mtllora": 4, "moelora": 32}  # r, N·r, or r more for an anchor
+# r, N·r, or r more for an anchor
+NATIVE = {"weave": 4, "multilora": 12, "mlora": 8, "mtllora": 4, "moelora": 32, "own": 4, "lori": 4}
 
 
 def one_task(model: nn.Module, name: str):

@@ -99,7 +99,7 @@ def test_a_safe_merge_of_a_broken_adapter_names_layer_and_adapter(tiny_model, na
     model = adapted(tiny_model(), name)
     bits = base_bits(model)
     with torch.no_grad():
-        model.base_model.model.model.layers[0].self_attn.q_proj.weave_B["default"][0, 0] = bad
+        model.base_model.model.model.layers[0].self_attn.q_proj.weave_B["default"][:, 0] = bad
     with (
         for_one_task(model, name),
         pytest.raises(UserError, match=r"layer model\.layers\.0\.self_attn\.q_proj.*default"),

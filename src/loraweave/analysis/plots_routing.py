@@ -21,7 +21,8 @@ def section(analysis: Entry) -> Section | None:
         "Routing",
         "How much each head is weighed on a task's tokens, by a router that reads the input (HydraLoRA, arXiv "
         "2404.19245; R-LoRA, arXiv 2502.15455) or by weights learned per task (MTL-LoRA, arXiv 2410.09437). A row sums "
-        "to 1. Rows that differ mean that tasks use different heads; equal cells mean that the router decides nothing.",
+        "to 1 where all layers have as many heads. Rows that differ mean that tasks use different heads; equal cells "
+        "mean that the router decides nothing.",
         charts,
         _tokens(analysis["tokens"]),
     )

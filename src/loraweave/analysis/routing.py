@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from typing_extensions import TypedDict
 
 from loraweave.analysis.subjects import AnalysedRun
+from loraweave.errors import UserError
 from loraweave.shapes import read_shaped
 
 
@@ -51,8 +52,14 @@ def recorded_routing(run: AnalysedRun) -> Routing:
     record = read_shaped(run.files.routing, _Recorded)
     found = {}
     for key, layer in record["layers"].items():
+        if not len(record["tasks"]) == len(layer["entropy_by_task"]) == len(layer["usage"]):
+            raise UserError(
+                f"{run.files.routing}: layers.{key}: not one entry for each of {len(record['tasks'])} tasks"
+            )
         rows = zip(record["tasks"], layer["entropy_by_task"], layer["usage"], strict=True)
         there = [(task, entropy, usage) for task, entropy, usage in rows if usage is not None]
+        if len({len(usage) for _, _, usage in there}) > 1:
+            raise UserError(f"{run.files.routing}: layers.{key}.usage: its rows have different numbers of heads")
         found[key.removesuffix(".default")] = LayerRouting(
             {task: entropy for task, entropy, _ in there},
             {task: torch.tensor(usage, dtype=torch.float64) for task, _, usage in there},
