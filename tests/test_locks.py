@@ -3,16 +3,18 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import filelock
 import pytest
 from tiny_project import write_project, write_run_file
 
 from loraweave.comparison import compare
 from loraweave.errors import UserError
-from loraweave.files import is_left_over, locked
+from loraweave.files import LOCK, is_left_over, locked
 from loraweave.runs.config import RunConfig
 from loraweave.training.run import train
 
@@ -53,6 +55,16 @@ def test_the_second_process_is_refused_and_told_of_the_first(tmp_path: Path) -> 
     with locked(folder):
         pass
     assert list(folder.iterdir()) == []
+
+
+def test_a_holder_that_has_not_said_yet_who_it_is_is_waited_for(tmp_path: Path) -> None:
+    lock = filelock.FileLock(tmp_path / LOCK)
+    with lock:
+        late = threading.Timer(0.3, (tmp_path / LOCK).write_text, ["process 1 on here, since now,"])
+        late.start()
+        with pytest.raises(UserError, match="process 1 on here"):
+            locked(tmp_path).__enter__()
+        late.join()
 
 
 def test_a_thread_or_a_call_within_is_refused_as_well(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -310,11 +311,14 @@ def _acquired(folder: Path) -> filelock.BaseFileLock:
 
 
 def _holder(lock: Path) -> str:
-    """Who holds a lock, as far as that can be read."""
-    try:
-        return lock.read_text(encoding="utf-8", errors="replace") or "another process"
-    except OSError:
-        return "another process"
+    """Who holds a lock, as far as that can be read. A holder says it right after it has taken the lock."""
+    patience = time.monotonic() + 2.0
+    with suppress(OSError):
+        while time.monotonic() < patience:
+            if name := lock.read_text(encoding="utf-8", errors="replace"):
+                return name
+            time.sleep(0.02)
+    return "another process"
 
 
 def _remove(path: Path) -> None:
