@@ -1,6 +1,8 @@
-"""Paths that people write, in files and on the command line: what cannot be one is said in a line."""
+"""Paths that people write, where what cannot be one is said in a line; and names of folders made of what they write."""
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from loraweave.errors import UserError, shown
@@ -35,3 +37,16 @@ def user_path(written: str | Path, start: str | Path = "") -> Path:
     if len(encoded) > LONGEST_PATH:
         raise UserError(f"{shown(text)}: a path of {len(encoded):,} bytes, and a file system takes {LONGEST_PATH:,}")
     return path
+
+
+def folder_names(tasks: Sequence[str]) -> list[str]:
+    """A folder's name for each task: the task's own where a file system and a command line take it."""
+    taken: list[str] = []
+    for task in tasks:
+        plain = name = re.sub(r"[^\w.-]+", "_", task, flags=re.ASCII).strip(".") or "task"
+        number = 1
+        while name.lower() in map(str.lower, taken):
+            number += 1
+            name = f"{plain}-{number}"
+        taken.append(name)
+    return taken

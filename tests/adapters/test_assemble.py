@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tiny_adapters import IDS, adapted, logits
 from torch import nn
@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import loraweave
 from loraweave import UserError
+from loraweave.adapters.file import AdapterFile
 from loraweave.cli.app import app
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -31,7 +32,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def make(base: nn.Module, folder: Path, seed: int, **settings: Any) -> Path:
     torch.manual_seed(seed)
-    model = get_peft_model(base, LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM", **settings))
+    model = get_peft_model(base, LoraConfig(**{"init_lora_weights": False, "task_type": "CAUSAL_LM", **settings}))
     model.save_pretrained(str(folder))
     return folder
 
@@ -102,6 +103,8 @@ def test_every_method_that_tells_tasks_apart_splits(tiny_model: Callable, tmp_pa
         ({"bias": "all"}, "bias='all' cannot"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save cannot"),
         ({"lora_bias": True}, "lora_bias cannot"),
+        ({"alora_invocation_tokens": [3, 4]}, "alora_invocation_tokens cannot"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights='olora', which changes the base, cannot"),
         ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens.* belongs to no linear layer"),
     ],
 )
@@ -166,6 +169,59 @@ def test_sparsify_keeps_the_largest_of_each_head_over_all_layers(tiny_model: Cal
     for density in (0.0, 1.0, True):
         with pytest.raises(UserError, match="density must be"):
             loraweave.sparsify(tmp_path / "dense", density, tmp_path / "other")
+
+
+def test_every_two_are_held_against_each_other(tiny_model: Callable, loras: dict[str, Path], tmp_path: Path) -> None:
+    """The first has neither the layer that differs nor a base's name."""
+    wider = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4)
+    other = make(LlamaForCausalLM(wider), tmp_path / "other", 0, r=2, target_modules=["up_proj"])
+    with pytest.raises(UserError, match=r"up_proj is 32 → 56, in .*wide 32 → 48: they are of different bases"):
+        loraweave.assemble({**loras, "other": other}, tmp_path / "all")
+    named = [make(tiny_model(), tmp_path / name, 0, r=2, target_modules=["q_proj"]) for name in ("x", "y")]
+    for folder in named:
+        config = LoraConfig.from_pretrained(str(folder))
+        config.base_model_name_or_path = f"base-of-{folder.name}"
+        config.save_pretrained(str(folder))
+    with pytest.raises(UserError, match=r"y is of the base base-of-y, .*x of base-of-x"):
+        loraweave.assemble({"small": loras["small"], "x": named[0], "y": named[1]}, tmp_path / "all")
+    folder = loraweave.assemble({"small": loras["small"], "x": named[0]}, tmp_path / "all")
+    assert PeftConfig.from_pretrained(str(folder)).base_model_name_or_path == "base-of-x"
+
+
+def test_split_names_its_folders_apart_and_writes_all_or_none(
+    tiny_model: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapted(tiny_model(), "own", task_names=["a/b", "a_b"]).save_pretrained(str(tmp_path / "all"))
+    parts = loraweave.split(tmp_path / "all", tmp_path / "parts")
+    assert [path.name for path in parts.values()] == ["a_b", "a_b-2"]
+    assert all((path / "adapter_model.safetensors").is_file() for path in parts.values())
+    written = []
+
+    def fail_at_the_second(*args: Any) -> None:
+        written.append(args)
+        if len(written) == 2:
+            raise UserError("no more")
+
+    monkeypatch.setattr("loraweave.adapters.assemble.fill", fail_at_the_second)
+    with pytest.raises(UserError, match="no more"):
+        loraweave.split(tmp_path / "all", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    "knobs", [{"layers_to_transform": [1], "target_modules": ["v_proj", "q_proj"]}, {"modules_to_save": ["lm_head"]}]
+)
+def test_sparsify_takes_adapters_of_some_layers_and_of_more(
+    tiny_model: Callable, tmp_path: Path, knobs: dict[str, Any]
+) -> None:
+    model = adapted(tiny_model(), "lori", **knobs)
+    model.save_pretrained(str(tmp_path / "dense"))
+    sparse = AdapterFile(loraweave.sparsify(tmp_path / "dense", 0.1, tmp_path / "sparse"))
+    assert {tuple(sparse.tensors(layer)["B_mask"].shape) for layer in sparse.sizes} == {
+        tuple(sparse.tensors(layer)["B"].shape) for layer in sparse.sizes
+    }
+    loaded = PeftModel.from_pretrained(tiny_model(), str(tmp_path / "sparse"), is_trainable=True)
+    assert any(p.requires_grad for p in loaded.parameters())
 
 
 def test_the_commands(loras: dict[str, Path], tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Plain LoRAs of one base become one adapter with a head each; and an adapter with an update per task the other way."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,18 +9,18 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import LoraConfig
 from torch import Tensor
-from torch.nn.functional import pad
 
-from loraweave.adapters.config import NAME
-from loraweave.adapters.file import WEIGHTS, AdapterFile
-from loraweave.adapters.write import write_adapter
+from loraweave.adapters.config import NAME, beyond_plain
+from loraweave.adapters.file import WEIGHTS, AdapterFile, Size
+from loraweave.adapters.plain import PREFIX, plain_lora
+from loraweave.adapters.write import fill, write_adapter
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
+from loraweave.files import make_folder, written_whole
+from loraweave.lowrank.factors import padded
+from loraweave.paths import folder_names
 
 AssembledGate = Literal["own", "token", "uniform"]
-PREFIX = "base_model.model."
-# Starts that change the base's weights, so that the factors by themselves are not the update.
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def assemble(loras: Mapping[str, str | Path], output: str | Path, gate: AssembledGate = "own") -> Path:
@@ -50,18 +50,17 @@ def assemble(loras: Mapping[str, str | Path], output: str | Path, gate: Assemble
     for adapter in adapters.values():
         _check_plain(adapter)
         adapter.check_values()
-    _check_one_base(adapters)
+    base, sizes = _one_base(adapters.values())
     pairs = {
         name: {layer: adapter.formula(layer).factors() for layer in adapter.sizes} for name, adapter in adapters.items()
     }
-    sizes = {layer: size for adapter in adapters.values() for layer, size in adapter.sizes.items()}
     rank = max(len(down) for of in pairs.values() for down, _ in of.values())
     tensors: dict[str, Tensor] = {}
     for layer, size in sizes.items():
         nothing = torch.zeros(0, size.d_in), torch.zeros(size.d_out, 0)
-        heads = [_padded(*of.get(layer, nothing), rank) for of in pairs.values()]
-        tensors[f"{PREFIX}{layer}.weave_A"] = torch.stack([down for down, _ in heads])
-        tensors[f"{PREFIX}{layer}.weave_B"] = torch.stack([up for _, up in heads])
+        heads = [padded(*of.get(layer, nothing), rank) for of in pairs.values()]
+        tensors[f"{PREFIX}{layer}.weave_A"] = torch.stack([down.float() for down, _ in heads])
+        tensors[f"{PREFIX}{layer}.weave_B"] = torch.stack([up.float() for _, up in heads])
         if gate == "token":
             tensors[f"{PREFIX}{layer}.weave_router"] = torch.zeros(len(heads), size.d_in)
     first: Any = next(iter(adapters.values())).config
@@ -75,7 +74,7 @@ def assemble(loras: Mapping[str, str | Path], output: str | Path, gate: Assemble
         task_names=list(loras),
         target_modules=sorted(sizes),
         task_type=first.task_type,
-        base_model_name_or_path=first.base_model_name_or_path,
+        base_model_name_or_path=base,
     )
     return write_adapter(Path(output), config, tensors)
 
@@ -104,22 +103,16 @@ def split(adapter: str | Path, output: str | Path) -> dict[str, Path]:
         raise UserError(f"{adapter}: weighs its heads by the input, so no task has a LoRA of its own")
     if source.others:
         raise UserError(f"{adapter}: {source.others[0]} is no low-rank update and cannot be divided among tasks")
-    written = {}
-    for number, task in enumerate(source.tasks):
-        pairs = {layer: source.formula(layer).factors(number) for layer in source.sizes}
-        rank = max(len(down) for down, _ in pairs.values())
-        tensors = {}
-        for layer, pair in pairs.items():
-            down, up = _padded(*pair, rank)
-            tensors[f"{PREFIX}{layer}.lora_A.weight"], tensors[f"{PREFIX}{layer}.lora_B.weight"] = down, up
-        lora = LoraConfig(
-            r=rank,
-            lora_alpha=rank,
-            target_modules=sorted(pairs),
-            task_type=config.task_type,
-            base_model_name_or_path=config.base_model_name_or_path,
-        )
-        written[task] = write_adapter(Path(output) / task.replace("/", "_"), lora, tensors)
+    folder, written = Path(output), {}
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; name another folder")
+    with written_whole(folder) as unfinished:
+        for number, (task, name) in enumerate(zip(source.tasks, folder_names(source.tasks), strict=True)):
+            plain = plain_lora(source, number)
+            lora = plain.config(sorted(plain.pairs), config.base_model_name_or_path, config.task_type)
+            make_folder(unfinished / name)
+            fill(unfinished / name, lora, plain.tensors())
+            written[task] = folder / name
     return written
 
 
@@ -139,38 +132,32 @@ def _check_plain(adapter: AdapterFile) -> None:
     config: Any = adapter.config
     if not isinstance(config, LoraConfig):
         raise UserError(f"{adapter.folder}: an adapter of {config.method}, not a plain LoRA")
-    starts = str(config.init_lora_weights)
-    what = {
-        "DoRA": config.use_dora,
-        f"bias={config.bias!r}": config.bias != "none",
-        "lora_bias": config.lora_bias,
-        "modules_to_save": config.modules_to_save,
-        "layer_replication": config.layer_replication,
-        "target_parameters": config.target_parameters,
-        f"init_lora_weights={starts!r}, which changes the base,": starts.startswith(_CHANGES_BASE),
-        f"{adapter.others[0] if adapter.others else ''}, which belongs to no linear layer,": adapter.others,
-    }
-    for name, there in what.items():
-        if there:
-            raise UserError(f"{adapter.folder}: {name} cannot become a head; only plain LoRAs of linear layers can")
+    odd = beyond_plain(config)
+    if odd is None and adapter.others:
+        odd = f"{adapter.others[0]}, which belongs to no linear layer,"
+    if odd is not None:
+        raise UserError(f"{adapter.folder}: {odd} cannot become a head; only plain LoRAs of linear layers can")
 
 
-def _check_one_base(adapters: Mapping[str, AdapterFile]) -> None:
-    """Raise UserError where two LoRAs name different bases or have a layer of different sizes."""
-    first = next(iter(adapters.values()))
-    for adapter in adapters.values():
-        bases = first.config.base_model_name_or_path, adapter.config.base_model_name_or_path
-        if all(bases) and bases[0] != bases[1]:
-            raise UserError(f"{adapter.folder} is of the base {bases[1]}, {first.folder} of {bases[0]}")
+def _one_base(adapters: Iterable[AdapterFile]) -> tuple[str | None, dict[str, Size]]:
+    """The name of the base, where any says it, and the sizes of all adapted layers.
+
+    Raises:
+        UserError: two name different bases, or have a layer of different sizes.
+    """
+    base, named = None, None
+    seen: dict[str, AdapterFile] = {}
+    for adapter in adapters:
+        own = adapter.config.base_model_name_or_path
+        if own and base and own != base:
+            raise UserError(f"{adapter.folder} is of the base {own}, {named} of {base}")
+        if own and not base:
+            base, named = own, adapter.folder
         for layer, size in adapter.sizes.items():
-            if layer in first.sizes and first.sizes[layer] != size:
+            other = seen.setdefault(layer, adapter)
+            if other.sizes[layer] != size:
                 raise UserError(
-                    f"{adapter.folder}: {layer} is {size.d_in} → {size.d_out}, in {first.folder} "
-                    f"{first.sizes[layer].d_in} → {first.sizes[layer].d_out}: they are of different bases"
+                    f"{adapter.folder}: {layer} is {size.d_in} → {size.d_out}, in {other.folder} "
+                    f"{other.sizes[layer].d_in} → {other.sizes[layer].d_out}: they are of different bases"
                 )
-
-
-def _padded(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """down (R, d_in) and up (d_out, R) with zeros to `rank`, in float32."""
-    missing = rank - len(down)
-    return pad(down, (0, 0, 0, missing)).float(), pad(up, (0, missing)).float()
+    return base, {layer: adapter.sizes[layer] for layer, adapter in seen.items()}

@@ -1,6 +1,8 @@
 """The configuration of an adapter in a folder."""
 
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig, PeftConfig
 
@@ -10,6 +12,15 @@ from loraweave.errors import UserError
 from loraweave.files import read_json
 
 NAME = "adapter_config.json"
+# Starts by which PEFT changes the base's weights, so that the factors by themselves are not the update.
+_CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Fields of PEFT's LoRA that leave it what it is by name: two factors and a scaling for every layer.
+_PLAIN = frozenset(
+    "task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode r target_modules "
+    "exclude_modules lora_alpha lora_dropout fan_in_fan_out init_lora_weights use_rslora layers_to_transform "
+    "layers_pattern rank_pattern alpha_pattern megatron_core loftq_config eva_config corda_config lora_ga_config "
+    "qalora_group_size runtime_config ensure_weight_tying".split()
+)
 
 
 def read_config(folder: Path) -> PeftConfig:
@@ -30,3 +41,23 @@ def read_config(folder: Path) -> PeftConfig:
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise UserError(f"{folder}: an adapter of the method {kind}; only LoRA and this package's can be read")
     return config
+
+
+def changes_base(config: PeftConfig) -> bool:
+    """Whether PEFT changes the base's own weights where it puts such an adapter on it: a start such as PiSSA's."""
+    return str(getattr(config, "init_lora_weights", "")).lower().startswith(_CHANGE_BASE)
+
+
+def beyond_plain(config: LoraConfig) -> str | None:
+    """What in the configuration of PEFT's LoRA makes it more than two factors and a scaling, in words; None if nothing
+    does."""
+    default: Any = LoraConfig()
+    if config.use_dora:
+        return "DoRA"
+    if changes_base(config):
+        return f"init_lora_weights={config.init_lora_weights!r}, which changes the base,"
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name not in _PLAIN and value and value != getattr(default, field.name):
+            return f"{field.name}={value!r}" if isinstance(value, str) else field.name
+    return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-from loraweave.errors import UserError, nearest
+from loraweave.errors import UserError, nearest, shown
 
 PATIENCE = 5.0
 """Seconds that all expressions of a configuration may take over all layers of a model."""
@@ -49,7 +49,7 @@ def check_fields(values: dict[str, Any], where: str) -> None:
     ):
         pattern = values.get(field) or {}
         if not isinstance(pattern, dict):
-            raise UserError(f"{where}: {field} must map names of layers to numbers, got {_short(pattern)}")
+            raise UserError(f"{where}: {field} must map names of layers to numbers, got {shown(pattern)}")
         for name, value in pattern.items():
             check(f"{field}[{name!r}]", value, where)
     for field in _NAMES:
@@ -57,7 +57,7 @@ def check_fields(values: dict[str, Any], where: str) -> None:
         listed = isinstance(value, list) and all(isinstance(name, str) for name in value)
         text = isinstance(value, str) and field not in ("modules_to_save", "task_names")
         if value is not None and not listed and not text:
-            raise UserError(f"{where}: {field} must be names of modules, got {_short(value)}")
+            raise UserError(f"{where}: {field} must be names of modules, got {shown(value)}")
 
 
 def check_expressions(config: Any, names: Iterable[str], where: str) -> None:
@@ -89,12 +89,12 @@ def check_expressions(config: Any, names: Iterable[str], where: str) -> None:
         done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except subprocess.TimeoutExpired as error:
         raise UserError(
-            f"{where}: {' or '.join(map(_short, expressions))} does not come to an end on the names of the model's "
+            f"{where}: {' or '.join(map(shown, expressions))} does not come to an end on the names of the model's "
             "layers; write the expression without nested repetition, or list the layers"
         ) from error
     if done.stdout.strip():
         expression, reason = json.loads(done.stdout)
-        raise UserError(f"{where}: {_short(expression)} is not a regular expression: {reason}")
+        raise UserError(f"{where}: {shown(expression)} is not a regular expression: {reason}")
 
 
 def check_saved(config: Any, names: Sequence[str], where: str) -> None:
@@ -110,14 +110,9 @@ def _is_plain(name: str) -> bool:
 
 def _check_number(field: str, value: Any, where: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(f"{where}: {field} must be a number, got {_short(value)}")
+        raise UserError(f"{where}: {field} must be a number, got {shown(value)}")
 
 
 def _check_count(field: str, value: Any, where: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{where}: {field} must be a whole number of at least 1, got {_short(value)}")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        raise UserError(f"{where}: {field} must be a whole number of at least 1, got {shown(value)}")

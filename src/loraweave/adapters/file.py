@@ -181,6 +181,10 @@ class AdapterFile:
         config = self.config
         return list(config.task_names or ()) if isinstance(config, WeaveConfig) and config.needs_tasks else []
 
+    def key(self, layer: str, name: str) -> str:
+        """The full name in the file of a layer's tensor: `weave_B` and the like, or "A" and "B" of PEFT's LoRA."""
+        return self._keys[layer][name]
+
     def tensors(self, layer: str) -> dict[str, Tensor]:
         """The layer's tensors in float64 by their names without `weave_`: A (a, r, d_in), B (N, d_out, r) and others.
 

@@ -44,10 +44,9 @@ def sparsify(adapter: str | Path, density: float, output: str | Path) -> Path:
     kept = largest(torch.cat([B.flatten(1) for B in sizes.values()], dim=1), density)
     masks = dict(zip(sizes, kept.split([B[0].numel() for B in sizes.values()], dim=1), strict=True))
     tensors: dict[str, Tensor] = {name: source.tensor(name) for name in source.names}
-    prefix = next(iter(tensors)).split(next(iter(source.sizes)))[0]
     for layer, mask in masks.items():
-        up = f"{prefix}{layer}.weave_B"
-        tensors[f"{prefix}{layer}.{MASK}"] = mask.view(tensors[up].shape)
+        up = source.key(layer, "weave_B")
+        tensors[up.removesuffix("weave_B") + MASK] = mask.view(tensors[up].shape)
         tensors[up] = torch.zeros_like(tensors[up])
     config.up_density = density
     return write_adapter(Path(output), config, tensors)

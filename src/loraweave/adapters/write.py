@@ -20,8 +20,13 @@ def write_adapter(folder: Path, config: PeftConfig, tensors: Mapping[str, Tensor
     """
     if folder.exists():
         raise UserError(f"{folder}: exists already; name another folder")
-    config.inference_mode = True
     with written_whole(folder) as unfinished:
-        save_file({k: t.contiguous() for k, t in tensors.items()}, unfinished / WEIGHTS, metadata={"format": "pt"})
-        config.save_pretrained(str(unfinished))
+        fill(unfinished, config, tensors)
     return folder
+
+
+def fill(folder: Path, config: PeftConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Write an adapter into a folder that is there; as `write_adapter`."""
+    config.inference_mode = True
+    save_file({k: t.contiguous() for k, t in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    config.save_pretrained(str(folder))

@@ -9,7 +9,7 @@ from typing import Any
 from peft import LoraConfig, PeftConfig
 from typing_extensions import NotRequired, TypedDict
 
-from loraweave.adapters.config import read_config
+from loraweave.adapters.config import changes_base, read_config
 from loraweave.adapters.file import AdapterFile
 from loraweave.analysis.full import FullUpdate
 from loraweave.config import WeaveConfig
@@ -19,7 +19,6 @@ from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_sum
 from loraweave.shapes import read_shaped
 
 _OF_COMPARISON = re.compile(r"(?P<method>[^/]+?)(?P<seed>-seed\d+)(?P<rate>-lr[\d.e+-]+)?(?P<nothing>)")
-_NOT_THE_CHANGE = ("pissa", "olora", "corda", "lora_ga")  # starts by which PEFT changes the base
 
 
 @dataclass(eq=False)
@@ -234,8 +233,8 @@ def _notes(name: str, update: AdapterFile | FullUpdate) -> list[str]:
                 f"{name}: DoRA also rescales every row of the weight, which is no low-rank change; "
                 "what is shown is its low-rank part alone"
             )
-        start = str(config.init_lora_weights).lower()
-        if start.startswith(_NOT_THE_CHANGE):
+        if changes_base(config):
+            start = str(config.init_lora_weights).lower()
             notes.append(
                 f"{name}: its start ({start}) changed the base, so what is shown is the adapter whole and not what "
                 "training changed"

@@ -8,13 +8,13 @@ import torch
 from peft import PeftModel
 from rich.console import Console
 
+from loraweave.adapters.plain import PlainLora, plain_lora
 from loraweave.errors import UserError, nearest
 from loraweave.export import gguf_adapter, gguf_model, lora, merged
 from loraweave.export.averages import mean_weights, uniform_weights
 from loraweave.export.card import write_card
 from loraweave.export.measure import Bench, Said, told_task
 from loraweave.export.outputs import KEPT, difference
-from loraweave.export.plain import PlainLora, plain_lora
 from loraweave.export.record import Export, write_record
 from loraweave.export.source import Source, open_source
 from loraweave.export.target import Target, Work

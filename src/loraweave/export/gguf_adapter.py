@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
+from loraweave.adapters.plain import PlainLora
 from loraweave.bases import base_config
 from loraweave.errors import UserError
 from loraweave.export import lora
 from loraweave.export.gguf_shapes import Names, import_gguf, shape_of
-from loraweave.export.plain import PlainLora
 from loraweave.export.source import Source
 from loraweave.export.target import TOLERANCE, Work, check_plain
 from loraweave.export.variants import Variant

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from loraweave.adapters.plain import PlainLora
 from loraweave.bases import base_config
 from loraweave.export import merged
 from loraweave.export.gguf_shapes import Names, Shape, import_gguf, shape_of, unknown
 from loraweave.export.gguf_vocab import add_vocabulary
-from loraweave.export.plain import PlainLora
 from loraweave.export.source import Source
 from loraweave.export.target import Work
 from loraweave.export.variants import Variant

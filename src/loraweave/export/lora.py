@@ -4,14 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from peft import LoraConfig, PeftModel
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from peft import PeftModel
+from torch import nn
 
-from loraweave.adapters.file import WEIGHTS
+from loraweave.adapters.plain import PlainLora
+from loraweave.adapters.write import fill
 from loraweave.export import vllm
-from loraweave.export.plain import PlainLora
 from loraweave.export.source import Source
 from loraweave.export.target import TOLERANCE, Work, check_plain
 from loraweave.export.variants import Variant
@@ -38,19 +36,7 @@ def tolerance(source: Source) -> float:
 
 def write_lora(plain: PlainLora, folder: Path, base: nn.Module, name: str) -> None:
     """Configuration and tensors of a plain LoRA for a base, which `name` is the name of."""
-    tensors: dict[str, Tensor] = {}
-    for layer, (down, up) in plain.pairs.items():
-        tensors[f"base_model.model.{layer}.lora_A.weight"] = down.to(torch.float32).contiguous()
-        tensors[f"base_model.model.{layer}.lora_B.weight"] = up.to(torch.float32).contiguous()
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    LoraConfig(
-        r=plain.rank,
-        lora_alpha=plain.rank,
-        target_modules=targets(list(plain.pairs), base),
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=name,
-        inference_mode=True,
-    ).save_pretrained(str(folder))
+    fill(folder, plain.config(targets(list(plain.pairs), base), name, "CAUSAL_LM"), plain.tensors())
 
 
 def targets(layers: list[str], base: nn.Module) -> list[str]:

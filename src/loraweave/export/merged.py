@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from loraweave.adapters.plain import PlainLora
 from loraweave.bases import base_config
 from loraweave.errors import UserError
 from loraweave.export.measure import told_task
-from loraweave.export.plain import PlainLora
 from loraweave.export.record import hash_of
 from loraweave.export.source import Source
 from loraweave.export.target import TOLERANCE, Work

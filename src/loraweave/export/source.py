@@ -8,6 +8,7 @@ from peft import LoraConfig
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from loraweave.adapters.config import beyond_plain
 from loraweave.adapters.file import AdapterFile
 from loraweave.bases import Base, empty_base, fingerprint, load_base, resolve_base
 from loraweave.config import WeaveConfig
@@ -69,6 +70,8 @@ class Source:
             return f"modules_to_save ({', '.join(whole)}) were trained whole"
         if getattr(config, "bias", "none") != "none":
             return f"biases of the base were trained (bias={config.bias!r})"
+        if isinstance(config, LoraConfig) and (odd := beyond_plain(config)) is not None:
+            return f"{odd} makes it more than two factors for every layer"
         # PEFT saves a vocabulary layer that is adapted with the base's own weight.
         if others := [name for name in self.adapter.others if not name.endswith(".base_layer.weight")]:
             return f"{others[0]} is no low-rank update of a linear layer"

@@ -8,8 +8,8 @@ from typing import Protocol
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from loraweave.adapters.plain import PlainLora
 from loraweave.errors import UserError
-from loraweave.export.plain import PlainLora
 from loraweave.export.source import Source
 from loraweave.export.variants import Variant
 

@@ -1,12 +1,12 @@
 """What one export comes to: one update for all tasks or one for each, heads as trained or with fixed weights."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from loraweave.errors import UserError, nearest
 from loraweave.export.source import Source
+from loraweave.paths import folder_names
 
 Heads = Literal["as trained", "averaged", "uniform"]
 
@@ -60,16 +60,3 @@ def choose_variants(source: Source, tasks: Sequence[str], uniform: bool) -> list
         return [Variant(None, heads)]
     chosen = list(dict.fromkeys(tasks or told_apart))
     return [Variant(task, heads, name) for task, name in zip(chosen, folder_names(chosen), strict=True)]
-
-
-def folder_names(tasks: Sequence[str]) -> list[str]:
-    """A folder's name for each task: the task's own where a file system and a command line take it."""
-    taken: list[str] = []
-    for task in tasks:
-        plain = name = re.sub(r"[^\w.-]+", "_", task, flags=re.ASCII).strip(".") or "task"
-        number = 1
-        while name.lower() in map(str.lower, taken):
-            number += 1
-            name = f"{plain}-{number}"
-        taken.append(name)
-    return taken

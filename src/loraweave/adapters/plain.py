@@ -1,13 +1,16 @@
 """An adapter's update as a plain LoRA: two factors per layer, scaling folded in, one rank for all layers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from peft import LoraConfig, TaskType
 from torch import Tensor
 
 from loraweave.adapters.file import AdapterFile
 from loraweave.lowrank.factors import energy, padded, truncate
 
+PREFIX = "base_model.model."
+"""What stands before a layer's path in the names of an adapter's tensors."""
 HeadWeights = Mapping[str, Tensor]
 """By layer, fixed weights of the heads in a router's place: (N,), or (G, N) for each group of output channels."""
 
@@ -27,6 +30,25 @@ class PlainLora:
     rank: int
     native: int
     kept: float = 1.0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As PEFT saves them, in float32."""
+        return {
+            f"{PREFIX}{layer}.{name}.weight": factor.float()
+            for layer, pair in self.pairs.items()
+            for name, factor in zip(("lora_A", "lora_B"), pair, strict=True)
+        }
+
+    def config(self, target_modules: Sequence[str], base: str | None, task_type: TaskType | str | None) -> LoraConfig:
+        """PEFT's configuration: one rank and an alpha equal to it, no patterns; `base`: the base's name."""
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.rank,
+            target_modules=[*target_modules],
+            task_type=task_type,
+            base_model_name_or_path=base,
+            inference_mode=True,
+        )
 
     @property
     def is_cut(self) -> bool:
