@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from loraweave.adapters.config import changes_base
 from loraweave.evaluation.mean import mean_rule
 from loraweave.evaluation.paired import PairedDifference, difference, mean_difference
 from loraweave.evaluation.samples import Sample, majority
@@ -17,8 +18,9 @@ from loraweave.evaluation.scores import TaskScore
 def untouched(
     model: PreTrainedModel | PeftModel, load: Callable[[], PreTrainedModel]
 ) -> Iterator[PreTrainedModel | PeftModel]:
-    """The base of a trained model: its adapter switched off; where more was trained than that, what `load` gives."""
-    if isinstance(model, PeftModel) and getattr(model.active_peft_config, "bias", "none") == "none":
+    """The base of a trained model: its adapter switched off; where more than that differs, what `load` gives."""
+    config = model.active_peft_config if isinstance(model, PeftModel) else None
+    if config is not None and getattr(config, "bias", "none") == "none" and not changes_base(config):
         with model.disable_adapter():
             yield model
     else:

@@ -1,13 +1,15 @@
 """Put a method's adapter on a base model for a while, and leave the base as it was."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
+from loraweave.adapters.config import changes_base
 from loraweave.adapters.fields import check_expressions, check_saved
 from loraweave.errors import UserError
 from loraweave.runs.language import check_excluded, freeze_beside_language
@@ -56,16 +58,25 @@ def adapted(
 
 
 def inject(base: PreTrainedModel, config: PeftConfig, method: str) -> PeftModel:
-    """The base with a new adapter. Where a layer refuses it, the layers before that one are given back."""
+    """The base with a new adapter. Where a layer refuses it, the layers before that one are given back.
+
+    A start such as PiSSA's changes the base's own weights: they are kept, on the CPU, until `take_off` puts them back.
+    """
     modules = dict(base.named_modules())
+    weights = {}
+    if changes_base(config):
+        weights = {name: weight.detach().to("cpu", copy=True) for name, weight in base.named_parameters()}
     try:
-        return get_peft_model(base, config)
+        model = get_peft_model(base, config)
+        model.weights_before = weights
+        return model
     except Exception as error:
         for name, module in modules.items():
             parent, _, child = name.rpartition(".")
             if name:
                 modules[parent]._modules[child] = module
         base.__dict__.pop("peft_config", None)
+        _put_back(base, weights)
         detach(base)
         if isinstance(error, _REFUSALS) and not isinstance(error, UserError):  # PEFT's and torch's words
             raise UserError(f"method {method}: {' '.join(str(error).split())}") from error
@@ -73,10 +84,17 @@ def inject(base: PreTrainedModel, config: PeftConfig, method: str) -> PeftModel:
 
 
 def take_off(model: PeftModel) -> PreTrainedModel:
-    """Remove every adapter from a model, without merging; returns the base."""
+    """Remove every adapter from a model, without merging; returns the base, with the weights that it had."""
     base: PreTrainedModel = model.unload()
     base.__dict__.pop("peft_config", None)  # PEFT takes this for a model that still has an adapter
+    _put_back(base, getattr(model, "weights_before", {}))
     return base
+
+
+@torch.no_grad()
+def _put_back(base: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        base.get_parameter(name).copy_(weight)
 
 
 @contextmanager

@@ -1,0 +1,65 @@
+"""A base lent to an adapter comes back as it was, whatever its start did to it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from loraweave.errors import UserError
+from loraweave.evaluation.beside import untouched
+from loraweave.runs.adapting import adapted, take_off
+from loraweave.runs.attaching import attach
+from loraweave.runs.methods import choose_method
+
+CHANGING = ["pissa", "olora"]
+
+
+def bits(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in model.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("start", CHANGING)
+def test_a_start_that_changes_the_base_is_taken_back(tiny_model: Callable, tmp_path: Path, start: str) -> None:
+    base = tiny_model()
+    before = bits(base)
+    method = choose_method({"name": "lora", "r": 4, "init_lora_weights": start})
+    with adapted(base, method, ["one"], seed=0, keep_base=True) as model:
+        inside = model.base_model.model.model.layers[0].mlp.up_proj.base_layer.weight.clone()
+        model.save_pretrained(str(tmp_path / "adapter"))
+    assert not torch.equal(inside, before["model.layers.0.mlp.up_proj.weight"])
+    assert same(bits(base), before)
+
+    ids = torch.randint(3, 60, (2, 7), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain = base(ids).logits
+        seen = []
+        for _ in range(2):  # a second time on a base that was given back
+            model = attach(base, tmp_path / "adapter")
+            seen.append(model(ids).logits)
+            assert same(bits(take_off(model)), before)
+        torch.testing.assert_close(seen[0], plain, rtol=1e-4, atol=1e-4)  # untrained, it is the base
+        torch.testing.assert_close(seen[1], seen[0])
+
+
+def test_so_it_is_where_a_later_layer_is_refused(tiny_model: Callable) -> None:
+    base = tiny_model()
+    before = bits(base)
+    method = choose_method({"name": "lora", "r": 4, "init_lora_weights": "pissa", "target_modules": ["q_proj", "norm"]})
+    with pytest.raises(UserError), adapted(base, method, ["one"], seed=0, keep_base=True):
+        pass
+    assert same(bits(base), before)
+
+
+@pytest.mark.parametrize("start", CHANGING)
+def test_what_stands_beside_such_an_adapter_is_the_real_base(tiny_model: Callable, start: str) -> None:
+    """Switching the adapter off leaves the changed weights."""
+    config = LoraConfig(r=4, init_lora_weights=start, target_modules="all-linear", task_type="CAUSAL_LM")
+    loaded = tiny_model()
+    with untouched(get_peft_model(tiny_model(), config), lambda: loaded) as found:
+        assert found is loaded
