@@ -132,6 +132,12 @@ def test_all_tokens_in_their_order_have_their_tasks(preset: str, again: bool) ->
         torch.testing.assert_close(model(x.repeat_interleave(2, 0), tasks=MIXED)[::2], expected)
 
 
+def test_rows_that_a_trainer_repeats_are_refused() -> None:
+    """With gradients nobody says in which order they are."""
+    with pytest.raises(UserError, match="48 vectors"):
+        adapted(Shared())(inputs(0).repeat(2, 1, 1), tasks=MIXED)
+
+
 def test_a_part_of_the_input_is_refused_where_the_layer_is_not_known_to_be_an_expert() -> None:
     class Half(Shared):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -92,11 +92,15 @@ def _of_rows(ids: Tensor, leading: torch.Size, inputs: Collection[tuple[int, int
         )
     if ids.shape[0] == rows:
         return ids
-    generating = not torch.is_grad_enabled()  # else rows are repeated by a trainer, in an order of its own
-    expanded = generating and rows % ids.shape[0] == 0 and (not inputs or any(rows == batch for batch, _ in inputs))
-    if not expanded:
+    if not (_may_be_expanded(ids, rows) and (not inputs or any(rows == batch for batch, _ in inputs))):
         raise UserError(f"layer {layer}: tasks for {ids.shape[0]} sequences do not fit an input of {tuple(leading)}")
     return ids.repeat_interleave(rows // ids.shape[0], dim=0)
+
+
+def _may_be_expanded(ids: Tensor, rows: int) -> bool:
+    """Whether generation may have repeated each sequence in its place. With gradients it is a trainer that repeats
+    rows, in an order of its own."""
+    return rows % ids.shape[0] == 0 and not torch.is_grad_enabled()
 
 
 def _of_vectors(ids: Tensor, rows: int, inputs: Collection[tuple[int, int]], layer: str, routed: bool) -> Tensor:
@@ -110,7 +114,8 @@ def _of_vectors(ids: Tensor, rows: int, inputs: Collection[tuple[int, int]], lay
                 f"layer {layer}: tasks {tuple(ids.shape)} are per token, but an adapted layer gets {rows} vectors, as "
                 "poolers and classifiers do: give one task per sequence, or leave that layer out with exclude_modules"
             )
-        known = {count for batch, tokens in inputs if batch % len(ids) == 0 for count in (batch * tokens, batch)}
+        batches = [(b, tokens) for b, tokens in inputs if b == len(ids) or _may_be_expanded(ids, b)]
+        known = {count for batch, tokens in batches for count in (batch * tokens, batch)}
         if rows in known:
             return ids.repeat_interleave(rows // len(ids))
     one = ids.flatten()[0]
