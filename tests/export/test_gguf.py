@@ -1,5 +1,6 @@
 """GGUF files: an adapter and a model, read back by other code than wrote them, for each shape of base."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,6 +152,14 @@ def test_how_text_is_split_is_known_or_refused(pretokenizer, name):
         return
     with pytest.raises(UserError, match=r"llama\.cpp's own converter"):
         split_of({"pre_tokenizer": pretokenizer})
+
+
+def test_a_tokenizer_that_cannot_be_written_is_refused_before_anything_is_measured(
+    project, finished, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sys.modules["loraweave.export.export"], "_prepare", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UserError, match="joins nothing"):
+        export(finished({"name": "lora", **SMALL}), "gguf-model", tmp_path / "out", base=str(project / "base"))
 
 
 def test_what_cannot_be_written_is_refused(project, finished, tmp_path):

@@ -17,6 +17,7 @@ import loraweave
 from loraweave.bases import load_base
 from loraweave.errors import UserError
 from loraweave.export import Export, export
+from loraweave.export.averages import mean_weights
 from loraweave.runs.attaching import attach
 
 IDS = torch.randint(3, 250, (3, 20), generator=torch.Generator().manual_seed(1))
@@ -207,6 +208,28 @@ def test_a_folder_with_something_in_it_is_left_alone(finished, tmp_path):
     with pytest.raises(UserError, match="something already"):
         export(finished({"name": "lora", **SMALL}), "lora", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_a_start_that_changed_the_base_is_refused_and_merges(project, tmp_path, start: str):
+    """Its factors by themselves are not what it does to a base that was not changed."""
+    run = random_run(project, {"name": "lora", **SMALL, "init_lora_weights": start}, tmp_path / "run")
+    with pytest.raises(UserError, match=f"init_lora_weights='{start}', which changes the base"):
+        export(run, "lora", tmp_path / "out")
+    (each,) = export(run, "merged", tmp_path / "merged")
+    assert each.exact
+
+
+def test_a_layer_that_no_token_came_through_is_named(finished, tmp_path, monkeypatch):
+    def without_the_first(model, rows):
+        found = mean_weights(model, rows)
+        return {layer: found[layer] for layer in list(found)[1:]}
+
+    monkeypatch.setattr(sys.modules["loraweave.export.export"], "mean_weights", without_the_first)
+    (each,) = export(finished({"name": "rlora", **SMALL}), "lora", tmp_path / "out", tasks=["parity"], limit=4)
+    (note,) = each.notes
+    assert note.startswith("no token came through 1 of 14 layers, model.layers.0.self_attn.q_proj first")
+    assert note in json.loads((each.path / "export.json").read_text())["notes"]
 
 
 def test_an_export_that_says_something_else_is_not_left_behind(finished, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_runs import BY_TASK, EXACT, NAMES, SMALL, random_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -57,6 +58,45 @@ def test_a_base_in_half_precision_is_added_to_in_float32_and_rounded_once(projec
     ):
         assert name == other
         torch.testing.assert_close(found, wanted, rtol=2**-7, atol=1e-6)  # one unit in the last place at most
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_merge_that_leaves_the_update_out_is_found(project, tmp_path, monkeypatch, dtype: torch.dtype):
+    folder = tmp_path / "base"
+    base, tokenizer = load_base(project / "base")
+    base.to(dtype).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for size in (0.2, 0.02):
+        run = random_run(project, {"name": "multilora", **SMALL}, tmp_path / f"run-{size}", size=size)
+        with monkeypatch.context() as patch:
+            patch.setattr("loraweave.export.merged.merged_weight", lambda weight, changes, safe: weight)
+            with pytest.raises(UserError, match=r"does (not do|-?0% of) what the adapter does"):
+                export(run, "merged", tmp_path / f"out-{size}", base=str(folder))
+        assert not (tmp_path / f"out-{size}").exists()
+
+
+def test_a_change_too_small_for_the_bases_numbers_is_told(project, tmp_path):
+    folder = tmp_path / "half"
+    base, tokenizer = load_base(project / "base")
+    base.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    run = random_run(project, {"name": "lora", **SMALL}, tmp_path / "run", size=1e-3)
+    with pytest.raises(UserError, match="too small for them: export --to lora keeps it"):
+        export(run, "merged", tmp_path / "out", base=str(folder))
+    (each,) = export(run, "lora", tmp_path / "lora", base=str(folder))
+    assert each.exact
+
+
+def test_weights_that_are_one_are_written_once(project, tmp_path):
+    folder = tmp_path / "half"
+    base, tokenizer = load_base(project / "base")
+    base.config.tie_word_embeddings = True
+    base.tie_weights()
+    base.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    settings = {"name": "lora", **SMALL, "target_modules": ["q_proj"]}
+    (each,) = export(random_run(project, settings, tmp_path / "run"), "merged", tmp_path / "out", base=str(folder))
+    assert "lm_head.weight" not in load_file(each.path / "model.safetensors")
 
 
 def test_a_router_is_merged_for_a_task_at_a_cost_that_is_measured(finished, tmp_path):

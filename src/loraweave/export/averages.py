@@ -21,7 +21,8 @@ def mean_weights(model: PeftModel, rows: Sequence[EncodedRow]) -> dict[str, Tens
         rows: read one at a time, without padding.
 
     Returns:
-        (N,), or (G, N) where groups of output channels are weighed apart; in float64.
+        (N,), or (G, N) where groups of output channels are weighed apart; in float64. Of the layers that any row came
+        through: an expert that nobody chose has none.
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -46,14 +47,10 @@ def mean_weights(model: PeftModel, rows: Sequence[EncodedRow]) -> dict[str, Tens
     finally:
         for hook in hooks:
             hook.remove()
-    # A layer that no row came through, an expert that nobody chose, has its heads weigh alike.
-    return {n: sums[n] / counts[n] if n in sums else _even(layer.formula("default").B) for n, layer in routed.items()}
+    return {name: total / counts[name] for name, total in sums.items()}
 
 
 def uniform_weights(adapter: AdapterFile) -> dict[str, Tensor]:
     """By layer, every head's weight the same."""
-    return {layer: _even(adapter.formula(layer).B) for layer in adapter.sizes}
-
-
-def _even(B: Tensor) -> Tensor:
-    return torch.full((len(B),), 1 / len(B), dtype=torch.float64)
+    heads = {layer: len(adapter.formula(layer).B) for layer in adapter.sizes}
+    return {layer: torch.full((count,), 1 / count, dtype=torch.float64) for layer, count in heads.items()}

@@ -1,12 +1,13 @@
 """Export an adapter: choose what is written, write it aside, read it back, compare, and only then put it in place."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
 from rich.console import Console
+from torch import Tensor
 
 from loraweave.adapters.plain import PlainLora, plain_lora
 from loraweave.errors import UserError, nearest
@@ -14,7 +15,7 @@ from loraweave.export import gguf_adapter, gguf_model, lora, merged
 from loraweave.export.averages import mean_weights, uniform_weights
 from loraweave.export.card import write_card
 from loraweave.export.measure import Bench, Said, told_task
-from loraweave.export.outputs import KEPT, difference
+from loraweave.export.outputs import KEPT, Difference, difference, share_kept
 from loraweave.export.record import Export, write_record
 from loraweave.export.source import Source, open_source
 from loraweave.export.target import Target, Work
@@ -30,6 +31,9 @@ TARGETS: dict[str, Target] = {
     "gguf": gguf_adapter,
     "gguf-model": gguf_model,
 }
+
+LOST = 0.5
+"""How far from all of it what an exact export does of what its adapter does may be: rounding's share, generously."""
 
 
 def export(
@@ -84,55 +88,63 @@ def export(
         bench = Bench(source, tokenizer, limit, console)
         prepared = _prepare(work, bench, variants, max_rank)
         with written_whole(output) as unfinished:
-            return [_write(work, bench, to, (output, unfinished), *each) for each in prepared]
+            return [_write(work, bench, to, (output, unfinished), each) for each in prepared]
 
 
-def _prepare(
-    work: Work, bench: Bench, variants: Sequence[Variant], max_rank: int | None
-) -> list[tuple[Variant, PlainLora | None, Said]]:
-    """What is to be written, and what the adapter itself says to held-out rows."""
-    adapter, found = work.source.adapter, []
+@dataclass(frozen=True)
+class _Prepared:
+    """What is to be written, and what it is held against.
+
+    Attributes:
+        variant: which. plain: its update as a plain LoRA; None where it is more.
+        exact: whether nothing but rounding should tell it from the adapter.
+        adapter: what the adapter says to held-out rows. base: what the bare base says to the same, where it is exact.
+        notes: what a person should know.
+    """
+
+    variant: Variant
+    plain: PlainLora | None
+    exact: bool
+    adapter: Said
+    base: Said | None
+    notes: list[str]
+
+
+def _prepare(work: Work, bench: Bench, variants: Sequence[Variant], max_rank: int | None) -> list[_Prepared]:
+    adapter, found, room = work.source.adapter, [], KEPT // len(variants)
+    bare = {v: bench.said(work.base, v, False, True, room) for v in variants if v.heads == "as trained"}
     model = attach(work.base, adapter.folder)
     try:
         for variant in variants:
-            plain = None
+            plain: PlainLora | None = None
+            notes: list[str] = []
             if not work.source.unfixed:
                 number = adapter.tasks.index(variant.task) if variant.task in adapter.tasks else None
-                plain = plain_lora(adapter, number, _head_weights(work.source, bench, model, variant), max_rank)
-            exact = _is_exact(variant, plain)
+                weights, notes = _head_weights(work.source, bench, model, variant)
+                plain = plain_lora(adapter, number, weights, max_rank)
+            exact = variant.heads == "as trained" and not (plain is not None and plain.is_cut)
             if not exact:
                 bench.check_measurable()
-            said = bench.said(model, variant, True, exact, KEPT // len(variants))
-            found.append((variant, plain, said))
+            said = bench.said(model, variant, True, exact, room)
+            found.append(_Prepared(variant, plain, exact, said, bare[variant] if exact else None, notes))
     finally:
         take_off(model)
     return found
 
 
-def _write(
-    work: Work,
-    bench: Bench,
-    to: str,
-    place: tuple[Path, Path],
-    variant: Variant,
-    plain: PlainLora | None,
-    before: Said,
-) -> Export:
+def _write(work: Work, bench: Bench, to: str, place: tuple[Path, Path], what: _Prepared) -> Export:
     """Write one, read it back and compare; `place`: the output, and where it lies until all is whole."""
+    variant, plain, exact = what.variant, what.plain, what.exact
     output, unfinished = (folder / variant.folder if variant.folder else folder for folder in place)
     unfinished.mkdir(exist_ok=True)
-    target, source, exact = TARGETS[to], work.source, _is_exact(variant, plain)
-    notes = target.write(work, variant, plain, unfinished)
+    target, source = TARGETS[to], work.source
+    notes = [*what.notes, *target.write(work, variant, plain, unfinished)]
     with target.running(work, unfinished) as model:
         after = bench.said(model, variant, False, exact, KEPT)
-    differences = {name: difference(said, after.outputs[name]) for name, said in before.outputs.items()}
-    for found in differences.values() if exact else ():
-        if not found.largest <= target.tolerance(source) * max(1.0, found.scale):
-            raise UserError(
-                f"{source.folder}: what was written does not do what the adapter does (a logit differs by "
-                f"{found.largest:.2g}), so it was taken away again"
-            )
-    scores = {name: (score, after.scores[name]) for name, score in before.scores.items()}
+    differences = {name: difference(said, after.outputs[name]) for name, said in what.adapter.outputs.items()}
+    if exact:
+        _check_does_the_same(what, after, differences, target.tolerance(source), source.folder)
+    scores = {name: (score, after.scores[name]) for name, score in what.adapter.scores.items()}
     rank, native, kept = (plain.rank, plain.native, plain.kept) if plain else (None, None, 1.0)
     made = Export(output, to, source.base, variant, exact, rank, native, kept, differences, scores, tuple(notes))
     write_card(made, unfinished, source)
@@ -140,15 +152,40 @@ def _write(
     return made
 
 
-def _is_exact(variant: Variant, plain: PlainLora | None) -> bool:
-    return variant.heads == "as trained" and not (plain is not None and plain.is_cut)
+def _check_does_the_same(
+    what: _Prepared, after: Said, differences: Mapping[str, Difference], tolerance: float, folder: Path
+) -> None:
+    """Raise UserError unless an export that is exact says what the adapter says, and not only what the base does."""
+    for found in differences.values():
+        if not found.largest <= tolerance * max(1.0, found.scale):
+            raise UserError(
+                f"{folder}: what was written does not do what the adapter does (a logit differs by "
+                f"{found.largest:.2g}), so it was taken away again"
+            )
+    assert what.base is not None
+    three = [[said.outputs[name] for name in differences] for said in (what.base, what.adapter, after)]
+    kept = share_kept(*three)
+    if kept is not None and not abs(kept - 1) <= LOST:
+        raise UserError(
+            f"{folder}: what was written does {kept:.0%} of what the adapter does, so it was taken away again; where "
+            "weights are rounded to half precision an update can be too small for them: export --to lora keeps it"
+        )
 
 
-def _head_weights(source: Source, bench: Bench, model: PeftModel, variant: Variant) -> Any:
+def _head_weights(
+    source: Source, bench: Bench, model: PeftModel, variant: Variant
+) -> tuple[dict[str, Tensor] | None, list[str]]:
+    """What takes a router's place, by layer, and what a person should know of it."""
     if variant.heads == "as trained":
-        return None
+        return None, []
+    uniform = uniform_weights(source.adapter)
     if variant.heads == "uniform":
-        return uniform_weights(source.adapter)
+        return uniform, []
     assert variant.task is not None
     with told_task(model, source, variant.task):
-        return mean_weights(model, bench.training_rows(variant.task))
+        found = mean_weights(model, bench.training_rows(variant.task))
+    missed = [path for path in uniform if path not in found and source.adapter.formula(path).depends_on_input]
+    if not missed:
+        return found, []
+    note = f"no token came through {len(missed)} of {len(uniform)} layers, {missed[0]} first: heads weigh alike there"
+    return uniform | found, [note]

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from loraweave.adapters.plain import PlainLora
-from loraweave.bases import base_config
+from loraweave.bases import base_config, load_tokenizer
 from loraweave.export import merged
 from loraweave.export.gguf_shapes import Names, Shape, import_gguf, shape_of, unknown
-from loraweave.export.gguf_vocab import add_vocabulary
+from loraweave.export.gguf_vocab import add_vocabulary, check_tokenizer
 from loraweave.export.source import Source
 from loraweave.export.target import Work
 from loraweave.export.variants import Variant
@@ -26,10 +26,12 @@ HEAD = "output.weight"
 
 
 def check(source: Source) -> None:
-    """Raise UserError if the adapter cannot be merged, or the base is of a shape or has positions unknown here."""
+    """Raise UserError if the adapter cannot be merged, or the base is of a shape, or has positions or a tokenizer,
+    unknown here."""
     import_gguf()
     merged.check(source)
     check_config(base_config(source.base, source.trust_code))
+    check_tokenizer(load_tokenizer(source.base, source.trust_code))
 
 
 def check_config(config: Any) -> None:

@@ -17,7 +17,7 @@ SPLITS = {
 """llama.cpp's names of the expressions by which text is split."""
 
 
-def check(tokenizer: PreTrainedTokenizerBase) -> None:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UserError if a tokenizer cannot be written so that llama.cpp does the same."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     if _is_bytewise(backend):

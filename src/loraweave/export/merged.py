@@ -14,10 +14,10 @@ from loraweave.adapters.plain import PlainLora
 from loraweave.bases import base_config
 from loraweave.errors import UserError
 from loraweave.export.measure import told_task
-from loraweave.export.record import hash_of
 from loraweave.export.source import Source
 from loraweave.export.target import TOLERANCE, Work
 from loraweave.export.variants import Variant
+from loraweave.files import file_hash
 from loraweave.runs.attaching import attach
 from loraweave.tuner.merging import mergeable_weight, merged_weight
 
@@ -42,11 +42,7 @@ def write(work: Work, variant: Variant, plain: PlainLora | None, folder: Path) -
     """Write the merged model in the base's own dtype, with tokenizer and template; returns how it was rounded."""
     dtype = own_dtype(work.source)
     with merged(work, variant, plain) as model:
-        state = {
-            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-            for name, tensor in model.state_dict().items()
-        }
-        model.save_pretrained(str(folder), state_dict=state)
+        model.save_pretrained(str(folder), state_dict=rounded(model.state_dict(), dtype))
         config = copy.deepcopy(model.config)
     for part in (config, config.get_text_config()):
         part.dtype = dtype
@@ -127,7 +123,7 @@ def link_equal(folder: Path, others: Iterable[Path]) -> None:
             if path.is_file():
                 there.setdefault(path.stat().st_size, []).append(path)
     for path in [path for path in folder.iterdir() if path.is_file()]:
-        same = next((p for p in there.get(path.stat().st_size, ()) if hash_of(p) == hash_of(path)), None)
+        same = next((p for p in there.get(path.stat().st_size, ()) if file_hash(p) == file_hash(path)), None)
         if same is None:
             continue
         link = path.with_name(f"{path.name}.link")

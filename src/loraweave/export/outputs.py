@@ -70,6 +70,28 @@ def outputs(model: PreTrainedModel | PeftModel, rows: Sequence[EncodedRow], room
     return seen
 
 
+@torch.no_grad()
+def share_kept(base: Sequence[Outputs], adapter: Sequence[Outputs], export: Sequence[Outputs]) -> float | None:
+    """How much of what an adapter changes in its base's logits an export changes too.
+
+    Rounding moves logits here and there, and over all of them hardly along that change: 1 for an export that does what
+    the adapter does, 0 for one that does what the base does.
+
+    Args:
+        base, adapter, export: what each says to the same rows.
+
+    Returns:
+        The export's change along the adapter's, as a share of the latter; None where the adapter changes nothing.
+    """
+    along = whole = 0.0
+    for three in zip(base, adapter, export, strict=True):
+        for bare, one, other in zip(*(each.logits for each in three), strict=True):
+            change = (one - bare).double()
+            along += float((change * (other - bare)).sum())
+            whole += float(change.square().sum())
+    return along / whole if whole else None
+
+
 def difference(first: Outputs, second: Outputs) -> Difference:
     """Compare two models' outputs on the same rows."""
     largest = scale = kl = 0.0

@@ -1,6 +1,5 @@
 """The record of an export, `export.json`, and its card: what went in, what came out, and how far they differ."""
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -9,7 +8,7 @@ from loraweave.evaluation import TaskScore
 from loraweave.export.outputs import Difference
 from loraweave.export.source import Source
 from loraweave.export.variants import Variant
-from loraweave.files import write_json
+from loraweave.files import hashes_of, write_json
 from loraweave.runs.folder import environment
 
 NAME = "export.json"
@@ -76,26 +75,11 @@ def write_record(export: Export, folder: Path, source: Source) -> None:
             "scores": {name: {"adapter": a, "export": b} for name, (a, b) in export.scores.items()},
             "base": {"name": source.base, "fingerprint": source.fingerprint},
             "notes": list(export.notes),
-            "went_in": hashes(source.adapter.folder),
-            "files": hashes(folder),
+            "went_in": hashes_of(source.adapter.folder),
+            "files": {path: digest for path, digest in hashes_of(folder).items() if path != NAME},
             "environment": environment(source.config.seed if source.config else 0),
         },
     )
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file in a folder, by its path there."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
-    return {path.relative_to(folder).as_posix(): hash_of(path) for path in files}
-
-
-def hash_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def plain_difference(export: Export) -> str:
