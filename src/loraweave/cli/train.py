@@ -1,5 +1,6 @@
 """`loraweave train`: one adapter for all tasks of a run file."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -67,7 +68,7 @@ def train(
     if result.adapter is not None:
         console.print(f"adapter   {result.adapter}", soft_wrap=True)
     console.print(f"run       {result.folder}", soft_wrap=True)
-    console.print(f"evaluate  loraweave eval {result.folder}", soft_wrap=True)
+    console.print(f"evaluate  {shlex.join(['loraweave', 'eval', str(result.folder)])}", soft_wrap=True)
 
 
 def last_losses(metrics: Path) -> dict[str, tuple[float | None, float | None]]:
