@@ -112,3 +112,16 @@ def test_no_file_is_too_long(folder: str):
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_every_file_says_what_it_is_for(name: str):
     assert ast.get_docstring(ast.parse(MODULES[name].read_text(encoding="utf-8"))), f"{MODULES[name]}: no first lines"
+
+
+@pytest.mark.parametrize("package", sorted(SOURCE.rglob("__init__.py")), ids=lambda path: path.parent.name)
+def test_a_dotted_name_means_one_thing(package: Path):
+    """What a package takes from its modules has a name that none of these has: `package.name` would be either."""
+    inside = {path.stem for path in package.parent.glob("*.py")} | {
+        path.parent.name for path in package.parent.glob("*/__init__.py")
+    }
+    here = ".".join(("loraweave", *package.parent.relative_to(SOURCE).parts))
+    for node in ast.parse(package.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module != here:
+            both = inside & {alias.asname or alias.name for alias in node.names}
+            assert not both, f"{package}:{node.lineno}: {both} is a module and what is imported from {node.module}"

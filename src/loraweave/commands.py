@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from loraweave import analysis, comparison, evaluation
-from loraweave.analysis.analyze import check_free
+from loraweave.analysis.numbers import check_free
 from loraweave.bases import load_base
 from loraweave.comparison.opening import output_folder
 from loraweave.comparison.records import Results
@@ -21,9 +21,9 @@ from loraweave.comparison.run_page import write_run_page
 from loraweave.errors import UserError, nearest
 from loraweave.evaluation import TaskScore
 from loraweave.evaluation.beside import Beside, untouched
-from loraweave.evaluation.evaluate import Progress
 from loraweave.evaluation.record import evaluation_settings, record
 from loraweave.evaluation.samples import Sample, write_samples
+from loraweave.evaluation.scoring import Progress
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder, next_free
 from loraweave.runs.loading import Run, load_run

@@ -5,8 +5,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from loraweave import UserError
-from loraweave.analysis.analyze import analyze
 from loraweave.analysis.full import FullUpdate
+from loraweave.analysis.numbers import analyze
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from comparison.recorded import results
 
-from loraweave.comparison.compare import _work
 from loraweave.comparison.jobs import Job, begin_searches, expected, forget_failures, hopeless, next_jobs, put
+from loraweave.comparison.loop import _work
 from loraweave.comparison.records import Results, RunRecord, Trial
 from loraweave.comparison.runner import failed_record
 

@@ -125,7 +125,7 @@ def both_active(case: Case, folder: Path) -> None:
     model.base_model.set_adapter(["default", "two"])
     layer = layers_of(model)[0]
     x = torch.randn(3, 7, layer.in_features)
-    with layer.task_context.use(TASKS), torch.no_grad():
+    with layer.call_context.use(TASKS), torch.no_grad():
         base, both = layer.base_layer(x), layer(x)
         each = []
         for name in ("default", "two"):
@@ -172,7 +172,7 @@ def copied(case: Case, folder: Path) -> None:
     layers_of(twin)[0].weave_B["default"].data.zero_()
     assert not torch.equal(case.output(twin), expected)
     assert torch.equal(case.output(model), expected)
-    assert layers_of(twin)[0].task_context is not layers_of(model)[0].task_context
+    assert layers_of(twin)[0].call_context is not layers_of(model)[0].call_context
 
 
 @behaviour(GROUP)

@@ -90,7 +90,7 @@ def weighted_sum(case: Case, folder: Path) -> None:
     model.add_weighted_adapter(["default", "two"], [1.0, -0.5], "sum")
     layer = layers_of(model)[0]
     x = torch.randn(3, 7, layer.in_features)
-    with layer.task_context.use(TASKS), torch.no_grad():
+    with layer.call_context.use(TASKS), torch.no_grad():
         base, update = layer.base_layer(x), {}
         for name in ("default", "two", "sum"):
             layer.set_adapter(name)

@@ -162,7 +162,7 @@ def compiles(case: Case, folder: Path) -> None:
     tasks = torch.tensor([0, 1, 0])
     torch._dynamo.reset()
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
-    with layer.task_context.use(tasks):
+    with layer.call_context.use(tasks):
         assert_close(compiled(x), layer(x))
         layer.train()
         assert_close(compiled(x), layer(x))

@@ -1,6 +1,5 @@
 """GGUF files: an adapter and a model, read back by other code than wrote them, for each shape of base."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from loraweave.bases import load_base
 from loraweave.errors import UserError
-from loraweave.export import export
+from loraweave.export import export, write
 from loraweave.export.gguf_shapes import SHAPES
 from loraweave.export.gguf_vocab import split_of
 from loraweave.runs.attaching import attach
@@ -157,7 +156,7 @@ def test_how_text_is_split_is_known_or_refused(pretokenizer, name):
 def test_a_tokenizer_that_cannot_be_written_is_refused_before_anything_is_measured(
     project, finished, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(sys.modules["loraweave.export.export"], "_prepare", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(write, "_prepare", lambda *_: pytest.fail("measured"))
     with pytest.raises(UserError, match="joins nothing"):
         export(finished({"name": "lora", **SMALL}), "gguf-model", tmp_path / "out", base=str(project / "base"))
 

@@ -16,7 +16,7 @@ from tiny_runs import ADAPTERS, BESIDE_BLOCKS, BY_TASK, EXACT, NAMES, ROUTED, SM
 import loraweave
 from loraweave.bases import load_base
 from loraweave.errors import UserError
-from loraweave.export import Export, export
+from loraweave.export import Export, export, write
 from loraweave.export.averages import mean_weights
 from loraweave.runs.attaching import attach
 
@@ -225,7 +225,7 @@ def test_a_layer_that_no_token_came_through_is_named(finished, tmp_path, monkeyp
         found = mean_weights(model, rows)
         return {layer: found[layer] for layer in list(found)[1:]}
 
-    monkeypatch.setattr(sys.modules["loraweave.export.export"], "mean_weights", without_the_first)
+    monkeypatch.setattr(write, "mean_weights", without_the_first)
     (each,) = export(finished({"name": "rlora", **SMALL}), "lora", tmp_path / "out", tasks=["parity"], limit=4)
     (note,) = each.notes
     assert note.startswith("no token came through 1 of 14 layers, model.layers.0.self_attn.q_proj first")

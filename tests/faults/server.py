@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from loraweave.analysis.analyze import analyze, save
+from loraweave.analysis.numbers import analyze, save
 from loraweave.bases import load_base
 from loraweave.comparison import compare
 from loraweave.errors import UserError

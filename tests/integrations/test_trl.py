@@ -105,7 +105,7 @@ class Watch:
 
     def layer(self, module: WeaveLinear, args: tuple) -> None:
         (x,) = args
-        ids = module.task_context.ids(NAMES, x.device)
+        ids = module.call_context.ids(NAMES, x.device)
         got = per_token(torch.arange(len(NAMES)), ids, x.shape[:-1]).expand(x.shape[:-1])
         real = self.expected >= 0
         if got.shape != real.shape or not torch.equal(got[real], self.expected[real]):

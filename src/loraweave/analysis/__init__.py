@@ -1,5 +1,5 @@
 """What training changed: spectra of the updates, overlap of runs, heads, routing, tasks against each other."""
 
-from loraweave.analysis.analyze import analyze, save
+from loraweave.analysis.numbers import analyze, save
 
 __all__ = ["analyze", "save"]

@@ -1,6 +1,6 @@
 """Base models by name: `nano` (ships with the package), a local folder, or a name on the Hugging Face hub."""
 
-from loraweave.bases.fingerprint import check_fingerprint, fingerprint
+from loraweave.bases.identity import check_fingerprint, fingerprint
 from loraweave.bases.load import (
     Base,
     base_config,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from loraweave.evaluation.beside import Beside
-    from loraweave.evaluation.evaluate import Progress
+    from loraweave.evaluation.scoring import Progress
 
 MARKS = {"win": ("▲ ", "green"), "loss": ("▼ ", "red"), "": ("", "")}
 

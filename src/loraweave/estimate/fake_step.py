@@ -27,7 +27,7 @@ from loraweave.quiet import quiet_libraries
 from loraweave.runs.language import freeze_beside_language
 from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.training.trainer import hidden_states_at
-from loraweave.tuner.context import TaskContext
+from loraweave.tuner.context import CallContext
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _shapes_alone(batch: Batch, on_gpu: bool) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(masking_utils, "find_packed_sequence_indices", examples_in_rows))
-        stack.enter_context(patch.object(TaskContext, "ids", lambda *_: ids))
+        stack.enter_context(patch.object(CallContext, "ids", lambda *_: ids))
         stack.enter_context(patch.object(dropping, "dropped", dropped))
         stack.enter_context(patch.object(by_head.HeadRows, "segments", property(all_of_one_head)))
         if on_gpu:

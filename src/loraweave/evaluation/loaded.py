@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextIteratorS
 from loraweave.bases import check_fingerprint, load_base
 from loraweave.data.border import context_ids
 from loraweave.errors import UserError, nearest
-from loraweave.evaluation.evaluate import default_batch_size
 from loraweave.evaluation.lm import LoadedModel
 from loraweave.evaluation.predict import Prediction, Prompt, predict_rows, write_answers
+from loraweave.evaluation.scoring import default_batch_size
 from loraweave.files import read_json
 from loraweave.quiet import quiet_libraries, without_bars
 from loraweave.runs.attaching import attach

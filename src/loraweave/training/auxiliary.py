@@ -20,7 +20,7 @@ from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.lowrank import divergences
 from loraweave.runs.loss_config import LossConfig
-from loraweave.tuner.context import TaskContext, attach, detach
+from loraweave.tuner.context import CallContext, attach, detach
 from loraweave.tuner.probe import Probe
 
 SAMPLES = 64  # of A x, per task and step, where a distance needs tokens and not only moments
@@ -50,7 +50,7 @@ class Auxiliary:
             adapter.depends_on_input or (adapter.has_task_gate and adapter.num_heads > 1)
         )
         self._check(adapter)
-        self.context: TaskContext | None = None
+        self.context: CallContext | None = None
         self.hooks: list[Any] = []
         self.groups = self._groups() if config.localized_balance else None
         if config.alignment or config.spectral or self.has_gate:
@@ -297,7 +297,7 @@ def _health(sums: Tensor) -> dict[str, Any]:
     }
 
 
-def _show_lora_to_probe(model: PeftModel, context: TaskContext) -> list[Any]:
+def _show_lora_to_probe(model: PeftModel, context: CallContext) -> list[Any]:
     """Let the layers of PEFT's own LoRA report A x, as Weave layers do by themselves."""
 
     def watch(name: str) -> Any:

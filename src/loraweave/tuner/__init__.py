@@ -6,7 +6,7 @@ from peft.utils import register_peft_method
 from loraweave.config import WeaveConfig
 from loraweave.peft_type import LORAWEAVE
 from loraweave.tuner import hotswap, hub, lora_conversion
-from loraweave.tuner.context import TaskContext, checkpoint_context, task
+from loraweave.tuner.context import CallContext, checkpoint_context, task
 from loraweave.tuner.layer import WeaveLinear
 from loraweave.tuner.model import WeaveModel
 
@@ -16,4 +16,4 @@ if LORAWEAVE not in PEFT_TYPE_TO_TUNER_MAPPING:
     hotswap.register()
     hub.register()
 
-__all__ = ["TaskContext", "WeaveConfig", "WeaveLinear", "WeaveModel", "checkpoint_context", "task"]
+__all__ = ["CallContext", "WeaveConfig", "WeaveLinear", "WeaveModel", "checkpoint_context", "task"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from loraweave.errors import UserError
-from loraweave.tuner.context import TaskContext
+from loraweave.tuner.context import CallContext
 from loraweave.tuner.layer import WeaveLinear
 from loraweave.tuner.sizes import block_size, is_linear
 
@@ -22,7 +22,7 @@ class WeaveBlock(WeaveLinear):
         base_layer: any module whose first tensor in is (…, d_in) and whose first tensor out is (…, d_out), with the
             same leading sizes
         name: the block's path, for messages.
-        task_context: shared by all adapted layers of the model.
+        call_context: shared by all adapted layers of the model.
         size: d_in and d_out; without, those of the block's first and last linear layer.
         routed: it may be called on some of the tokens, as experts are.
 
@@ -34,11 +34,11 @@ class WeaveBlock(WeaveLinear):
         self,
         base_layer: nn.Module,
         name: str,
-        task_context: TaskContext,
+        call_context: CallContext,
         size: Sequence[int] | None,
         routed: bool = False,
     ) -> None:
-        super().__init__(base_layer, name, task_context, size or block_size(base_layer, name), routed)
+        super().__init__(base_layer, name, call_context, size or block_size(base_layer, name), routed)
 
     def __getattr__(self, name: str) -> Any:
         """What a model reads of its block (`layer_idx`, `is_causal`, …) is the block's."""

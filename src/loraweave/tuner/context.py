@@ -1,6 +1,6 @@
 """Which task each token belongs to, on its way from the caller to the adapted layers.
 
-Linear layers get a tensor and nothing else, so the tasks of a forward pass are held in one `TaskContext` that the
+Linear layers get a tensor and nothing else, so the tasks of a forward pass are held in one `CallContext` that the
 adapted layers of a model share. Hooks on the base model take the `tasks` argument out of every call, whoever makes it;
 `task` is for code that cannot pass the argument. A checkpointed block remembers the tasks it was run with, so that its
 second run, in the backward pass, sees the same ones; a second run that nobody has told them is an error.
@@ -33,7 +33,7 @@ class _Call:
         given_in: the backward pass in which they were given, −1 outside of one.
         probe: that watches it.
         inputs: (batch, tokens) of what the model was called with; none where a part of it was called.
-        ids: what `TaskContext.ids` has worked out of the tasks: the same for every layer.
+        ids: what `CallContext.ids` has worked out of the tasks: the same for every layer.
     """
 
     tasks: Tasks | None = None
@@ -49,7 +49,7 @@ class _Call:
 
 _IDLE = _Call()
 _CALLS: ContextVar[dict[int, _Call]] = ContextVar("loraweave_calls")
-"""By the number of a `TaskContext`, the call under way in this thread or async task. Never changed, always replaced."""
+"""By the number of a `CallContext`, the call under way in this thread or async task. Never changed, always replaced."""
 _NUMBERS = count()
 
 
@@ -59,7 +59,7 @@ class _Here(threading.local):
     call = _IDLE
 
 
-class TaskContext:
+class CallContext:
     """The tasks of the call under way; one object for all adapted layers of a model.
 
     They belong to the call: each thread and each async task has its own, so that a model may be called from many places
@@ -70,8 +70,8 @@ class TaskContext:
         self._number = next(_NUMBERS)
         self._here = _Here()
 
-    def __reduce__(self) -> tuple[type["TaskContext"], tuple[()]]:
-        return TaskContext, ()  # copies and pickles know nothing of calls under way
+    def __reduce__(self) -> tuple[type["CallContext"], tuple[()]]:
+        return CallContext, ()  # copies and pickles know nothing of calls under way
 
     @property
     def call(self) -> _Call:
@@ -159,7 +159,7 @@ _OUTER: ContextVar[tuple[_Call, ...]] = ContextVar("loraweave_outer_calls")
 class _Hooks:
     """Take `tasks` out of the base model's keyword arguments for the time of one call."""
 
-    def __init__(self, context: TaskContext) -> None:
+    def __init__(self, context: CallContext) -> None:
         self.context = context
         self.handles: list[RemovableHandle] = []
 
@@ -193,11 +193,11 @@ def _shapes(args: tuple, kwargs: dict) -> frozenset[tuple[int, int]]:
     return frozenset((v.shape[0], v.shape[1]) for v in values if isinstance(v, Tensor) and v.ndim >= 2)
 
 
-def attach(model: nn.Module) -> TaskContext:
+def attach(model: nn.Module) -> CallContext:
     """The model's task context; on first use, make it and hook the model's calls. Used by the tuner at injection."""
     hooks = getattr(model, "_loraweave_hooks", None)
     if hooks is None:
-        hooks = _Hooks(TaskContext())
+        hooks = _Hooks(CallContext())
         object.__setattr__(model, "_loraweave_hooks", hooks)
         hooks.handles = [
             model.register_forward_pre_hook(hooks.before, with_kwargs=True),
@@ -219,7 +219,7 @@ def detach(model: nn.Module) -> None:
 class _CheckpointWithTasks:
     """A model's checkpoint function that runs each block, first and again, with the tasks of its first run."""
 
-    def __init__(self, checkpoint: Any, context: TaskContext) -> None:
+    def __init__(self, checkpoint: Any, context: CallContext) -> None:
         self.checkpoint = checkpoint
         self.context = context
 
@@ -245,15 +245,15 @@ def _checkpoint_functions(model: nn.Module) -> Iterator[tuple[nn.Module, str, An
             yield module, name, function
 
 
-def _carry_through_checkpoints(model: nn.Module, context: TaskContext) -> None:
+def _carry_through_checkpoints(model: nn.Module, context: CallContext) -> None:
     """Wrap the checkpoint functions that a model holds, so that they carry the tasks."""
     for module, name, function in _checkpoint_functions(model):
         if not isinstance(function, _CheckpointWithTasks):
             setattr(module, name, _CheckpointWithTasks(function, context))
 
 
-def _context_of(model: nn.Module, caller: str) -> TaskContext:
-    contexts = {id(c): c for m in model.modules() if (c := getattr(m, "task_context", None)) is not None}
+def _context_of(model: nn.Module, caller: str) -> CallContext:
+    contexts = {id(c): c for m in model.modules() if (c := getattr(m, "call_context", None)) is not None}
     if not contexts:
         raise UserError(f"{caller}: this model has no Weave adapter, so there is no layer to tell the task")
     if len(contexts) > 1:
@@ -299,7 +299,7 @@ def checkpoint_context(model: nn.Module) -> Callable[[], tuple[AbstractContextMa
 class _Again:
     """The tasks of now, as a context manager for later and for as often as a block is run again."""
 
-    def __init__(self, context: TaskContext) -> None:
+    def __init__(self, context: CallContext) -> None:
         self.context = context
         self.call = context.call
         self.stack = ExitStack()

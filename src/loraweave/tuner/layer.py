@@ -34,7 +34,7 @@ from loraweave.errors import UserError
 from loraweave.lowrank import by_head, dropping
 from loraweave.lowrank.formula import Formula, formula_of
 from loraweave.lowrank.gates import Pick
-from loraweave.tuner.context import TaskContext
+from loraweave.tuner.context import CallContext
 from loraweave.tuner.merging import mergeable_weight, merged_weight, quantization_of
 from loraweave.tuner.parameters import AdapterTensors, Knobs
 from loraweave.tuner.products import add_up, read
@@ -51,7 +51,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         base_layer: nn.Linear, transformers' Conv1D, a quantised linear layer, or any module with `in_features` and
             `out_features` that maps (…, d_in) to (…, d_out).
         name: the layer's path, for messages.
-        task_context: shared by all adapted layers of the model.
+        call_context: shared by all adapted layers of the model.
         size: d_in and d_out, where the layer does not say them itself.
         routed: it may be called on some of the tokens, as experts are.
 
@@ -66,14 +66,14 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         self,
         base_layer: nn.Module,
         name: str,
-        task_context: TaskContext,
+        call_context: CallContext,
         size: Sequence[int] | None = None,
         routed: bool = False,
     ) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.layer_name = name
-        self.task_context = task_context
+        self.call_context = call_context
         self.routed = routed
         self.in_features, self.out_features = size or linear_size(self.get_base_layer(), name)
         self.quantization_backend = quantization_of(self.get_base_layer())
@@ -256,7 +256,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         return by_head.add_up(y.view(len(u), -1), u, B, rows, formula.scaling, in_place).view(y.shape)
 
     def _show(self, adapter: str, formula: Formula, u: Tensor, weights: Tensor | None) -> None:
-        if (probe := self.task_context.probe) is not None:
+        if (probe := self.call_context.probe) is not None:
             probe.see(f"{self.layer_name}.{adapter}", u, weights, formula.B)
 
     def _by_the_formula(self, adapter: str, x: Tensor) -> Tensor:
@@ -288,8 +288,8 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         """Each token's row of a table by task."""
 
         def pick(table: Tensor) -> Tensor:
-            ids = self.task_context.ids(self.knobs[adapter].config.task_names or (), table.device)
-            return per_token(table, ids, leading, self.task_context.call.inputs, self.layer_name, self.routed)
+            ids = self.call_context.ids(self.knobs[adapter].config.task_names or (), table.device)
+            return per_token(table, ids, leading, self.call_context.call.inputs, self.layer_name, self.routed)
 
         return pick
 
@@ -318,7 +318,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             )
         if not config.needs_tasks:
             return None
-        ids = self.task_context.ids(config.task_names or (), self.weave_A[adapter].device)
+        ids = self.call_context.ids(config.task_names or (), self.weave_A[adapter].device)
         if ids.numel() != 1:
             raise UserError(
                 f"adapter {adapter!r} ({config.method}) folds for one task at a time, got {ids.numel()} tasks"

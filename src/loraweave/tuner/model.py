@@ -14,7 +14,7 @@ from torch import nn
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.tuner.block import WeaveBlock
-from loraweave.tuner.context import TaskContext, attach, detach
+from loraweave.tuner.context import CallContext, attach, detach
 from loraweave.tuner.depth import heads_pattern
 from loraweave.tuner.generation import unwrap_generate, wrap_generate
 from loraweave.tuner.layer import WeaveLinear
@@ -163,7 +163,7 @@ class WeaveModel(BaseTuner):
 
 
 def _adapted_layer(
-    target: nn.Module, path: str, context: TaskContext, config: WeaveConfig, routed: bool
+    target: nn.Module, path: str, context: CallContext, config: WeaveConfig, routed: bool
 ) -> WeaveLinear:
     """A layer with room for adapters in it, or a block with room beside it; `routed` as of WeaveLinear."""
     if not is_block(target):

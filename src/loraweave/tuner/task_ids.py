@@ -12,7 +12,7 @@ Tasks: TypeAlias = str | Sequence[str] | int | Sequence[int] | Tensor
 
 
 def checked_ids(given: Tasks | None, task_names: Sequence[str]) -> Tensor:
-    """Tasks as ids into `task_names`; arguments, shapes and errors as of `TaskContext.ids`."""
+    """Tasks as ids into `task_names`; arguments, shapes and errors as of `CallContext.ids`."""
     known = f"the adapter's tasks are {', '.join(task_names)}"
     if given is None:
         raise UserError(

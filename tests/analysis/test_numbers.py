@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from loraweave import UserError
-from loraweave.analysis.analyze import analyze, depth_of, module_types
+from loraweave.analysis.numbers import analyze, depth_of, module_types
 from loraweave.analysis.subjects import _names, open_runs
 
 SECTIONS = """spectra spectrum_summary subspaces heads head_map gates routing routing_summary tokens gradients transfer

@@ -13,8 +13,8 @@ import loraweave
 from loraweave.data.encode import encode
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate, macro_average
-from loraweave.evaluation.evaluate import default_batch_size
 from loraweave.evaluation.outcomes import read_outcomes, shares
+from loraweave.evaluation.scoring import default_batch_size
 from loraweave.tasks import load_tasks
 
 

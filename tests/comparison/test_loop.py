@@ -1,7 +1,6 @@
 """Comparisons of real runs: what is recorded, resumed, refused, and survived."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from peft import PeftModel
 from tiny_project import write_base
 
 from loraweave.bases import fingerprint, load_base
-from loraweave.comparison import compare
+from loraweave.comparison import compare, loop
 from loraweave.comparison.runner import give_memory_back
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate
@@ -190,9 +189,8 @@ def test_a_page_that_cannot_be_made_ends_no_runs(config, tmp_path, monkeypatch):
     def broken(*arguments: object) -> None:
         raise ValueError("no page today")
 
-    module = sys.modules["loraweave.comparison.compare"]
-    monkeypatch.setattr(module, "write_page", broken)
-    monkeypatch.setattr(module, "PAGE_EVERY", 0.0)  # after every run
+    monkeypatch.setattr(loop, "write_page", broken)
+    monkeypatch.setattr(loop, "PAGE_EVERY", 0.0)  # after every run
     with pytest.raises(ValueError, match="no page today"):
         compare(config, ["lora"], [0], output=tmp_path / "out")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -201,15 +199,14 @@ def test_a_page_that_cannot_be_made_ends_no_runs(config, tmp_path, monkeypatch):
 
 def test_figures_are_drawn_once_and_where_the_comparison_is_stopped(config, tmp_path, monkeypatch):
     drawn = []
-    module = sys.modules["loraweave.comparison.compare"]
-    monkeypatch.setattr(module, "write_page", lambda results, path: drawn.append(len(results["runs"])))
+    monkeypatch.setattr(loop, "write_page", lambda results, path: drawn.append(len(results["runs"])))
     compare(config, ["lora", "full"], [0], output=tmp_path / "out")
     assert drawn == [3]
 
     def stopped(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.Runner, "_run", stopped)
+    monkeypatch.setattr(loop.Runner, "_run", stopped)
     with pytest.raises(KeyboardInterrupt):
         compare(config, ["lora"], [0], output=tmp_path / "stopped")
     assert drawn == [3, 1]  # the base had been scored
