@@ -7,7 +7,7 @@ second run, in the backward pass, sees the same ones; a second run that nobody h
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from loraweave.errors import UserError
+from loraweave.tuner.parts import Part
 from loraweave.tuner.probe import Probe
 from loraweave.tuner.task_ids import Tasks, checked_ids
 from loraweave.tuner.wrappers import WRAPPED
@@ -30,6 +31,7 @@ class _Call:
 
     Attributes:
         tasks: as the caller gave them.
+        parts: by adapter, its tokens, where not every active adapter speaks for all; no part has the base's tokens.
         given_in: the backward pass in which they were given, −1 outside of one.
         probe: that watches it.
         inputs: (batch, tokens) of what the model was called with; none where a part of it was called.
@@ -37,6 +39,7 @@ class _Call:
     """
 
     tasks: Tasks | None = None
+    parts: Mapping[str, Part] | None = None
     given_in: int = -1
     probe: Probe | None = None
     inputs: frozenset[tuple[int, int]] = frozenset()
@@ -84,7 +87,7 @@ class CallContext:
     def call(self, call: _Call) -> None:
         others = {number: other for number, other in _CALLS.get({}).items() if number != self._number}
         self._here.call = call
-        idle = call.tasks is None and call.probe is None
+        idle = call.tasks is None and call.parts is None and call.probe is None
         _CALLS.set(others if idle else {**others, self._number: call})
 
     @property
@@ -106,6 +109,17 @@ class CallContext:
             yield
         finally:
             self.call = replace(before, probe=self.call.probe)
+
+    @contextmanager
+    def divided(self, parts: Mapping[str, Part]) -> Iterator[None]:
+        """Run a block of code with each adapter speaking for its own tokens alone: for inference, where requests of
+        several adapters share a batch. Tokens of no part get the base's answer."""
+        before = self.call
+        self.call = replace(before, parts=parts)
+        try:
+            yield
+        finally:
+            self.call = before
 
     @contextmanager
     def resumed(self, call: _Call, probe: Probe | None) -> Iterator[None]:

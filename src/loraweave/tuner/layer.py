@@ -37,9 +37,10 @@ from loraweave.lowrank.gates import Pick
 from loraweave.tuner.context import CallContext
 from loraweave.tuner.merging import mergeable_weight, merged_weight, quantization_of
 from loraweave.tuner.parameters import AdapterTensors, Knobs
+from loraweave.tuner.parts import Part, by_part, check_all_there
 from loraweave.tuner.products import add_up, read
 from loraweave.tuner.sizes import linear_size
-from loraweave.tuner.task_ids import per_token
+from loraweave.tuner.task_ids import checked_ids, per_token
 
 REFERENCE = os.environ.get("LORAWEAVE_REFERENCE", "0") not in ("", "0")  # the plain path, to compare with
 
@@ -160,18 +161,32 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             shape: (…, d_in), in which tasks are told apart.
             in_place: y, of two dimensions, may be written into.
         """
-        autocast = torch.is_autocast_enabled(x.device.type)
+        call = self.call_context.call
+        if call.parts is not None:
+            x, y_rows = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+            check_all_there(len(x), call.inputs, self.layer_name, self.routed)
+            parts = {adapter: part for adapter, part in call.parts.items() if adapter in self.knobs}
+            return by_part(x, y_rows, parts, self._with_part, in_place).view(y.shape)
         for adapter in self.active_adapters:
-            if adapter not in self.knobs:
-                continue
-            z = x if autocast else self._cast_input_dtype(x, self.weave_A[adapter].dtype)
-            if REFERENCE:
-                y = y + self._by_the_formula(adapter, z.view(shape)).view(y.shape).to(y.dtype)
-            elif self.knobs[adapter].config.gate == "own":
-                y = self._add_own(adapter, y, z, shape[:-1], in_place)
-            else:
-                y = add_up(y, *self._product(adapter, z, shape[:-1]), in_place)
+            if adapter in self.knobs:
+                y = self._with_update(adapter, x, y, shape, in_place)
         return y
+
+    def _with_part(self, adapter: str, part: Part, x: Tensor, y: Tensor) -> Tensor:
+        return self._with_update(adapter, x, y, x.shape, True, part)
+
+    def _with_update(
+        self, adapter: str, x: Tensor, y: Tensor, shape: torch.Size, in_place: bool, part: Part | None = None
+    ) -> Tensor:
+        """y with one adapter's update added; `part`: whose tokens alone these are."""
+        autocast = torch.is_autocast_enabled(x.device.type)
+        z = x if autocast else self._cast_input_dtype(x, self.weave_A[adapter].dtype)
+        pick = self._pick(adapter, shape[:-1], part)
+        if REFERENCE:
+            return y + self._by_the_formula(adapter, z.view(shape), pick).view(y.shape).to(y.dtype)
+        if self.knobs[adapter].config.gate == "own":
+            return self._add_own(adapter, y, z, shape[:-1], pick, in_place)
+        return add_up(y, *self._product(adapter, z, shape[:-1], pick), in_place)
 
     def _of_no_tokens(self, y: Tensor) -> Tensor:
         """The base's empty output as it is, but with a gradient of 0 for the tensors, which DDP waits for."""
@@ -193,15 +208,16 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         tensors = {name: getattr(self, name)[adapter] for name in knobs.tensors}
         return formula_of(knobs.config, tensors, knobs.scaling)
 
-    def _product(self, adapter: str, x: Tensor, leading: torch.Size) -> tuple[Tensor, Tensor, float, int]:
+    def _product(self, adapter: str, x: Tensor, leading: torch.Size, pick: Pick) -> tuple[Tensor, Tensor, float, int]:
         """The adapter's update as one product: mixed (*leading, M), up (M, d_out), the scaling, and 1; or mixed
         (*leading, G, M) and G where the router weighs G groups of output channels apart.
 
         Args:
             x: (T, d_in) or (*leading, d_in).
             leading: (batch, tokens), as task ids need it.
+            pick: each token's row of a table by task.
         """
-        formula, pick = self.formula(adapter), self._pick(adapter, leading)
+        formula = self.formula(adapter)
         heads, gate = formula.num_heads, formula.gate
         u, logits, anchored = read(formula, x, leading, self._dropout_on_x(adapter))
         weights = None
@@ -224,14 +240,15 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             mixed, up = torch.cat([mixed, anchored], dim=-1), torch.cat([up, -formula.anchor[1].T])
         return mixed, up, formula.scaling, gate.groups
 
-    def _add_own(self, adapter: str, y: Tensor, x: Tensor, leading: torch.Size, in_place: bool) -> Tensor:
+    def _add_own(self, adapter: str, y: Tensor, x: Tensor, leading: torch.Size, pick: Pick, in_place: bool) -> Tensor:
         """y with the update added where every task has a head of its own: only the heads that are there are computed.
 
         Args:
             y: (T, d_out) or (*leading, d_out). x: likewise, d_in.
             leading: (batch, tokens), as task ids need it.
+            pick: each token's row of a table by task.
         """
-        formula, pick = self.formula(adapter), self._pick(adapter, leading)
+        formula = self.formula(adapter)
         x = x.reshape(-1, x.shape[-1])
         numbers = torch.arange(formula.num_heads, device=x.device)
         rows = by_head.HeadRows(pick(numbers).flatten(), len(x))
@@ -259,13 +276,13 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         if (probe := self.call_context.probe) is not None:
             probe.see(f"{self.layer_name}.{adapter}", u, weights, formula.B)
 
-    def _by_the_formula(self, adapter: str, x: Tensor) -> Tensor:
+    def _by_the_formula(self, adapter: str, x: Tensor, pick: Pick) -> Tensor:
         """The update (…, d_out), term by term: what `_product` must equal; taken with LORAWEAVE_REFERENCE=1."""
         formula, drop = self.formula(adapter), self._dropout_on_x(adapter)
         leading = x.shape[:-1]
         masks = self._masks(adapter, x.new_empty(*leading, len(formula.A), formula.rank), formula.num_heads)
         dropped = dropping.dropout(x, drop) if drop else None
-        return formula.update(x, pick=self._pick(adapter, leading), masks=masks, dropped=dropped)
+        return formula.update(x, pick=pick, masks=masks, dropped=dropped)
 
     def _dropout(self, adapter: str) -> float:
         """The adapter's probability of dropping, now."""
@@ -284,11 +301,14 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         shape = (*u.shape[:-2], heads, u.shape[-1])
         return dropping.mask(shape, p, times / (1 - p), u).movedim(-2, 0)
 
-    def _pick(self, adapter: str, leading: torch.Size) -> Pick:
-        """Each token's row of a table by task."""
+    def _pick(self, adapter: str, leading: torch.Size, part: Part | None = None) -> Pick:
+        """Each token's row of a table by task; of the tokens of a part where one is given."""
 
         def pick(table: Tensor) -> Tensor:
-            ids = self.call_context.ids(self.knobs[adapter].config.task_names or (), table.device)
+            names = self.knobs[adapter].config.task_names or ()
+            if part is not None:
+                return table.index_select(0, checked_ids(part.tasks, names).to(table.device))
+            ids = self.call_context.ids(names, table.device)
             return per_token(table, ids, leading, self.call_context.call.inputs, self.layer_name, self.routed)
 
         return pick
