@@ -95,8 +95,16 @@ def test_pairs_pull_apart_beyond_their_noise_in_the_chart_as_in_the_summary():
         assert {row[3] for row in chart.table.rows} == {share}
         assert f"up to {max(0.02, 2 * noise):.2f}." in chart.note
         (said,) = (sentence for sentence in lead(found) if "gradients" in sentence)
-        assert f"{share:.0f} % of the pairs pull apart, by more than the noise of ± {2 * noise:.2f}" in said
+        assert f"{share:.0f} % of the pairs pull apart, by more than their noise (± {2 * noise:.2f})" in said
         assert ("most apart are" in said) == (share > 0)
+
+
+def test_the_lead_counts_the_pairs_of_each_run_by_its_own_noise():
+    found = analysis(["lora", "rlora"])
+    for entry in found["gradients"]:
+        entry["noise"] = {"lora": 0.01, "rlora": 0.2}[entry["run"]]
+    (said,) = (sentence for sentence in lead(found) if "gradients" in sentence)
+    assert "25 % of the pairs pull apart, by more than their noise (± 0.02 to 0.40 by run)" in said
 
 
 def test_a_map_of_little_of_the_variance_concludes_nothing():

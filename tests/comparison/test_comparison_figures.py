@@ -2,8 +2,9 @@
 
 import re
 
+import numpy as np
 import pytest
-from comparison.recorded import concluded, recorded_search, results
+from comparison.recorded import concluded, recorded_search, results, with_answers
 from matplotlib.axes import Axes
 
 from loraweave.comparison.cost_charts import cost_chart
@@ -20,9 +21,22 @@ def test_costs_are_those_of_the_summary():
     chart = cost_chart(found)
     assert [panel.title for panel in chart.panels] == ["Trainable parameters", "Training time", "Peak memory"]
     for row, summary in zip(chart.table.rows, found["summary"][1:], strict=True):
-        spread = summary["mean"]
+        mean = summary["mean"]
         costs = [summary[key] for key in ("trainable_parameters", "seconds", "peak_memory")]
-        assert list(row) == [summary["method"], spread["mean"], spread["interval"], *costs]
+        assert list(row) == [summary["method"], mean["mean"], mean["low"], mean["high"], *costs]
+
+
+def test_bars_reach_as_far_up_and_down_as_the_interval_does():
+    """Near 100 % an interval is lopsided: none of it lies above."""
+    found = with_answers({"lora": [{"a": "1" * 200}], "rlora": [{"a": "1" * 196 + "0" * 4}]})
+    means = {row["method"]: row["mean"] for row in found["summary"]}
+    with figures.style():
+        axes = figures.new(380, 320).subplots()
+        cost_chart(found).panels[0].draw(axes)
+    reached = [bar.get_segments()[0][:, 1] for bar in axes.collections]
+    expected = [[means[method]["low"], means[method]["high"]] for method in ("lora", "rlora")]
+    assert np.array(reached) == pytest.approx(np.array(expected))
+    assert max(map(max, reached)) <= 100
 
 
 def test_every_method_is_named_beside_its_point():
@@ -150,6 +164,32 @@ def test_losses_are_drawn_as_differences_to_the_reference():
     assert off == {"rlora": pytest.approx(-0.2), "mlora": pytest.approx(0.1)}
     (alone,) = loss_charts(with_curves({"lora": 0.5}))
     assert alone.title == "Training loss by task"
+
+
+def test_losses_are_compared_over_the_seeds_that_both_have():
+    """Seeds differ far more than methods do here: where one has no second seed, the other's has no part either."""
+    found = with_curves({"lora": 0.5, "rlora": 0.3})
+    for run in found["runs"]:
+        for curve in (*run["curves"]["training"].values(), *run["curves"]["validation"].values()):
+            curve[:] = [(step, loss + 10.0 * (run["seed"] or 0)) for step, loss in curve]
+    found["runs"] = [run for run in found["runs"] if (run["method"], run["seed"]) != ("rlora", 1)]
+    (chart,) = loss_charts(concluded(found))
+    assert [loss for _, _, _, loss in chart.table.rows] == pytest.approx([-0.2] * len(chart.table.rows))
+    assert "over the seeds that both have" in chart.note
+
+
+def test_the_end_of_a_training_is_that_of_each_seed():
+    """A seed that stopped early has its own last tenth; of validation losses the last stands for the end."""
+    found = with_curves({"lora": 0.5})
+    first, second = (run for run in found["runs"] if run["method"] == "lora")
+    first["curves"]["training"] = {"sort": [(step, 1.0) for step in range(1, 101)]}
+    second["curves"]["training"] = {"sort": [(step, 3.0) for step in range(1, 51)]}
+    for run in (first, second):
+        run["curves"]["validation"] = {}
+    assert final_losses(found).rows[0][1] == pytest.approx(2.0)
+    for run, loss in ((first, 1.0), (second, 3.0)):
+        run["curves"]["validation"] = {"sort": [(99, 50.0), (100, loss)]}
+    assert final_losses(found).rows[0][1] == pytest.approx(2.0)
 
 
 def test_final_losses_are_those_of_validation_or_of_the_trainings_end():

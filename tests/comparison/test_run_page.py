@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from loraweave.comparison.run_page import about, rows, write_run_page
+from loraweave.comparison.run_page import WIDEST, about, confusion, rows, write_run_page
 from loraweave.evaluation.beside import Beside
 from loraweave.evaluation.outcomes import shares, weighted
 from loraweave.evaluation.samples import Sample
@@ -53,11 +53,11 @@ def found() -> Beside:
 def test_rows_hold_the_base_the_difference_and_the_majority(found: Beside) -> None:
     topic, notes, other, mean = rows(found)
     assert (topic["score"], topic["base"], topic["n"], topic["majority"]) == ("90.0", "40.0", "10", "60.0")
-    assert (topic["difference"], topic["verdict"]) == ("+50.0", "")  # five of five: McNemar's p is 0.0625
+    assert (topic["difference"], topic["verdict"]) == ("+50.0", "tie")  # five of five: McNemar's p is 0.0625
     assert topic["off"].startswith("±")
     assert topic["interval"] == "55.5 to 99.7"  # Clopper and Pearson's for nine of ten
     assert (notes["difference"], notes["verdict"], notes["majority"]) == ("−0.750", "win", "")
-    assert (other["difference"], other["verdict"]) == ("0.0", "")
+    assert (other["difference"], other["verdict"]) == ("0.0", "tie")
     assert (mean["task"], mean["score"], mean["base"], mean["difference"]) == ("mean", "90.0", "65.0", "+25.0")
 
 
@@ -86,3 +86,32 @@ def test_the_page_counts_confusions_and_shows_right_and_wrong(found: Beside, tmp
     assert page.count("<details><summary>Wrong<span>1</span>") == 2
     wrong = page[page.index("<summary>Wrong") :]
     assert wrong.index("<dt>Said</dt><dd>yes</dd>") < wrong.index("<dt>Base</dt><dd>no</dd>")
+
+
+def confused(pairs: list[tuple[str, str]]) -> dict:
+    samples = [
+        Sample(task="t", number=i, prompt="", target=target, prediction=said, outcome=100.0 * (target == said))
+        for i, (target, said) in enumerate(pairs, start=1)
+    ]
+    return confusion(samples)
+
+
+def test_a_class_called_other_is_not_what_is_no_class():
+    found = confused([("other", "other")] * 3 + [("other", "nonsense")] * 2 + [("sport", "nonsense")] * 3)
+    assert found["heads"] == ["other", "sport", "(others)"]
+    cells = {row["target"]: [(cell["count"], cell["right"]) for cell in row["cells"]] for row in found["rows"]}
+    assert cells == {
+        "other": [(3, True), (0, False), (2, False)],
+        "sport": [(0, False), (0, True), (3, False)],
+    }
+
+
+def test_classes_that_stand_together_are_not_taken_for_each_other():
+    """Of more classes than are shown those at the end share a row; one of them said for another is no right answer."""
+    shown = [(f"c{i:02}", f"c{i:02}") for i in range(WIDEST) for _ in range(3)]
+    rest = [("rare a", "rare b")] * 2 + [("rare b", "rare a")] * 2
+    found = confused(shown + rest)
+    assert found["heads"][-1] == "(others)"
+    last = found["rows"][-1]
+    assert (last["target"], last["of"]) == ("(others)", 4)
+    assert (last["cells"][-1]["count"], last["cells"][-1]["right"]) == (4, False)

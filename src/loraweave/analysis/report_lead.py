@@ -110,7 +110,9 @@ def _gradients(analysis: Entry) -> str:
     within = mean(value for entry in last.values() for value in entry.get("within", ()))
     text += ")" if math.isnan(within) else f", against {fixed(within, 2)} of a task with itself on other examples)"
     share = mean(apart(entry) for entry in last.values())
-    text += f"; {share:.0f} % of the pairs pull apart, by more than the noise of ± {clearly:.2f}"
+    least, most = (f"{each:.2f}" for each in (min(map(limit, last.values())), clearly))
+    noise = most if least == most else f"{least} to {most} by run"
+    text += f"; {share:.0f} % of the pairs pull apart, by more than their noise (± {noise})"
     if worst < -limit(last[where]):
         text += f"; most apart are {tasks[0]} and {tasks[1]} ({fixed(worst, 2)} in {where})"
     return f"{text}."

@@ -18,7 +18,7 @@ from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary
 from loraweave.shapes import read_shaped
 
-_OF_COMPARISON = re.compile(r"(?P<method>[^/]+?)(?P<seed>-seed\d+)(?P<rate>-lr[\d.e+-]+)?(?P<nothing>)")
+_OF_COMPARISON = re.compile(r"(?P<method>[^/]+?)(?P<seed>-seed\d+)(?P<rate>-lr[\d.e+-]+)?")
 
 
 @dataclass(eq=False)
@@ -144,7 +144,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
         names = [name.rpartition("/")[0] for name in names]
     found = [_OF_COMPARISON.fullmatch(name) for name in names]
     for wanted in (("method",), ("method", "seed"), ("method", "rate")):
-        short = ["".join(filter(None, each.group(*wanted, "nothing"))) for each in found if each is not None]
+        short = ["".join(each[part] or "" for part in wanted) for each in found if each is not None]
         if len(names) > 1 and len(short) == len(names) == len(set(short)):
             return short
     return names

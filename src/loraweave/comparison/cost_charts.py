@@ -63,18 +63,26 @@ def cost_chart(results: Results) -> Chart | None:
         known = {method: value for method, value in costs.items() if value}
         if known:
             panels.append(Panel(cost.title, _scatter(results, cost, known, means, unit), WIDTH, HEIGHT))
-    heads = ["method", f"mean, {unit}", "± 95 % interval", "trainable parameters", "training, s", "peak memory, bytes"]
+    heads = ["method", f"mean, {unit}", "from", "to", "trainable parameters", "training, s", "peak memory, bytes"]
     table = Table(
         heads,
         [
-            [method, mean["mean"], mean["interval"], row["trainable_parameters"], row["seconds"], row["peak_memory"]]
+            [
+                method,
+                mean["mean"],
+                mean["low"],
+                mean["high"],
+                row["trainable_parameters"],
+                row["seconds"],
+                row["peak_memory"],
+            ]
             for method, mean in means.items()
             for row in [rows[method]]
         ],
     )
     note = f"{'Up' if mean_rule(results['tasks']).higher_is_better else 'Down'} and to the left is better."
     if any(mean["interval"] is not None for mean in means.values()):
-        note += " Bars are 95 % intervals."
+        note += " Bars are 95 % intervals; the data have their ends."
     return Chart("costs", "Mean score against cost", note, panels, table)
 
 
@@ -86,9 +94,8 @@ def _scatter(
     def draw(axes: Axes) -> None:
         for method, value in costs.items():
             look = figures.line(series.index(method), markers=True) | {"linestyle": "none"}
-            axes.errorbar(
-                [value], [means[method]["mean"]], yerr=means[method]["interval"] or 0.0, elinewidth=1.2, ms=6, **look
-            )
+            down, up = _reach(means[method])
+            axes.errorbar([value], [means[method]["mean"]], yerr=[[down], [up]], elinewidth=1.2, ms=6, **look)
         low, high = min(costs.values()), max(costs.values())
         axes.margins(x=0.18, y=0.08)
         if high > WIDE_RANGE * low:
@@ -98,13 +105,19 @@ def _scatter(
         axes.set(xlabel=cost.axis, ylabel=f"mean score, {unit}" if unit else "mean score")
         axes.grid(True, axis="both")
         _round_ticks(axes, cost)
-        points = [
-            Point(value, means[method]["mean"], method, means[method]["interval"] or 0.0)
-            for method, value in costs.items()
-        ]
-        label_points(axes, points)
+        label_points(
+            axes,
+            [Point(value, means[method]["mean"], method, *_reach(means[method])) for method, value in costs.items()],
+        )
 
     return draw
+
+
+def _reach(score: Score) -> tuple[float, float]:
+    """How far a score's interval reaches down and up."""
+    if score["low"] is None or score["high"] is None:
+        return 0.0, 0.0
+    return max(0.0, score["mean"] - score["low"]), max(0.0, score["high"] - score["mean"])
 
 
 def _round_ticks(axes: Axes, cost: Cost) -> None:

@@ -3,9 +3,8 @@
 from loraweave.comparison.evidence import MEAN, Evidence
 from loraweave.comparison.records import BASE, Against, Difference, Results
 from loraweave.errors import UserError, nearest
+from loraweave.evaluation.paired import LEVEL, verdict
 from loraweave.runs.methods import choose_method
-
-LEVEL = 0.05
 
 
 def reference(results: Results, wanted: str | None = None) -> str:
@@ -60,7 +59,5 @@ def _one_against(evidence: Evidence, method: str, other: str) -> Against:
 
 def _difference(evidence: Evidence, method: str, other: str, task: str) -> Difference:
     found = evidence.difference(method, other, task)
-    made = Difference(mean=found.mean, interval=found.interval, verdict="tie", p=found.p)
-    if found.interval is not None and found.p is not None and abs(found.mean) > found.interval and found.p < LEVEL:
-        made["verdict"] = "win" if (found.mean > 0) == evidence.higher_is_better(task) else "loss"
-    return made
+    told = verdict(found, evidence.higher_is_better(task))
+    return Difference(mean=found.mean, interval=found.interval, verdict=told, p=found.p)

@@ -19,9 +19,9 @@ from loraweave.evaluation.paired import (
     Estimate,
     PairedDifference,
     Variance,
+    difference,
     estimate,
     judged,
-    mcnemar,
     over_tasks,
     share_interval,
     unpaired,
@@ -161,12 +161,9 @@ class Evidence:
         own = over_seeds([value / len(by_task) for value in each])
         if BASE in (method, other) and pooled.methods >= {method, other} - {BASE}:  # the base has no seed
             own = pooled.of_one(seeds) or own
-        made = judged(found, own)
-        if len(by_task) == seeds == 1:
-            one, two = (self._examples(score) for score in by_task[0][0])
-            if one is not None and two is not None and one.binary and two.binary:
-                return made._replace(p=mcnemar(one, two))
-        return made
+        if len(by_task) == seeds == 1 and not own:
+            return difference(*by_task[0][0])
+        return judged(found, own)
 
     def _scores(self, task: str) -> dict[str, dict[int, float]]:
         """method -> seed -> score of every trained method."""

@@ -16,12 +16,13 @@ POINT, BAR = 6.0, 1.5  # half the width that a point and its error bar are kept 
 
 
 class Point(NamedTuple):
-    """A point in the units of its axes, its name, and how far its error bar reaches up and down."""
+    """A point in the units of its axes, its name, and how far its error bar reaches down and up."""
 
     x: float
     y: float
     name: str
-    reach: float = 0.0
+    down: float = 0.0
+    up: float = 0.0
 
 
 class Box(NamedTuple):
@@ -52,7 +53,7 @@ def label_points(axes: Axes, points: Sequence[Point]) -> None:
     taken = [Box(x - POINT, y - POINT, x + POINT, y + POINT) for x, y in middles]
     bars = []
     for point, (x, _) in zip(points, middles, strict=True):
-        low, high = (axes.transData.transform((point.x, point.y + sign * point.reach))[1] for sign in (-1, 1))
+        low, high = (axes.transData.transform((point.x, point.y + off))[1] for off in (-point.down, point.up))
         bars.append(Box(x - BAR, low, x + BAR, high))
     for index in sorted(range(len(points)), key=lambda each: -middles[each][1]):
         (x, y), name = middles[index], points[index].name

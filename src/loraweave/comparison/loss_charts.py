@@ -19,8 +19,8 @@ SMOOTHED = 0.1
 END = 0.1
 """Part of the training whose losses stand for its end."""
 
-Curves = Mapping[str, Mapping[str, Points]]
-"""task -> method -> mean over seeds."""
+Curves = Mapping[str, Mapping[str, Mapping[int | None, Points]]]
+"""task -> method -> seed -> its losses."""
 
 
 def loss_charts(results: Results) -> list[Chart]:
@@ -29,13 +29,16 @@ def loss_charts(results: Results) -> list[Chart]:
 
 
 def final_losses(results: Results) -> Table | None:
-    """Where the losses end, by task: on validation examples, else over the last tenth of the training's steps."""
+    """Where the losses end, by task, the mean over seeds: the last on validation examples, else those of the last tenth
+    of the training's steps."""
     for kind in ("validation", "training"):
         curves = _curves(results, kind)
         if curves:
             methods = [m for m in series_of(results) if any(m in by_method for by_method in curves.values())]
+            share = END if kind == "training" else 0.0
             rows: list[list[Cell]] = [
-                [method, *(_end(by_method.get(method, [])) for by_method in curves.values())] for method in methods
+                [method, *(_end(by_method.get(method, {}), share) for by_method in curves.values())]
+                for method in methods
             ]
             return Table([f"{kind} loss, nats per token", *(short(task, 40) for task in curves)], rows)
     return None
@@ -65,25 +68,30 @@ def _chart(results: Results, kind: Kind) -> Chart | None:
     curves = {
         task: by_method
         for task, by_method in _curves(results, kind).items()
-        if any(len(curve) > 1 for curve in by_method.values())
+        if any(len(curve) > 1 for by_seed in by_method.values() for curve in by_seed.values())
     }
-    other = results["reference"]
-    if not any(other in by_method and len(by_method) > 1 for by_method in curves.values()):
-        return loss_chart(kind, NOTES[kind], "method", curves, series_of(results))
-    return _minus(results, kind, curves, other)
+    if (against := _minus(results, kind, curves, results["reference"])) is not None:
+        return against
+    means = {
+        task: {method: mean_curve([*by_seed.values()]) for method, by_seed in by_method.items()}
+        for task, by_method in curves.items()
+    }
+    return loss_chart(kind, NOTES[kind], "method", means, series_of(results))
 
 
-def _minus(results: Results, kind: Kind, curves: Curves, other: str) -> Chart:
-    """Each method's loss minus that of the reference: the losses themselves all look alike."""
+def _minus(results: Results, kind: Kind, curves: Curves, other: str) -> Chart | None:
+    """Each method's loss minus that of the reference with the same seed: the losses themselves all look alike. None
+    where nothing can be held against it."""
     series = series_of(results)
     panels: list[Panel] = []
     rows: list[list[Cell]] = []
     seen: set[int] = set()
     for task, by_method in curves.items():
-        base = dict(by_method.get(other, []))
         drawn = {}
-        for method, curve in by_method.items():
-            off = [(step, loss - base[step]) for step, loss in curve if step in base]
+        for method, by_seed in by_method.items():
+            off = mean_curve(
+                [_off(by_seed[seed], by_method[other][seed]) for seed in _shared(by_method, method, other)]
+            )
             if method != other and off:
                 drawn[series.index(method)] = thinned(smoothed(off))
         if drawn:
@@ -92,32 +100,42 @@ def _minus(results: Results, kind: Kind, curves: Curves, other: str) -> Chart:
             zero = [(min(steps), 0.0), (max(steps), 0.0)]
             panels.append(line_panel(short(task, 40), drawn, STEP, f"loss minus that of {other}", reference=zero))
             rows += [[task, series[index], int(step), loss] for index, each in drawn.items() for step, loss in each]
+    if not panels:
+        return None
     shown, more = split(panels)
     note = (
-        f"{NOTES[kind]} Loss minus that of {other} with the same data, in nats per token, smoothed: below the dotted "
-        "line is better."
+        f"{NOTES[kind]} Loss minus that of {other} with the same seed and so the same data, over the seeds that both "
+        "have, in nats per token, smoothed: below the dotted line is better."
     )
     table = Table(["task", "method", "step", f"loss minus that of {other}, nats per token"], rows)
     names = {index: series[index] for index in sorted(seen)}
     return Chart(f"{kind}_loss", f"{kind.capitalize()} loss against {other}, by task", note, shown, table, more, names)
 
 
-def _curves(results: Results, kind: Kind) -> dict[str, dict[str, Points]]:
-    finished = [run for run in results["runs"] if run["status"] == "finished"]
-    curves: dict[str, dict[str, Points]] = {}
-    for task in dict.fromkeys(task for run in finished for task in run["curves"][kind]):
-        by_method: dict[str, list[Points]] = {}
-        for run in finished:
-            if task in run["curves"][kind]:
-                by_method.setdefault(run["method"], []).append(run["curves"][kind][task])
-        curves[task] = {method: mean_curve(seeds) for method, seeds in by_method.items()}
+def _shared(by_method: Mapping[str, Mapping[int | None, Points]], method: str, other: str) -> list[int | None]:
+    """The seeds that both methods have."""
+    return [seed for seed in by_method[method] if seed in by_method.get(other, {})]
+
+
+def _off(curve: Points, other: Points) -> Points:
+    """One curve minus another, at the steps that both have."""
+    there = dict(other)
+    return [(step, loss - there[step]) for step, loss in curve if step in there]
+
+
+def _curves(results: Results, kind: Kind) -> Curves:
+    curves: dict[str, dict[str, dict[int | None, Points]]] = {}
+    for run in results["runs"]:
+        for task, points in run["curves"][kind].items() if run["status"] == "finished" else ():
+            curves.setdefault(task, {}).setdefault(run["method"], {})[run["seed"]] = points
     return curves
 
 
-def _end(curve: Points) -> float | None:
-    """The mean of the losses at the end of a curve; the last alone of validation losses, which are few."""
-    if not curve:
-        return None
-    last = curve[-1][0]
-    ending = [loss for step, loss in curve if step > (1 - END) * last]
-    return sum(ending) / len(ending)
+def _end(by_seed: Mapping[int | None, Points], share: float) -> float | None:
+    """The mean over seeds of where their losses end: of the last `share` of the steps, or of the last one alone."""
+    ends = []
+    for curve in by_seed.values():
+        last = curve[-1][0]
+        ending = [loss for step, loss in curve if step > (1 - share) * last or step == last]
+        ends.append(sum(ending) / len(ending))
+    return sum(ends) / len(ends) if ends else None

@@ -86,33 +86,31 @@ def _against(results: Results) -> dict[str, Any] | None:
     order = [row["method"] for row in in_order(results["summary"], tasks)]
     for each in sorted(results["differences"], key=lambda each: order.index(each["method"])):
         cells = [_off(each["tasks"].get(name), info["unit"], True) for name, info in tasks.items()]
-        cells.append(_off(each["mean"], words.mean_unit(tasks), each["apart"]) | {"total": True})
+        mean = _off(each["mean"], words.mean_unit(tasks), each["apart"])
         verdicts: list[str] = [difference["verdict"] for difference in each["tasks"].values()]
         counts = [verdicts.count(verdict) for verdict in ("win", "tie", "loss")]
-        rows.append({"method": each["method"], "base": each["method"] == BASE, "cells": cells, "counts": counts})
+        row = {"method": each["method"], "base": each["method"] == BASE}
+        rows.append({**row, "cells": cells, "mean": mean, "counts": counts})
     return {"reference": results["reference"], "rows": rows, "about": words.about_differences(results)}
 
 
 def _off(difference: Difference | None, unit: str, told: bool) -> dict[str, Any]:
     """A cell of that table; won and lost are marked only where the two can be `told` apart."""
     if difference is None:
-        return {"text": "–", "interval": "", "verdict": "", "total": False}
+        return {"text": "–", "interval": "", "verdict": "tie"}
     text, interval = words.signed(difference, unit)
-    verdict = difference["verdict"] if told and difference["verdict"] != "tie" else ""
-    return {"text": text, "interval": interval, "verdict": verdict, "total": False}
+    return {"text": text, "interval": interval, "verdict": difference["verdict"] if told else "tie"}
 
 
 def _row(results: Results, row: MethodSummary, best: dict[str, set[str]]) -> dict[str, Any]:
     tasks, method = results["tasks"], row["method"]
-    cells = [
-        _cell(row["scores"].get(name), info["unit"], method in best[name], total=False) for name, info in tasks.items()
-    ]
+    cells = [_cell(row["scores"].get(name), info["unit"], method in best[name]) for name, info in tasks.items()]
     count = row["finished"] + row["failed"]
     return {
         "method": method,
         "base": method == BASE,
         "failed": f"{row['failed']} of {count} failed" if row["failed"] else "",
-        "mean": _cell(row["mean"], words.mean_unit(tasks), method in best[""], total=False),
+        "mean": _cell(row["mean"], words.mean_unit(tasks), method in best[""]),
         "runs": "–" if method == BASE else row["finished"],
         "cells": cells,
         "parameters": amounts.count(row["trainable_parameters"] or None),
@@ -121,9 +119,9 @@ def _row(results: Results, row: MethodSummary, best: dict[str, set[str]]) -> dic
     }
 
 
-def _cell(value: Spread | None, unit: str, best: bool, total: bool) -> dict[str, Any]:
+def _cell(value: Spread | None, unit: str, best: bool) -> dict[str, Any]:
     text, interval = ("–", "") if value is None else words.score(value, unit)
-    return {"text": text, "interval": interval, "best": best, "total": total}
+    return {"text": text, "interval": interval, "best": best}
 
 
 def _run(results: Results, run: RunRecord) -> dict[str, Any]:

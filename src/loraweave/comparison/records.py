@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
+from loraweave.evaluation.paired import Verdict
 from loraweave.evaluation.scores import TaskScore
 
 Points = list[tuple[int, float]]
@@ -127,7 +128,7 @@ class Difference(Spread):
     better or worse, where `p` is below 0.05 and the interval leaves zero out.
     """
 
-    verdict: Literal["win", "tie", "loss"]
+    verdict: Verdict
     p: float | None
 
 
@@ -145,7 +146,7 @@ class Against(TypedDict):
     seeds: list[int]
     mean: Difference | None
     tasks: dict[str, Difference]
-    beside: dict[str, Literal["win", "tie", "loss"]]
+    beside: dict[str, Verdict]
     p: float | None
     apart: bool
     missing: str | None

@@ -11,20 +11,20 @@ from loraweave.comparison.records import Spread
 from loraweave.evaluation import interval, macro_average
 from loraweave.evaluation.beside import Beside
 from loraweave.evaluation.mean import mean_rule
-from loraweave.evaluation.paired import PairedDifference
+from loraweave.evaluation.paired import PairedDifference, verdict
 from loraweave.evaluation.samples import Sample, classes, with_base
 from loraweave.evaluation.scores import NATS, PERCENT, TaskScore
 from loraweave.files import write_text
 from loraweave.pages import render
 from loraweave.runs.loading import Run
 
-SIGNIFICANT = 0.05
 MOST_SHOWN = 10
 """Examples of a kind, right or wrong, of each task; samples.jsonl has all."""
 LONGEST = 1200
 """Characters of a prompt: of a longer one the end is shown, which asks."""
 WIDEST = 20
 """Classes of a confusion matrix; the others stand together."""
+OTHERS = "(others)"
 
 
 def write_run_page(path: Path, run: Run, found: Beside, notes: Sequence[str], command: str) -> None:
@@ -95,7 +95,8 @@ def about(found: Beside) -> list[str]:
     if found.base:
         said.append(
             "Difference: score minus that of the untouched base on the same examples, with its 95 % interval for other "
-            "examples of the same kind; an arrow where chance alone rarely makes as much (p below 0.05)."
+            "examples of the same kind; an arrow where that leaves zero out and chance alone rarely makes as much "
+            "(p below 0.05)."
         )
     if found.majority:
         said.append("Majority: how often the most frequent answer is right; whoever knows nothing else gets as much.")
@@ -116,12 +117,9 @@ def _interval(score: TaskScore) -> str:
 
 def _difference(found: PairedDifference | None, score: Mapping[str, Any]) -> dict[str, str]:
     if found is None:
-        return {"difference": "", "off": "", "verdict": ""}
+        return {"difference": "", "off": "", "verdict": "tie"}
     text, off = words.signed(Spread(mean=found.mean, interval=found.interval), score["unit"])
-    verdict = ""
-    if found.p is not None and found.p < SIGNIFICANT:
-        verdict = "win" if (found.mean > 0) == score["higher_is_better"] else "loss"
-    return {"difference": text, "off": off, "verdict": verdict}
+    return {"difference": text, "off": off, "verdict": verdict(found, score["higher_is_better"])}
 
 
 def _task(name: str, found: Beside) -> dict[str, Any]:
@@ -144,28 +142,32 @@ def _task(name: str, found: Beside) -> dict[str, Any]:
     return {
         "name": name,
         "metric": words.metric(score),
-        "confusion": _confusion(samples),
+        "confusion": confusion(samples),
         "lists": [
             {"head": head, "count": len(listed), "lines": listed[:MOST_SHOWN]}
-            for head, listed in zip(heads, (wrong, right)[::-1], strict=True)
+            for head, listed in zip(heads, (right, wrong), strict=True)
             if listed
         ],
     }
 
 
-def _confusion(samples: Sequence[Sample]) -> dict[str, Any] | None:
-    """How often each right answer was taken for which; None where a task's answers are no classes."""
+def confusion(samples: Sequence[Sample]) -> dict[str, Any] | None:
+    """How often each right answer was taken for which; None where a task's answers are no classes.
+
+    Classes beyond the first `WIDEST`, and answers that are no class, stand together as `OTHERS`, whatever a class is
+    called. What is said for one of them is not known to be right, and not shown as if it were.
+    """
     known = classes(samples)
     if not known:
         return None
     names = known[:WIDEST]
 
-    def place(answer: str | None) -> str:
+    def place(answer: str | None) -> str | None:
         answer = (answer or "").strip()
-        return answer if answer in names else "other"
+        return answer if answer in names else None
 
     counts = Counter((place(sample["target"]), place(sample["prediction"])) for sample in samples)
-    heads = [*names, *(["other"] if any("other" in pair for pair in counts) else [])]
+    heads = [*names, *([None] if any(None in pair for pair in counts) else [])]
     table = []
     for target in heads:
         of = sum(counts[target, said] for said in heads)
@@ -173,10 +175,10 @@ def _confusion(samples: Sequence[Sample]) -> dict[str, Any] | None:
             {
                 "count": counts[target, said],
                 "strength": round(counts[target, said] / of, 2) if of else 0,
-                "right": target == said,
+                "right": target is not None and target == said,
             }
             for said in heads
         ]
         if of:
-            table.append({"target": target, "of": of, "cells": cells})
-    return {"heads": heads, "rows": table}
+            table.append({"target": OTHERS if target is None else target, "of": of, "cells": cells})
+    return {"heads": [OTHERS if name is None else name for name in heads], "rows": table}

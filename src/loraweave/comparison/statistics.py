@@ -5,18 +5,13 @@ Plain numbers in and out; `evidence.py` applies them to results. docs/comparing.
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import variance
 from typing import NamedTuple
 
 from loraweave.evaluation.paired import CONFIDENCE, Variance, p_value
 
 UNSTEADY = 0.01
 """How rarely chance alone takes a method for one that varies more than the others."""
-
-
-def variance(values: Sequence[float]) -> float:
-    """The sample variance of two values or more."""
-    mean = sum(values) / len(values)
-    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
 def over_seeds(values: Sequence[float]) -> list[Variance]:

@@ -102,5 +102,4 @@ class ComparisonFolder:
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise UserError(f"{self.results}: not the results of a comparison by this version")
         check_shape(found, Results, str(self.results))
-        check_shape(found, Results, str(self.results))
         return found  # type: ignore[return-value]

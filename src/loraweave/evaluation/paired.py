@@ -6,7 +6,7 @@ benchmarks/intervals has how often they hold.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.special import betaincinv, ndtr, ndtri, stdtr, stdtrit
@@ -14,6 +14,11 @@ from scipy.stats import binomtest
 
 from loraweave.evaluation.outcomes import Examples, read_outcomes
 from loraweave.evaluation.scores import CONFIDENCE, PERCENT, TaskScore
+
+LEVEL = 0.05
+"""A difference that chance alone makes more rarely than this is one."""
+
+Verdict = Literal["win", "tie", "loss"]
 
 
 class Variance(NamedTuple):
@@ -67,6 +72,14 @@ def difference(one: TaskScore, two: TaskScore) -> PairedDifference:
     made = judged(paired_estimate(one, two))
     both = first is not None and second is not None and first.binary and second.binary
     return made._replace(p=mcnemar(first, second)) if both else made  # type: ignore[arg-type]
+
+
+def verdict(found: PairedDifference, higher_is_better: bool) -> Verdict:
+    """Whether the first of the two is better or worse: where chance alone rarely makes such a difference, and its
+    interval leaves zero out."""
+    if found.interval is None or found.p is None or found.p >= LEVEL or abs(found.mean) <= found.interval:
+        return "tie"
+    return "win" if (found.mean > 0) == higher_is_better else "loss"
 
 
 def mean_difference(ones: Sequence[TaskScore], twos: Sequence[TaskScore]) -> PairedDifference:
