@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         WeaveConfig,
     )
     from loraweave.evaluation.loaded import Loaded, load
+    from loraweave.experts.library import ExpertLibrary
     from loraweave.integrations.trl import with_tasks
     from loraweave.runs.config import RunConfig
     from loraweave.runs.loading import Run, load_run
@@ -47,6 +48,7 @@ __all__ = [
     "ComolConfig",
     "Comparison",
     "Evaluation",
+    "ExpertLibrary",
     "HydraLoraConfig",
     "Loaded",
     "LoraMoeConfig",
@@ -89,6 +91,7 @@ _HOMES = {
     "WeaveModel": "loraweave.tuner",
     "checkpoint_context": "loraweave.tuner",
     "task": "loraweave.tuner",
+    "ExpertLibrary": "loraweave.experts.library",
     "with_tasks": "loraweave.integrations.trl",
     "RunConfig": "loraweave.runs.config",
     **dict.fromkeys(("Loaded", "load"), "loraweave.evaluation.loaded"),

@@ -129,18 +129,23 @@ def make_folder(path: Path, what: str = "the folder") -> None:
 
 
 @contextmanager
-def locked(folder: Path, what: str = "the folder") -> Iterator[None]:
+def locked(folder: Path, what: str = "the folder", patience: float = 0.0) -> Iterator[None]:
     """A folder that is this command's alone while the block runs; made if it is not there, and not left if empty,
     nor are those around it.
 
     Where the file system has no locks, nothing keeps others out.
+
+    Args:
+        folder: to be locked.
+        what: it is called if it cannot be made.
+        patience: seconds to wait for another process that has it.
 
     Raises:
         UserError: another process has it, which is named; or the folder cannot be made, or not be written to.
     """
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder, what)
-    lock = _acquired(folder)
+    lock = _acquired(folder, patience)
     try:
         yield
     finally:
@@ -292,9 +297,9 @@ def _written_or_told(path: Path, undo: Callable[[], None] = lambda: None) -> Ite
         raise
 
 
-def _acquired(folder: Path) -> filelock.BaseFileLock:
+def _acquired(folder: Path, patience: float) -> filelock.BaseFileLock:
     path = folder / LOCK
-    lock = filelock.FileLock(path, blocking=False, is_singleton=False, thread_local=False, fallback_to_soft=False)
+    lock = filelock.FileLock(path, timeout=patience, is_singleton=False, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire()
         since = datetime.now().astimezone().isoformat(" ", "seconds")

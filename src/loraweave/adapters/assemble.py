@@ -1,17 +1,14 @@
 """Plain LoRAs of one base become one adapter with a head each; and an adapter with an update per task the other way."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from peft import LoraConfig
 from torch import Tensor
 
-from loraweave.adapters.config import NAME, beyond_plain
-from loraweave.adapters.file import WEIGHTS, AdapterFile, Size
+from loraweave.adapters.file import AdapterFile
+from loraweave.adapters.loras import base_name, check_plain, common_sizes, fetched
 from loraweave.adapters.plain import PREFIX, plain_lora
 from loraweave.adapters.write import fill, write_adapter
 from loraweave.config import WeaveConfig
@@ -46,11 +43,11 @@ def assemble(loras: Mapping[str, str | Path], output: str | Path, gate: Assemble
         raise UserError(f"assemble takes two LoRAs or more, got {len(loras)}")
     if gate not in ("own", "token", "uniform"):
         raise UserError(f"gate={gate!r} is not one of own, token, uniform")
-    adapters = {name: AdapterFile(_folder(str(where))) for name, where in loras.items()}
+    adapters = {name: AdapterFile(fetched(str(where))) for name, where in loras.items()}
     for adapter in adapters.values():
-        _check_plain(adapter)
+        check_plain(adapter, "become a head")
         adapter.check_values()
-    base, sizes = _one_base(adapters.values())
+    base, sizes = base_name(adapters.values()), common_sizes(adapters.values())
     pairs = {
         name: {layer: adapter.formula(layer).factors() for layer in adapter.sizes} for name, adapter in adapters.items()
     }
@@ -114,50 +111,3 @@ def split(adapter: str | Path, output: str | Path) -> dict[str, Path]:
             fill(unfinished / name, lora, plain.tensors())
             written[task] = folder / name
     return written
-
-
-def _folder(where: str) -> Path:
-    """The folder of a LoRA, fetched from the hub where it is none."""
-    if Path(where).exists() or where.startswith((".", "/")) or where.count("/") != 1:
-        return Path(where)
-    try:
-        return Path(snapshot_download(where, allow_patterns=[NAME, WEIGHTS]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{where}: neither a folder nor to be had from the hub: {reason}") from error
-
-
-def _check_plain(adapter: AdapterFile) -> None:
-    """Raise UserError, naming what, for anything but low-rank updates of linear layers."""
-    config: Any = adapter.config
-    if not isinstance(config, LoraConfig):
-        raise UserError(f"{adapter.folder}: an adapter of {config.method}, not a plain LoRA")
-    odd = beyond_plain(config)
-    if odd is None and adapter.others:
-        odd = f"{adapter.others[0]}, which belongs to no linear layer,"
-    if odd is not None:
-        raise UserError(f"{adapter.folder}: {odd} cannot become a head; only plain LoRAs of linear layers can")
-
-
-def _one_base(adapters: Iterable[AdapterFile]) -> tuple[str | None, dict[str, Size]]:
-    """The name of the base, where any says it, and the sizes of all adapted layers.
-
-    Raises:
-        UserError: two name different bases, or have a layer of different sizes.
-    """
-    base, named = None, None
-    seen: dict[str, AdapterFile] = {}
-    for adapter in adapters:
-        own = adapter.config.base_model_name_or_path
-        if own and base and own != base:
-            raise UserError(f"{adapter.folder} is of the base {own}, {named} of {base}")
-        if own and not base:
-            base, named = own, adapter.folder
-        for layer, size in adapter.sizes.items():
-            other = seen.setdefault(layer, adapter)
-            if other.sizes[layer] != size:
-                raise UserError(
-                    f"{adapter.folder}: {layer} is {size.d_in} → {size.d_out}, in {other.folder} "
-                    f"{other.sizes[layer].d_in} → {other.sizes[layer].d_out}: they are of different bases"
-                )
-    return base, {layer: adapter.sizes[layer] for layer, adapter in seen.items()}

@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from loraweave import __version__
-from loraweave.cli import analyze, assemble, chat, compare, evaluate, export, launch, methods, predict, tasks, train
+from loraweave.cli import (
+    analyze,
+    assemble,
+    chat,
+    compare,
+    evaluate,
+    experts,
+    export,
+    launch,
+    methods,
+    predict,
+    tasks,
+    train,
+)
 from loraweave.cli.net import OF_THE_SYSTEM, caught
 from loraweave.cli.output import check_text, errors, quieten
 from loraweave.errors import UserError
@@ -25,6 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(experts.app, name="experts")
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("chat")(chat.chat)

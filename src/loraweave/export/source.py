@@ -26,7 +26,7 @@ class Source:
     Attributes:
         folder: as named.
         adapter: its files, opened and checked.
-        base: the base's name or folder.
+        base: the base's name or folder. base_name: the same as it was written, which may be "nano".
         base_given: whether the base was named beside the adapter, and not by it.
         fingerprint: of the base that it was trained on; None where that is not known.
         config: the run file; None for an adapter without a run.
@@ -36,6 +36,7 @@ class Source:
     folder: Path
     adapter: AdapterFile
     base: str
+    base_name: str
     base_given: bool
     fingerprint: str | None
     config: RunConfig | None
@@ -147,5 +148,5 @@ def open_source(folder: str | Path, base: str | None = None, trust_code: bool = 
     if not name:
         raise UserError(f"{at}: nothing here says which base the adapter belongs to; name it with --base")
     return Source(
-        folder, adapter, resolve_base(name), base is not None, recorded.get("fingerprint"), config, trust_code
+        folder, adapter, resolve_base(name), name, base is not None, recorded.get("fingerprint"), config, trust_code
     )

@@ -1,0 +1,79 @@
+"""Plain LoRAs from wherever: fetched, found to be no more than two factors for each linear layer, and of one base."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from peft import LoraConfig
+
+from loraweave.adapters.config import NAME, beyond_plain
+from loraweave.adapters.file import WEIGHTS, AdapterFile, Size
+from loraweave.errors import UserError
+
+
+def fetched(where: str) -> Path:
+    """The folder of a LoRA, fetched from the hub where it is none.
+
+    Raises:
+        UserError: it cannot be had from there.
+    """
+    if Path(where).exists() or where.startswith((".", "/")) or where.count("/") != 1:
+        return Path(where)
+    try:
+        return Path(snapshot_download(where, allow_patterns=[NAME, WEIGHTS]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where}: neither a folder nor to be had from the hub: {reason}") from error
+
+
+def check_plain(adapter: AdapterFile, role: str) -> None:
+    """Raise UserError, naming what, for anything but low-rank updates of linear layers; `role`: what they are to do."""
+    config: Any = adapter.config
+    if not isinstance(config, LoraConfig):
+        way = "`loraweave export --to lora` makes one of it"
+        if config.depends_on_input:
+            way = "its heads are weighed by the input, so it is none"
+        elif config.needs_tasks:
+            way = "`loraweave split` makes one of it for each task"
+        raise UserError(f"{adapter.folder}: an adapter of {config.method}, not a plain LoRA: {way}")
+    odd = beyond_plain(config)
+    if odd is None and adapter.others:
+        odd = f"{adapter.others[0]}, which belongs to no linear layer,"
+    if odd is not None:
+        raise UserError(f"{adapter.folder}: {odd} cannot {role}; only plain LoRAs of linear layers can")
+
+
+def base_name(adapters: Iterable[AdapterFile]) -> str | None:
+    """The name of the base of several LoRAs; None where none says it.
+
+    Raises:
+        UserError: two name different bases.
+    """
+    base, named = None, None
+    for adapter in adapters:
+        own = adapter.config.base_model_name_or_path
+        if own and base and own != base:
+            raise UserError(f"{adapter.folder} is of the base {own}, {named} of {base}")
+        if own and not base:
+            base, named = own, adapter.folder
+    return base
+
+
+def common_sizes(adapters: Iterable[AdapterFile]) -> dict[str, Size]:
+    """The sizes of all layers that several LoRAs adapt, by path.
+
+    Raises:
+        UserError: two have a layer of different sizes, so they are of different bases.
+    """
+    seen: dict[str, AdapterFile] = {}
+    for adapter in adapters:
+        for layer, size in adapter.sizes.items():
+            other = seen.setdefault(layer, adapter)
+            if other.sizes[layer] != size:
+                raise UserError(
+                    f"{adapter.folder}: {layer} is {size.d_in} → {size.d_out}, in {other.folder} "
+                    f"{other.sizes[layer].d_in} → {other.sizes[layer].d_out}: they are of different bases"
+                )
+    return {layer: adapter.sizes[layer] for layer, adapter in seen.items()}
