@@ -23,6 +23,15 @@ from loraweave.training.trainer import MultiTaskTrainer
 
 EVERY_STEP = ("train.save_strategy=steps", "train.save_steps=1", "train.eval_strategy=no", "train.max_steps=5")
 
+EVERY_EVALUATED = (
+    "tasks=[{task: notes.jsonl, validation: other.jsonl}]",
+    "train.load_best_model_at_end=true",
+    "train.eval_strategy=steps",
+    "train.eval_steps=1",
+    "train.save_strategy=steps",
+    "train.max_steps=5",
+)
+
 
 class At:
     """A progress display that does something after a step is shown."""
@@ -51,6 +60,12 @@ def run(project: Path, *overrides: str, **arguments: Any) -> RunResult:
     config = RunConfig.load(project / "run.yaml", overrides)
     arguments.setdefault("console", Console(file=io.StringIO()))
     return train(config, arguments.pop("output", project / "out"), **arguments)
+
+
+def write_unlikelier(project: Path) -> None:
+    """Examples that training makes less likely with every step."""
+    rows = [{"prompt": f"Note {n}:", "completion": " QQQQ"} for n in range(8)]
+    (project / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def same_adapter(first: Path, second: Path) -> bool:
@@ -94,17 +109,8 @@ def test_what_makes_a_run_impossible_to_resume_is_refused(project: Path, field: 
 @pytest.mark.parametrize("moved", [False, True])
 def test_the_best_checkpoint_is_known_again(project: Path, moved: bool) -> None:
     """Also where the folder has moved, for a checkpoint names the best one by its path."""
-    other = [{"prompt": f"Note {n}:", "completion": " QQQQ"} for n in range(8)]  # what training makes less likely
-    (project / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in other))
-    settings = (
-        "tasks=[{task: notes.jsonl, validation: other.jsonl}]",
-        "train.load_best_model_at_end=true",
-        "train.eval_strategy=steps",
-        "train.eval_steps=1",
-        "train.save_strategy=steps",
-        "train.save_steps=1",
-        "train.max_steps=5",
-    )
+    write_unlikelier(project)
+    settings = (*EVERY_EVALUATED, "train.save_steps=1")
     whole = run(project, *settings, output=project / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(project, *settings, progress=At(4, interrupt))
@@ -115,6 +121,30 @@ def test_the_best_checkpoint_is_known_again(project: Path, moved: bool) -> None:
         out = out.rename(project / "elsewhere")
     resumed = run(project, *settings, output=out, resume=True)
     assert resumed.best_step == whole.best_step
+    assert same_adapter(whole.folder, resumed.folder)
+
+
+def test_a_run_stopped_in_its_last_step_still_ends_with_its_best_adapter(project: Path) -> None:
+    """Its last checkpoint is older than the evaluation by which that is the best."""
+    settings = ("train.load_best_model_at_end=true", "method.lora_dropout=0.1")
+    whole = run(project, *settings, output=project / "whole")
+    assert whole.best_step == whole.steps
+    with pytest.raises(Stopped, match=f"stopped after step {whole.steps} of {whole.steps}"):
+        run(project, *settings, progress=At(whole.steps - 1, ask_to_end))
+    resumed = run(project, *settings, resume=True)
+    assert resumed.best_step == whole.best_step
+    assert same_adapter(whole.folder, resumed.folder)
+
+
+def test_a_best_step_between_two_checkpoints_is_none_to_go_back_to_and_no_fault(project: Path) -> None:
+    write_unlikelier(project)
+    settings = (*EVERY_EVALUATED, "train.save_steps=2")
+    whole = run(project, *settings, output=project / "whole")
+    assert whole.best_step == 1
+    with pytest.raises(KeyboardInterrupt):
+        run(project, *settings, progress=At(4, interrupt))
+    resumed = run(project, *settings, resume=True)
+    assert (resumed.best_step, resumed.best_loss) == (whole.best_step, whole.best_loss)
     assert same_adapter(whole.folder, resumed.folder)
 
 

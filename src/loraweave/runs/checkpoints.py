@@ -61,10 +61,8 @@ def newest_whole(folder: Path, with_best: bool = False) -> Start:
     torn: dict[str, str] = {}
     for checkpoint in checkpoints_in(folder):
         fault = fault_of(checkpoint)
-        if fault is None and with_best and (best := read_json(checkpoint / STATE).get("best_global_step")):
-            fault = (
-                fault_of(folder / f"checkpoint-{best}") and f"the best one before it, checkpoint-{best}, is not whole"
-            )
+        if fault is None and with_best and (best := best_of(checkpoint)):
+            fault = fault_of(best) and f"the best one before it, {best.name}, is not whole"
         if fault is None:
             return Start(checkpoint, torn)
         torn[checkpoint.name] = fault
@@ -72,6 +70,12 @@ def newest_whole(folder: Path, with_best: bool = False) -> Start:
         listed = "; ".join(f"{name}: {why}" for name, why in torn.items())
         raise UserError(f"{folder}: cannot resume, no checkpoint is whole ({listed}); remove the run to train anew")
     return Start()
+
+
+def best_of(checkpoint: Path) -> Path | None:
+    """The best checkpoint that a whole one knows of, beside it, whatever its folder was called; it may be gone."""
+    best = read_json(checkpoint / STATE).get("best_model_checkpoint")
+    return checkpoint.parent / Path(best).name if best else None
 
 
 def fault_of(checkpoint: Path) -> str | None:

@@ -18,7 +18,7 @@ from loraweave.data.collate import Collator
 from loraweave.data.order import EpochSampler
 from loraweave.data.plan import RowPlan
 from loraweave.data.schedule import Schedule
-from loraweave.runs.checkpoints import STATE, finish, saved_or_told
+from loraweave.runs.checkpoints import STATE, best_of, finish, saved_or_told
 from loraweave.runs.loss_config import LossConfig
 from loraweave.training.auxiliary import Auxiliary
 from loraweave.training.losses import TaskLosses
@@ -198,9 +198,8 @@ class MultiTaskTrainer(SFTTrainer):
                 super(SFTTrainer, self)._save_checkpoint(model, trial)  # TRL's own would also write a model card
             finally:
                 self._aside = None
-            best = self._checkpoint(self.state.best_global_step) if self.state.best_global_step else None
-            if best == checkpoint or (best is not None and best.is_dir()):
-                self.state.best_model_checkpoint = str(best)
+            if self.state.best_global_step == self.state.global_step:
+                self.state.best_model_checkpoint = str(checkpoint)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self.state.save_to_json(str(unfinished / checkpoint.name / STATE))
@@ -215,10 +214,19 @@ class MultiTaskTrainer(SFTTrainer):
     def _checkpoint(self, step: int) -> Path:
         return Path(self.args.output_dir) / f"checkpoint-{step}"
 
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """A step that was saved before it was evaluated may be the best: its checkpoint is there already."""
+        found = bool(super()._determine_best_metric(metrics, trial))
+        if found and (checkpoint := self._checkpoint(self.state.global_step)).is_dir():
+            self.state.best_model_checkpoint = str(checkpoint)
+        return found
+
+    def _init_training_state(
+        self, max_steps: int, steps: int, epochs: int, resume_from_checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
         """A checkpoint names the best one by its path, which may have changed since."""
-        trained = super()._init_training_state(*args, **kwargs)
-        if self.state.best_global_step and (best := self._checkpoint(self.state.best_global_step)).is_dir():
+        trained = super()._init_training_state(max_steps, steps, epochs, resume_from_checkpoint, trial)
+        if resume_from_checkpoint and (best := best_of(Path(resume_from_checkpoint))) and best.is_dir():
             self.state.best_model_checkpoint = str(best)
         return trained
 
