@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from loraweave.bases import check_fingerprint, empty_base, fingerprint, load_base
 from loraweave.bases import load as load_module
+from loraweave.data.border import continued_ids
 from loraweave.errors import UserError
 
 STORIES = Path(__file__).parents[3] / "shared" / "models" / "stories260k"
@@ -148,3 +149,25 @@ def test_the_embedded_base_loads_where_it_is_installed() -> None:
     model, tokenizer = load_base("nano")
     assert tokenizer.eos_token_id is not None
     assert sum(p.numel() for p in model.parameters()) < 20_000_000
+
+
+def test_special_tokens_that_a_text_model_has_no_row_for_are_let_be_until_one_is_used(copy: Path) -> None:
+    """As of Gemma 3's text models, whose tokenizer knows the place of an image."""
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image_soft_token>"]})
+    tokenizer.save_pretrained(copy)
+    model, tokenizer = load_base(copy)
+    assert max(tokenizer.get_vocab().values()) == len(model.get_input_embeddings().weight)
+    assert continued_ids("Where is", " it?", tokenizer)[1]
+    for prompt, answer in (("<image_soft_token> where is", " it?"), ("Where is", " <image_soft_token>")):
+        with pytest.raises(UserError, match=r"the text holds '<image_soft_token>', .* no row"):
+            continued_ids(prompt, answer, tokenizer)
+
+
+@pytest.mark.parametrize("added", [{"pad_token": "<image_soft_token>"}, ["picture"]])
+def test_tokens_that_are_met_in_any_text_need_a_row(copy: Path, added: object) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_special_tokens(added) if isinstance(added, dict) else tokenizer.add_tokens(added)
+    tokenizer.save_pretrained(copy)
+    with pytest.raises(UserError, match="the tokenizer has 260 tokens, and the model's embedding 259 rows"):
+        load_base(copy)

@@ -4,21 +4,23 @@ from loraweave.bases.identity import check_fingerprint, fingerprint
 from loraweave.bases.load import (
     Base,
     base_config,
-    check_vocabulary,
     empty_base,
     load_base,
     load_tokenizer,
     resolve_base,
 )
+from loraweave.bases.vocabulary import check_ids, check_vocabulary, without_row
 
 __all__ = [
     "Base",
     "base_config",
     "check_fingerprint",
+    "check_ids",
     "check_vocabulary",
     "empty_base",
     "fingerprint",
     "load_base",
     "load_tokenizer",
     "resolve_base",
+    "without_row",
 ]

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from loraweave.bases.vocabulary import check_vocabulary
 from loraweave.errors import UserError, shown
 from loraweave.files import read_json
 from loraweave.paths import user_path
@@ -129,18 +130,6 @@ def load_tokenizer(name: str | Path, trust_code: bool = False) -> PreTrainedToke
     if not isinstance(longest, int | float):
         raise UserError(f"{name}: model_max_length of the tokenizer must be a number, got {shown(longest)}")
     return tokenizer
-
-
-def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str | Path) -> None:
-    """Raise UserError where a tokenizer gives ids that a model, which may be on the meta device, has no row for."""
-    embedding = model.get_input_embeddings()
-    rows = getattr(getattr(embedding, "weight", None), "shape", (None,))[0]
-    tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
-    if rows is not None and tokens > rows:
-        raise UserError(
-            f"{source}: the tokenizer has {tokens:,} tokens, and the model's embedding {rows:,} rows: use the "
-            "tokenizer that the model was made with, or save the model with its embedding resized"
-        )
 
 
 def resolve_base(name: str | Path) -> str:

@@ -7,6 +7,8 @@ divided there, and nothing of the answer is lost.
 
 from typing import Any
 
+from loraweave.bases import check_ids
+
 ANCHORS = ("\n", "a", "0", ".", ")")
 """Texts that stand in front of another while it is encoded: no text joins its first token to all of them."""
 
@@ -76,4 +78,6 @@ def _start(tokenizer: Any) -> list[int]:
 
 
 def _plain(text: str, tokenizer: Any) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    ids = list(tokenizer.encode(text, add_special_tokens=False))
+    check_ids(ids, tokenizer)
+    return ids

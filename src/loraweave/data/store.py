@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 import loraweave
+from loraweave.bases import without_row
 from loraweave.data.encode import encode_all
 from loraweave.data.identity import content_hash
 from loraweave.data.rows import TaskTokens
@@ -121,6 +122,7 @@ def tokenizer_hash(tokenizer: Any) -> str | None:
                 digest.update(f"\n{file.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
     except Exception:  # there are as many ways to fail as there are kinds of tokenizers
         return None
+    digest.update(repr(without_row(tokenizer) or "").encode())  # what it refuses
     if "strftime_now" in str(getattr(tokenizer, "chat_template", "")):
         digest.update(datetime.date.today().isoformat().encode())
     return digest.hexdigest()
