@@ -159,6 +159,10 @@ def test_a_comparison_on_changed_data_or_another_base_is_refused(tmp_path, file)
         compare(config, ["lora", "rlora"], [0], output=folder, resume=True)
     changed.write_text(written)
     if file == "notes.jsonl":
+        template = tmp_path / "project" / "base" / "chat_template.jinja"
+        template.write_text("{{ messages[0].content }}")
+        with pytest.raises(UserError, match=r"out: cannot resume, the tokenizer of .* has changed"):
+            compare(config, ["lora", "rlora"], [0], output=folder, resume=True)
         shutil.rmtree(tmp_path / "project" / "base")
         write_base(tmp_path / "project" / "base", seed=1)
         with pytest.raises(UserError, match=r"out: cannot resume, .*base is not the base that this was begun with"):

@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 from datetime import date
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_tasks import make_tokenizer
+from transformers import AutoTokenizer
 
-from loraweave.data.identity import content_hash
+from loraweave.data.identity import content_hash, tokenizer_hash
 from loraweave.tasks.examples import Example
 
 TEXTS = st.text(st.characters(codec=None), max_size=5)
@@ -49,7 +52,7 @@ def test_where_an_example_comes_from_does_not_count() -> None:
 def test_the_hash_is_the_same_in_another_process() -> None:
     examples = [Example("a\ud800ü", "b"), Example([{"role": "user", "content": "x"}], "y")]
     code = f"""
-from loraweave.data.identity import content_hash
+from loraweave.data.identity import content_hash, tokenizer_hash
 from loraweave.tasks.examples import Example
 print(content_hash({examples!r}))"""
     seeds = {
@@ -57,3 +60,14 @@ print(content_hash({examples!r}))"""
         for seed in "12"
     }
     assert seeds == {content_hash(examples) + "\n"}
+
+
+def test_a_tokenizer_is_the_same_wherever_it_is_from_and_however_it_was_used(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("chat")
+    before = tokenizer_hash(tokenizer)
+    tokenizer(["a", "b c d e"], padding=True, truncation=True, max_length=3)
+    assert tokenizer_hash(tokenizer) == before is not None
+    tokenizer.save_pretrained(tmp_path / "here")
+    assert tokenizer_hash(AutoTokenizer.from_pretrained(tmp_path / "here")) == before
+    tokenizer.chat_template = f"{tokenizer.chat_template} "
+    assert tokenizer_hash(tokenizer) != before

@@ -19,7 +19,7 @@ from loraweave.data import prepare, store
 from loraweave.data.encode import encode_all
 from loraweave.data.mixture import MixtureConfig
 from loraweave.data.rows import TaskTokens
-from loraweave.data.store import TokenStore, cache_folder, tokenizer_hash
+from loraweave.data.store import TokenStore, cache_folder
 from loraweave.errors import UserError
 from loraweave.tasks.examples import Example
 
@@ -131,7 +131,7 @@ def test_a_template_with_the_date_is_another_every_day(monkeypatch: Any) -> None
             patch.setattr(store.datetime, "date", Today)
             tokenizer = make_tokenizer("chat")
             tokenizer.chat_template = template
-            return tokenizer_hash(tokenizer)
+            return TokenStore(tokenizer)._identity
 
     assert on(1, "{{ strftime_now('%d') }}") != on(2, "{{ strftime_now('%d') }}")
     assert on(1, "{{ messages }}") == on(2, "{{ messages }}") is not None

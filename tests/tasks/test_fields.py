@@ -90,7 +90,13 @@ def test_the_cure_works(kind: str, template: str, tmp_path: Path) -> None:
 
 def test_nulls_inside_are_found(tmp_path: Path) -> None:
     rows = [{**row, "more": {"of": None, "list": ["a", None]}} for row in ROWS]
-    for template, name in (("{{more.of}}", "more.of"), ("{{more.list | join(' ')}}", "more.list[1]")):
+    for template, name in (
+        ("{{more.of}}", "more.of"),
+        ("{{more.list | join(' ')}}", "more.list[1]"),
+        ("{{more.list}}", "more.list[1]"),
+        ("{{'%r' | format(more)}}", "more.of"),
+        ("{{[text, other]}}", "other"),
+    ):
         with pytest.raises(UserError) as caught:
             load_tasks(["mine.yaml"], written(tmp_path, "json", template, rows))
         assert f"lacks the field {name!r}" in str(caught.value)

@@ -82,6 +82,33 @@ def test_words_that_stand_elsewhere_too_do_not_hide_that_a_message_is_left_out(
     assert "the capital\n\nWhat is" in apply_template(with_template("leaves out"), messages, True)
 
 
+def test_words_of_the_template_itself_do_not_hide_that_a_message_is_left_out(
+    with_template: Callable[[str], Any],
+) -> None:
+    messages = [{**SYSTEM, "content": "assistant"}, USER]
+    assert "user\nassistant\n\nWhat is" in apply_template(with_template("leaves out"), messages, True)
+
+
+def test_a_template_that_minds_the_words_of_a_message_is_no_error(tokenizers: dict[str, Any]) -> None:
+    tokenizer = copy.deepcopy(tokenizers["chat"])
+    minds = "{% if m['role'] == 'system' and m['content'] != 'You are brief.' %}{{ raise_exception('no') }}{% endif %}"
+    tokenizer.chat_template = "{% for m in messages %}" + minds + TURN + "{% endfor %}" + OPENED
+    assert "You are brief." in apply_template(tokenizer, [SYSTEM, USER], True)
+
+
+@pytest.mark.parametrize("first", [{"content": "  "}, {"tools": True}])
+def test_what_folds_is_told_whatever_conversation_comes_first(first: dict, tokenizers: dict[str, Any]) -> None:
+    """One whose system message is blank, or whose tools the template lists beside it."""
+    tokenizer = copy.deepcopy(tokenizers["chat"])
+    shows = "{% for m in messages if m['role'] != 'system' or tools %}" + TURN + "{% endfor %}"
+    tokenizer.chat_template = shows + "{% if tools %}{{ tools | tojson }}{% endif %}" + OPENED
+    tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+    one = Example([{**SYSTEM, "content": first.get("content", "x")}, USER], "a", tools=[tool] if "tools" in first else None)
+    plain = Example([SYSTEM, USER], "Paris")
+    assert folding_tasks(tokenizer, [("one", [one])]) == []
+    assert folding_tasks(tokenizer, [("both", [one, plain])]) == ["both"]
+
+
 def test_each_system_message_goes_to_the_turn_after_it() -> None:
     later = {"role": "system", "content": "In German now."}
     again = {"role": "user", "content": "And of Italy?"}

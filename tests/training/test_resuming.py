@@ -170,6 +170,47 @@ def test_another_base_is_refused(project: Path) -> None:
         run(project, *EVERY_STEP, resume=True)
 
 
+@pytest.mark.parametrize("names", ["b, a, c", "a, b", "a, b, c, d"])
+def test_other_members_of_a_group_of_tasks_are_refused(project: Path, names: str) -> None:
+    """The run file stays as it is, and task ids would mean other tasks."""
+    for name in "abcd":
+        (project / f"{name}.yaml").write_text(
+            (project / "double.yaml").read_text().replace("task: double", f"task: {name}")
+        )
+    (project / "group.yaml").write_text("group: all\ntask: [a, b, c]\n")
+    settings = (*EVERY_STEP, "tasks=[group.yaml]")
+    with pytest.raises(KeyboardInterrupt):
+        run(project, *settings, progress=At(3, interrupt))
+    before = (project / "out" / "data.json").read_bytes()
+    (project / "group.yaml").write_text(f"group: all\ntask: [{names}]\n")
+    with pytest.raises(
+        UserError, match=f"cannot resume, this was begun with the tasks a, b, c, and now they are {names}"
+    ):
+        run(project, *settings, resume=True)
+    assert (project / "out" / "data.json").read_bytes() == before
+    (project / "group.yaml").write_text("group: all\ntask: [a, b, c]\n")
+    assert run(project, *settings, resume=True).steps == 5
+
+
+@pytest.mark.parametrize("change", ["template", "tokenizer"])
+def test_another_tokenizer_or_chat_template_is_refused(project: Path, change: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(project, *EVERY_STEP, progress=At(3, interrupt))
+    path = project / "base" / ("tokenizer.json" if change == "tokenizer" else "chat_template.jinja")
+    written = path.read_text() if path.exists() else ""
+    path.write_text(written.replace('"<s>"', '"<start>"') if written else "{{ messages[0].content }}")
+    if change == "tokenizer":
+        settings = project / "base" / "tokenizer_config.json"
+        settings.write_text(settings.read_text().replace('"<s>"', '"<start>"'))
+    with pytest.raises(UserError, match=r"cannot resume, the tokenizer of .*base or its chat template has changed"):
+        run(project, *EVERY_STEP, resume=True)
+    record = project / "out" / "base.json"
+    older = json.loads(record.read_text())
+    del older["tokenizer"]
+    record.write_text(json.dumps(older))
+    assert run(project, *EVERY_STEP, resume=True).steps == 5
+
+
 @pytest.mark.parametrize("at", [1, 3])
 def test_a_run_that_is_asked_to_end_saves_and_says_how_to_go_on(project: Path, at: int) -> None:
     settings = ("train.max_steps=4", "train.packing=false", "method.lora_dropout=0.1", "train.save_strategy=no")

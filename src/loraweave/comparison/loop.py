@@ -138,7 +138,7 @@ def _opened(
 def _complete(config: RunConfig, results: Results, folder: ComparisonFolder, console: Console) -> None:
     """Do all that is asked for and not done, and write down what follows from it."""
     model, tokenizer = load_base(config.model, trust_code=config.trust_code)
-    now = describe_base(config.model, model)
+    now = describe_base(config.model, model, tokenizer)
     if results["base"]:
         check_base(folder.path, results["base"], now)
     results["base"] = now

@@ -170,7 +170,8 @@ class Asked(TypedDict):
 
 class Results(TypedDict):
     """The whole of results.json. `differences` are to the method named by `reference`; `data` has hashes of each task's
-    examples, and `base` the base's name and fingerprint: with others the comparison does not go on."""
+    examples, and `base` the base's name and fingerprint, and a hash of its tokenizer: with others the comparison does
+    not go on."""
 
     format: int
     created: str

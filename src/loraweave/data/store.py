@@ -10,7 +10,6 @@ import importlib.metadata
 import inspect
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from safetensors.numpy import save
 import loraweave
 from loraweave.bases import without_row
 from loraweave.data.encode import encode_all
-from loraweave.data.identity import content_hash
+from loraweave.data.identity import content_hash, tokenizer_hash
 from loraweave.data.rows import TaskTokens
 from loraweave.errors import UserError
 from loraweave.files import write_bytes
@@ -59,7 +58,7 @@ class TokenStore:
     def __init__(self, tokenizer: Any, folder: Path | None = None) -> None:
         self.tokenizer = tokenizer
         self.folder = folder or cache_folder() / "tokens"
-        self._identity = tokenizer_hash(tokenizer)
+        self._identity = _identity(tokenizer)
 
     def encoded(
         self, examples: Sequence[Example], max_length: int, report: Callable[[int], None] = lambda done: None
@@ -105,27 +104,17 @@ class TokenStore:
         return read(path) or tokens
 
 
-def tokenizer_hash(tokenizer: Any) -> str | None:
-    """A hash of all that a tokenizer's output follows from; None where its files do not tell.
+def _identity(tokenizer: Any) -> str | None:
+    """A hash of all that a tokenizer's output follows from beside the code; None where that cannot be told.
 
     A template that writes the date makes another tokenizer of it every day.
     """
-    kind = type(tokenizer)
-    if kind.__module__.split(".")[0] != "transformers":
+    if (hashed := tokenizer_hash(tokenizer)) is None:
         return None
-    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}".encode())
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            tokenizer.save_pretrained(folder)
-            for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-                content = file.read_bytes()
-                digest.update(f"\n{file.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
-    except Exception:  # there are as many ways to fail as there are kinds of tokenizers
-        return None
-    digest.update(repr(without_row(tokenizer) or "").encode())  # what it refuses
-    if "strftime_now" in str(getattr(tokenizer, "chat_template", "")):
-        digest.update(datetime.date.today().isoformat().encode())
-    return digest.hexdigest()
+    dated = "strftime_now" in str(getattr(tokenizer, "chat_template", ""))
+    parts = [type(tokenizer).__qualname__, hashed, sorted(without_row(tokenizer).items())]
+    parts += [datetime.date.today().isoformat()] if dated else []
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @cache

@@ -1,7 +1,7 @@
 """The folder of a run: what lies where, and what may be put there.
 
 run.yaml            the full configuration
-base.json           the base model's name and fingerprint
+base.json           the base model's name and fingerprint, and a hash of its tokenizer
 data.json           a hash of each task's examples
 environment.json    versions, hardware, seed
 mixture.json        what each task got, epoch by epoch together
@@ -139,6 +139,7 @@ class BaseRecord(TypedDict):
 
     name: str
     fingerprint: NotRequired[str]
+    tokenizer: NotRequired[str]
 
 
 def read_summary(folder: str | Path) -> dict[str, Any]:

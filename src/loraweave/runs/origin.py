@@ -7,16 +7,21 @@ from typing import Any
 from torch import nn
 
 from loraweave.bases import fingerprint
-from loraweave.data.identity import content_hash
+from loraweave.data.identity import content_hash, tokenizer_hash
 from loraweave.errors import UserError
-from loraweave.files import read_json, write_json
-from loraweave.runs.folder import RunFolder
+from loraweave.files import write_json
+from loraweave.runs.folder import BaseRecord, RunFolder
+from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
 
 
-def describe_base(name: str, model: nn.Module) -> dict[str, str]:
-    """The content of base.json: the base's name, and its fingerprint."""
-    return {"name": name, "fingerprint": fingerprint(model)}
+def describe_base(name: str, model: nn.Module, tokenizer: Any) -> dict[str, str]:
+    """The content of base.json: the base's name, its fingerprint, and a hash of its tokenizer with the chat template,
+    where that can be told."""
+    described = {"name": name, "fingerprint": fingerprint(model)}
+    if (hashed := tokenizer_hash(tokenizer)) is not None:
+        described["tokenizer"] = hashed
+    return described
 
 
 def describe_data(tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
@@ -40,25 +45,38 @@ def hold_to(folder: RunFolder, base: Mapping[str, str], data: Mapping[str, Any])
     """Write down what a run is made from; where that is written already, it must be the same.
 
     Raises:
-        UserError: the base is another one, or a task's examples have changed; names it.
+        UserError: the base is another one, or the tasks or their examples have changed; says what.
     """
     if folder.base.exists():
-        check_base(folder.path, read_json(folder.base), base)
-    write_json(folder.base, base)
+        check_base(folder.path, read_shaped(folder.base, BaseRecord), base)
+    else:
+        write_json(folder.base, base)
     if folder.data.exists():
-        check_data(folder.path, read_json(folder.data), data)
-    write_json(folder.data, data)
+        check_data(folder.path, read_shaped(folder.data, dict[str, dict[str, str]]), data)
+    else:
+        write_json(folder.data, data)
 
 
 def check_base(folder: Path, before: Mapping[str, Any], now: Mapping[str, str]) -> None:
-    """Raise `UserError` where what is in a folder was begun with another base."""
+    """Raise `UserError` where what is in a folder was begun with another base, tokenizer or chat template."""
     if before.get("fingerprint") != now["fingerprint"]:
         raise UserError(f"{folder}: cannot resume, {now['name']} is not the base that this was begun with")
+    if "tokenizer" in before and before["tokenizer"] != now.get("tokenizer"):  # older records have none
+        raise UserError(
+            f"{folder}: cannot resume, the tokenizer of {now['name']} or its chat template has changed since this was "
+            "begun; put it back, or choose another output"
+        )
 
 
 def check_data(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `UserError` where tasks have other examples than when what is in a folder was begun; names those tasks."""
-    changed = [name for name in now if before.get(name) != now[name]]
+    """Raise `UserError` where there are other tasks, in another order or with other examples, than when what is in a
+    folder was begun; says which."""
+    if list(before) != list(now):
+        raise UserError(
+            f"{folder}: cannot resume, this was begun with the tasks {', '.join(before)}, and now they are "
+            f"{', '.join(now)}; put them back, in this order, or choose another output"
+        )
+    changed = [name for name in now if before[name] != now[name]]
     if changed:
         raise UserError(
             f"{folder}: cannot resume, the examples of {', '.join(changed)} have changed since this was begun; "

@@ -88,6 +88,8 @@ class _Null:
     def __str__(self) -> str:
         raise _PrintedError(self.name)
 
+    __repr__ = __str__  # where a list or mapping is printed whole
+
     def __bool__(self) -> bool:
         return False
 
@@ -103,6 +105,8 @@ class _Missing(Undefined):
 
     def __str__(self) -> str:
         raise _PrintedError(self._undefined_name)
+
+    __repr__ = __str__
 
 
 def _named(value: Any, name: str) -> Any:

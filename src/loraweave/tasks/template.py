@@ -47,20 +47,21 @@ def folding_tasks(tokenizer: Any, examples: Iterable[tuple[str, Iterable[Example
     """The tasks in which a message of the role `system` or `developer` becomes a part of the user's turn.
 
     Args:
-        examples: each task's name and its examples. Conversations with the same roles are looked at once.
+        examples: each task's name and its examples. Conversations of one shape are looked at once.
     """
     found = []
-    seen: dict[tuple[str, ...], bool] = {}
+    seen: dict[Any, bool] = {}
     for name, some in examples:
         for example in some:
             if not isinstance(example.prompt, list):
                 continue
-            roles = tuple(str(message["role"]) for message in example.prompt)
-            if not any(role in INSTRUCTING for role in roles):
+            roles = [(str(message["role"]), _is_blank(message)) for message in example.prompt]
+            if not any(role in INSTRUCTING for role, _ in roles):
                 continue
-            if roles not in seen:
-                seen[roles] = _fitted(tokenizer, example.prompt, not example.open_turn, example.tools)[1]
-            if seen[roles]:
+            shape = (*roles, bool(example.tools), example.open_turn)
+            if shape not in seen:
+                seen[shape] = _fitted(tokenizer, example.prompt, not example.open_turn, example.tools)[1]
+            if seen[shape]:
                 found.append(name)
                 break
     return found
@@ -88,12 +89,12 @@ def _fitted(
     for tried in tries if instructing else ():
         try:
             text = _rendered(tokenizer, tried, how)
+            if _shows_instructions(tokenizer, tried, how, text):
+                return text, False
         except TemplateError:
             continue
-        if _shows_instructions(tokenizer, tried, how, text):
-            return text, False
     try:
-        return _rendered(tokenizer, folded(messages), how), bool(instructing)
+        return _rendered(tokenizer, folded(messages), how), not all(map(_is_blank, instructing))
     except TemplateError as error:
         raise UserError(f"the tokenizer's chat template refuses the messages: {error}") from error
 
@@ -121,6 +122,10 @@ def folded(messages: Sequence[Message]) -> list[Message]:
     return result
 
 
+def _is_blank(message: Message) -> bool:
+    return not str(message.get("content", "")).strip()
+
+
 def _joined(parts: Iterable[str]) -> str:
     return "\n\n".join(part for part in parts if part.strip())
 
@@ -128,11 +133,7 @@ def _joined(parts: Iterable[str]) -> str:
 def _shows_instructions(tokenizer: Any, messages: list[Message], how: dict[str, Any], text: str) -> bool:
     """Whether every message of the roles `system` and `developer` has come into the template's text."""
     for index, message in enumerate(messages):
-        said = str(message["content"])
-        if message["role"] not in INSTRUCTING or not said.strip():
-            continue
-        # Enough places for all messages that hold these words: the common case, without another rendering.
-        if text.count(said.strip()) >= sum(str(other.get("content", "")).count(said.strip()) for other in messages):
+        if message["role"] not in INSTRUCTING or _is_blank(message):
             continue
         other = [*messages[:index], {**message, "content": PROBE}, *messages[index + 1 :]]
         if _rendered(tokenizer, other, how) == text:

@@ -123,7 +123,8 @@ def train(
             tasks = tasks or run.config.load_tasks()
             trains = run.method.method.trains != "nothing"
             if run.is_main:
-                hold_to(run.folder, describe_base(run.config.model, model), describe_data(tasks) if trains else {})
+                described = describe_base(run.config.model, model, tokenizer)
+                hold_to(run.folder, described, describe_data(tasks) if trains else {})
                 write_json(run.folder.environment, environment(run.config.seed))
             if resume and (start.checkpoint is not None or run.folder.metrics.exists()):
                 console.print(str(start), soft_wrap=True)
