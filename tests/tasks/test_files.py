@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loraweave.errors import UserError
-from loraweave.tasks.files import _typed, read_rows
+from loraweave.tasks.files import read_rows
+from loraweave.tasks.tables import _typed
 
 
 def test_a_table(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def message_of(specs: list[Any], folder: Path, **options: Any) -> str:
         ({"task": "topic.yaml", "data_dir": "nowhere"}, ["there is no folder", "nowhere"]),
         ("topics.yaml", ["no such task file", "topics.yaml", "did you mean 'topic.yaml'?"]),
         ("sub/topic.yaml", ["no such task file", "there is no folder", "sub"]),
-        ("sub/topic.txt", ["no such task", "topic.txt"]),
+        ("sub/topic.txt", ["no such file", "there is no folder", "topic.txt"]),
         ("tran.jsonl", ["no such file", "did you mean 'train.jsonl'?"]),
     ],
 )

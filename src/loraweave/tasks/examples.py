@@ -21,6 +21,7 @@ class Example:
             space at the end of the prompt belongs to the completion, as in lm-eval. Examples that say the same are
             equal whichever it is.
         tools: JSON schemas of the functions that may be called in messages; the template prints them.
+        ends: the text ends with the completion, and that is learned too; else it is a piece of a longer one.
         place: where it comes from, for people: a file and a line. No part of what it says.
     """
 
@@ -29,4 +30,5 @@ class Example:
     open_turn: bool = False
     by_likelihood: bool = field(default=False, compare=False)
     tools: list[dict[str, Any]] | None = None
+    ends: bool = True
     place: str = field(default="", compare=False, repr=False)

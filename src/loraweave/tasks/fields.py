@@ -7,37 +7,46 @@ from typing import Any
 from jinja2 import Template, Undefined, UndefinedError
 
 from loraweave.errors import UserError, nearest
-from loraweave.tasks.files import FileRows
-from loraweave.tasks.sandbox import compiled, reason_of
+from loraweave.tasks.rows import FileRows
+from loraweave.tasks.sandbox import compiled, reason_of, sandbox_tasks
 
 TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix")
-ANSWERS = ("doc_to_target", "doc_to_choice")
+ANSWERS = ("doc_to_target", "doc_to_choice", "completion", "choices")
+PLAIN_NAMES = ("doc_to_text", "prompt", *ANSWERS)
+"""Templates that may be a field's bare name."""
 
 
 def check_fields(config: Any, rows: FileRows) -> None:
-    """`check_document` for every row of a file."""
+    """`check_task_document` for every row of a file."""
     for index, row in enumerate(rows.rows):
-        check_document(config, row, rows.place(index))
+        check_task_document(config, row, rows.place(index))
 
 
-def check_document(config: Any, document: Mapping[str, Any], place: str) -> None:
-    """Check that a document has what the templates of `config` (an lm-eval task configuration) print.
+def check_task_document(config: Any, document: Mapping[str, Any], place: str) -> None:
+    """`check_document` with the templates of `config`, an lm-eval task configuration."""
+    templates = {key: value for key in TEMPLATES if isinstance(value := getattr(config, key), str)}
+    check_document(templates, document, place, str(config.metadata["config_source"]))
+
+
+def check_document(templates: Mapping[str, str], document: Mapping[str, Any], place: str, of: str) -> None:
+    """Check that a document has what templates print.
 
     A template may ask whether a field is there (`{% if context %}`, `{{context or ''}}`), but not print one that is
     missing or null. Formats differ: in CSV an empty cell is null, and Parquet and Arrow have nulls of their own.
 
     Args:
+        templates: by their names.
+        document: the fields.
         place: where the document stands.
+        of: whose the templates are.
 
     Raises:
         UserError: naming place, field and template, and what to write where the field may be empty.
     """
-    for key in TEMPLATES:
-        template = getattr(config, key)
-        if not isinstance(template, str) or not template:
+    for key, template in templates.items():
+        if not template:
             continue
-        of = f"{config.metadata['config_source']}, {key}"
-        fields = _used_fields(template, of, plain_name=key in ("doc_to_text", *ANSWERS))
+        fields = used_fields(template, f"{of}, {key}", plain_name=key in PLAIN_NAMES)
         if not any(_holds_null(document.get(field)) for field in fields):
             continue
         empty = template if fields == (template,) else _printed_null(template, document, fields)
@@ -54,8 +63,12 @@ def check_document(config: Any, document: Mapping[str, Any], place: str) -> None
 
 
 @lru_cache(maxsize=256)
-def _used_fields(template: str, of: str, plain_name: bool) -> tuple[str, ...]:
-    """The names that the template reads; `of`: whose it is. lm-eval also takes a bare field name for a template."""
+def used_fields(template: str, of: str, plain_name: bool) -> tuple[str, ...]:
+    """The names that the template reads; `of`: whose it is. lm-eval also takes a bare field name for a template.
+
+    Raises:
+        UserError: it does not parse.
+    """
     from jinja2 import meta
     from lm_eval import utils
 
@@ -67,6 +80,23 @@ def _used_fields(template: str, of: str, plain_name: bool) -> tuple[str, ...]:
         reason = getattr(error, "message", None) or reason_of(error)
         shown = repr(template if len(template) <= 200 else f"{template[:197]}...")
         raise UserError(f"{of}: the template {shown} does not parse: {reason}") from None
+
+
+def rendered(template: str, document: Mapping[str, Any], place: str) -> str:
+    """The text that a template, or a field's bare name, makes of a document; in the sandbox.
+
+    Raises:
+        UserError: the template fails; `place` says whose it is, and where.
+    """
+    from lm_eval import utils
+
+    if template.isidentifier():
+        return str(document.get(template, ""))
+    sandbox_tasks()
+    try:
+        return str(utils.apply_template(template, dict(document)))
+    except Exception as error:  # a template may fail like any other program
+        raise UserError(f"{place}: the template fails here: {reason_of(error)}") from error
 
 
 def _holds_null(value: Any) -> bool:

@@ -1,30 +1,26 @@
-"""Reads a local JSON Lines, JSON, CSV or Parquet file and remembers where each row stands, for errors to say it."""
+"""Local files as rows: which kinds there are, how each is opened, compressed or not, and decoded."""
 
-import csv
-import io
-import json
-from dataclasses import dataclass
+import codecs
 from pathlib import Path
-from typing import Any
 
 from loraweave.errors import UserError, nearest
+from loraweave.tasks.arrow_rows import read_arrow, read_parquet
+from loraweave.tasks.json_rows import read_json
+from loraweave.tasks.rows import BadRows, FileRows
+from loraweave.tasks.tables import SEPARATORS, read_table
+from loraweave.tasks.texts import read_text
 
-SUFFIXES = (".jsonl", ".json", ".parquet")
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
-
-
-@dataclass(frozen=True)
-class FileRows:
-    """The rows of one file. `numbers` counts from 1: lines of a JSON Lines file, else entries."""
-
-    path: Path
-    rows: list[dict[str, Any]]
-    numbers: list[int]
-    unit: str
-
-    def place(self, index: int) -> str:
-        """Where row `index` stands, for a message."""
-        return f"{self.path}, {self.unit} {self.numbers[index]}"
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+SUFFIXES = (*JSON_SUFFIXES, *SEPARATORS, ".parquet", ".arrow", ".txt")
+COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".lz4": "lz4"}
+"""Suffixes of compressed files, and what fsspec, which `datasets` opens them with, calls each."""
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""How files begin that are not UTF-8 and say so; the longer mark first, for the shorter begins it."""
 
 
 def existing(path: Path, what: str = "file") -> Path:
@@ -38,34 +34,78 @@ def existing(path: Path, what: str = "file") -> Path:
     raise UserError(f"no such {what}: {path}{missing}{hint}")
 
 
-def read_rows(path: Path) -> FileRows:
-    """Read a `.jsonl`, `.json` (an array, or JSON Lines under that name), `.parquet`, `.csv` or `.tsv` file.
+def parted(path: str | Path) -> tuple[str, str, str]:
+    """A file's name without suffixes, the suffix of its kind, and the suffix that says how it is compressed."""
+    name = Path(path).name
+    packed = Path(name).suffix.lower()
+    packed = packed if packed in COMPRESSED else ""
+    inner = Path(name[: len(name) - len(packed)])
+    return inner.stem, inner.suffix.lower(), packed
+
+
+def is_data(path: str | Path) -> bool:
+    """Whether a path is, by its name, of a kind that `read_rows` reads."""
+    return parted(path)[1] in SUFFIXES
+
+
+def read_rows(path: Path, bad: BadRows | None = None) -> FileRows:
+    """Read a file of JSON Lines, JSON (an array, one object, or an object that holds the array), a table, Parquet,
+    Arrow or plain text, compressed or not.
 
     A byte-order mark, Windows line ends and blank lines are fine. An empty cell of a table is None.
 
+    Args:
+        bad: takes the rows that cannot be read; the first is an error when None.
+
     Raises:
-        UserError: the file is missing, empty, not UTF-8, a line of it is not a JSON object, or a row of a table has
-            more or fewer cells than its header.
+        UserError: the file is missing, empty, of an unknown kind or not what its name says; or, of a row: a line that
+            is no JSON object, a row of a table with more or fewer cells than its header.
     """
+    bad = BadRows() if bad is None else bad
     existing(path)
-    if path.suffix == ".parquet":
-        found = _read_parquet(path)
-    elif path.suffix in SEPARATORS:
-        found = _read_table(_read_text(path), path)
+    _, suffix, packed = parted(path)
+    if suffix not in SUFFIXES:
+        raise UserError(f"{path}: a data file ends in one of {', '.join(SUFFIXES)}, perhaps with .gz behind it")
+    if suffix in (".parquet", ".arrow"):
+        content = _content(path, packed) if packed else None
+        found = (read_parquet if suffix == ".parquet" else read_arrow)(path, content)
     else:
-        text = _read_text(path)
-        array = _json_array(text, path) if path.suffix == ".json" else None
-        found = array if array is not None else _read_lines(text, path)
-    if not found.rows:
-        raise UserError(f"{path} is empty; one example per line is wanted")
+        text = _decoded(_content(path, packed), path)
+        if suffix in SEPARATORS:
+            found = read_table(text, str(path), SEPARATORS[suffix], bad)
+        elif suffix == ".txt":
+            found = read_text(text, str(path))
+        else:
+            found = read_json(text, str(path), bad)
+    if not found.rows and not bad.found:
+        raise UserError(f"{path} is empty; at least one example is wanted")
     return found
 
 
-def _read_text(path: Path) -> str:
-    data = path.read_bytes()
+def _content(path: Path, packed: str) -> bytes:
+    """The bytes of a file, unpacked."""
+    from fsspec.compression import compr
+
+    name = COMPRESSED.get(packed)
+    if name is not None and name not in compr:
+        package = {"zstd": "zstandard"}.get(name, name)
+        raise UserError(f"{path}: reading {packed} needs the package {package}: install it, or unpack the file")
     try:
-        text = data.decode("utf-8-sig")  # -sig: drops a byte-order mark, which editors on Windows write
+        with path.open("rb") as file:
+            return bytes(file.read() if name is None else compr[name](file, mode="rb").read())
+    except Exception as error:  # each library that unpacks has errors of its own
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{path}: not a whole {packed} file ({_first_line(error)})") from None
+
+
+def _decoded(data: bytes, path: Path) -> str:
+    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8-sig")  # drops the mark
+    try:
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
+        if encoding != "utf-8-sig":
+            raise UserError(f"{path}: begins as {encoding.upper()} text does, and is none; save it as UTF-8") from None
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from None
     if "\0" in text:
@@ -74,113 +114,5 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _read_lines(text: str, path: Path) -> FileRows:
-    rows, numbers = [], []
-    for number, line in enumerate(text.split("\n"), start=1):  # splitlines() would split inside strings (U+2028)
-        if not line.strip():
-            continue
-        row = _parsed(line, f"{path}, line {number}")
-        _check_characters(line, row, f"{path}, line {number}")
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{path}, line {number}: a JSON object is wanted, such as "
-                f'{{"prompt": "...", "completion": "..."}}, not {type(row).__name__}'
-            )
-        rows.append(row)
-        numbers.append(number)
-    return FileRows(path, rows, numbers, "line")
-
-
-def _parsed(text: str, place: str) -> Any:
-    """The JSON value in a text, which holds no number that is none.
-
-    Raises:
-        UserError: it is no JSON, nested deeper than Python reads, or holds NaN, infinity or a number without end.
-    """
-    try:
-        return json.loads(text, parse_constant=_no_number)
-    except json.JSONDecodeError as error:
-        line = f", line {error.lineno}" if "\n" in text else ""
-        raise UserError(f"{place}{line}: not JSON ({error.msg} at column {error.colno})") from None
-    except RecursionError:
-        raise UserError(f"{place}: not JSON (nested too deeply)") from None
-    except ValueError as error:  # a whole number of thousands of digits
-        raise UserError(f"{place}: not JSON ({str(error).partition(';')[0]})") from None
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON; write null or leave the field out")
-
-
-def _check_characters(source: str, value: Any, place: str) -> None:
-    """JSON may escape half of a surrogate pair, which is no character: neither a tokenizer nor a file takes it."""
-    if "\\ud" not in source and "\\uD" not in source:
-        return
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(f"{place}: holds {error.object[error.start]!r}, half of a character; write the whole") from None
-
-
-def _json_array(text: str, path: Path) -> FileRows | None:
-    """The rows of a JSON array of objects; None when the file is JSON Lines after all."""
-    if not text.lstrip().startswith("["):
-        return None
-    items = _parsed(text, str(path))
-    for number, item in enumerate(items, start=1):
-        _check_characters(text, item, f"{path}, entry {number}")
-        if not isinstance(item, dict):
-            raise UserError(f"{path}, entry {number}: a JSON object is wanted, not {type(item).__name__}")
-    return FileRows(path, items, list(range(1, len(items) + 1)), "entry")
-
-
-def _read_parquet(path: Path) -> FileRows:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    return FileRows(path, rows, list(range(1, len(rows) + 1)), "row")
-
-
-def _read_table(text: str, path: Path) -> FileRows:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=SEPARATORS[path.suffix], strict=True)
-    rows, numbers, start = [], [], 1
-    try:
-        for cells in reader:
-            if any(cells):
-                rows.append(cells)
-                numbers.append(start)
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{path}, line {start}: not a row of a table ({error})") from None
-    if not rows:
-        return FileRows(path, [], [], "line")
-    header, *rows = rows
-    for name in header:
-        if not name.strip() or header.count(name) > 1:
-            said = f"{name!r} twice" if name.strip() else "a column without a name"
-            raise UserError(f"{path}, line {numbers[0]}: the header has {said}")
-    for cells, number in zip(rows, numbers[1:], strict=True):
-        if len(cells) != len(header):
-            raise UserError(f"{path}, line {number}: {len(cells)} cells, and the header has {len(header)}")
-    columns = [_typed([cells[index] for cells in rows]) for index in range(len(header))]
-    return FileRows(
-        path, [dict(zip(header, row, strict=True)) for row in zip(*columns, strict=True)], numbers[1:], "line"
-    )
-
-
-def _typed(cells: list[str]) -> list[Any]:
-    """The cells of a column as numbers, if all of them look the same when they are printed again: 7 does, 007 does not,
-    and a 7 beside an empty cell does not become 7.0. Empty cells are None."""
-    for kind in (int, float):
-        try:
-            values = [kind(cell) if cell else None for cell in cells]
-        except ValueError:
-            continue
-        fit = all(abs(value) < 2**63 for value in values if kind is int and value is not None)
-        if fit and all(str(value) == cell for value, cell in zip(values, cells, strict=True) if cell):
-            return values
-    return [cell or None for cell in cells]
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from loraweave.tasks.files import FileRows
+from loraweave.tasks.rows import FileRows
 
 TEST_SHARE = 0.1
 TEST_MOST = 500

@@ -70,6 +70,9 @@ def check_names(tasks: Iterable[tuple[str, str]]) -> None:
 
 
 def _load(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, seed: int, trust_code: bool) -> list[Task]:
+    for key in ("prompt", "completion", "choices", "metric", "subset"):
+        if getattr(spec, key) is not None:
+            raise UserError(f"{spec.task}: {key!r} is understood by `loraweave.tasks.recognise` alone so far")
     if Path(spec.task).suffix in SUFFIXES:
         return [_file_task(spec, base, data_dir, chat, seed, trust_code)]
     for key in ("eval", "test"):

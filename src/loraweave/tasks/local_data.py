@@ -12,10 +12,13 @@ import datasets
 from lm_eval.api.task import ConfigurableTask
 
 from loraweave.errors import UserError, nearest
-from loraweave.tasks.fields import check_document, check_fields
-from loraweave.tasks.files import SEPARATORS, SUFFIXES, FileRows, existing, read_rows
+from loraweave.tasks.fields import check_fields, check_task_document
+from loraweave.tasks.files import JSON_SUFFIXES, existing, read_rows
+from loraweave.tasks.rows import FileRows
+from loraweave.tasks.tables import SEPARATORS
 
-READ_HERE = {"json": SUFFIXES, "parquet": SUFFIXES, "csv": tuple(SEPARATORS)}
+_TYPED = (*JSON_SUFFIXES, ".parquet")
+READ_HERE = {"json": _TYPED, "parquet": _TYPED, "csv": tuple(SEPARATORS)}
 """Formats, as `datasets` calls them, and the files of each that are read by us."""
 SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
@@ -29,7 +32,7 @@ class GuardedTask(ConfigurableTask):
     """
 
     def doc_to_text(self, doc: Any, doc_to_text: Any = None) -> Any:
-        check_document(self.config, doc, f"{self.config.metadata['config_source']}, a document of its data")
+        check_task_document(self.config, doc, f"{self.config.metadata['config_source']}, a document of its data")
         return super().doc_to_text(doc, doc_to_text)
 
 

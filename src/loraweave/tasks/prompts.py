@@ -9,7 +9,7 @@ from typing import Any
 
 from loraweave.errors import UserError
 from loraweave.tasks.examples import Example, Message
-from loraweave.tasks.fields import check_document
+from loraweave.tasks.fields import check_task_document
 from loraweave.tasks.sandbox import reason_of
 
 
@@ -33,7 +33,7 @@ def example_from(task: Any, doc: Any, chat: bool, place: str) -> Example:
         UserError: the answer is empty or not among the choices, or the templates fail on this document.
     """
     if "config_source" in (task.config.metadata or {}):  # its author can mend it
-        check_document(task.config, doc, place)
+        check_task_document(task.config, doc, place)
     try:
         if task.OUTPUT_TYPE == "loglikelihood_rolling":
             prompt, completion = "", task.doc_to_target(doc)

@@ -23,15 +23,25 @@ class TaskSpec(BaseModel):
 
     task: str = Field(
         min_length=1,
-        description="an lm-eval name, a YAML in lm-eval's format, or a .jsonl, .json or .parquet file in TRL's formats",
+        description="an lm-eval name, a YAML in lm-eval's format, a data file (.jsonl, .json, .csv, .tsv, .parquet, "
+        ".arrow or .txt, compressed or not), a pattern of such files, a folder of save_to_disk, or a hub data set",
     )
     name: str | None = Field(None, description="what the task is called in this run; default: its own name")
-    eval: str | None = Field(None, description="for a TRL file: the lm-eval name or YAML that scores it")
+    prompt: str | None = Field(None, description="for data: the prompt as a template over the columns")
+    completion: str | None = Field(None, description="for data: the answer as a template over the columns")
+    choices: list[str] | dict[str | int, str] | str | None = Field(
+        None,
+        description="for data with labels: the names of 0, 1, ...; a mapping from values to names; or a template or "
+        "column that gives each row's own",
+    )
+    metric: str | None = Field(None, description="for data: what scores it, such as exact_match, acc or loss")
+    subset: str | None = Field(None, description="for a data set of the hub: which of its configurations")
+    eval: str | None = Field(None, description="for data: the lm-eval name or YAML that scores it")
     validation: str | float | None = Field(
-        None, description="a share of the training rows to hold out or, for a TRL file, a file"
+        None, description="a share of the training rows to hold out or, for data, a file"
     )
     test: str | float | None = Field(
-        None, description="for a TRL file: the file, or the share of its rows, that its held-out loss is taken over"
+        None, description="for data: the file, or the share of its rows, that its held-out loss is taken over"
     )
     data_dir: str | None = Field(None, description="the folder that a YAML's data_files start at")
     chat_template: bool | None = Field(None, description="prompts go through the tokenizer's chat template")

@@ -6,9 +6,10 @@ from typing import Any
 
 from loraweave.errors import UserError, nearest
 from loraweave.tasks.examples import Example, Message
-from loraweave.tasks.files import FileRows, read_rows
+from loraweave.tasks.files import read_rows
 from loraweave.tasks.held_out import rows_for_test
 from loraweave.tasks.messages import check_row, is_learned, read_messages, read_tools, says_something
+from loraweave.tasks.rows import FileRows
 from loraweave.tasks.task import Group, Task
 
 
@@ -90,7 +91,7 @@ def _is_conversational(rows: FileRows) -> bool:
 
 
 def _examples(row: dict[str, Any], rows: FileRows, index: int, chat: bool) -> Group:
-    place, filled = rows.place(index), rows.path.suffix == ".parquet"
+    place, filled = rows.place(index), rows.filled
     check_row(row, place)
     tools = read_tools(row, place, filled)
     if "messages" in row:

@@ -1,0 +1,212 @@
+"""What a row of each format says: messages, a prompt and its completion, or plain text, as examples to learn."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from loraweave.errors import UserError, nearest
+from loraweave.tasks.examples import Example, Message
+from loraweave.tasks.fields import check_document, rendered
+from loraweave.tasks.messages import check_row, is_learned, read_messages, read_tools, says_something
+from loraweave.tasks.rows import Row
+from loraweave.tasks.sharegpt import as_messages
+from loraweave.tasks.task import Group
+
+
+@dataclass
+class Format(ABC):
+    """How the rows of a source are read.
+
+    Attributes:
+        name: for people.
+        columns: those that are read.
+        notes: what was guessed, for people.
+        metric: what the task is scored by, as lm-eval calls it; `loss` for the loss on held-out rows.
+        always_chat: rows are messages, which only a chat template makes text of.
+    """
+
+    name: str
+    columns: Sequence[str]
+    notes: list[str] = field(default_factory=list)
+    metric: str = "loss"
+    always_chat: bool = False
+
+    @abstractmethod
+    def examples(self, row: Row, chat: bool) -> Group:
+        """What is learned from a row.
+
+        Args:
+            row: of the source.
+            chat: prompts go through the tokenizer's chat template.
+
+        Raises:
+            UserError: it is not as the format wants it; with its place.
+        """
+
+    @abstractmethod
+    def prompt(self, row: Row, chat: bool) -> str | list[Message]:
+        """What is asked by a row, which may lack the answer; arguments and errors as of `examples`."""
+
+    @property
+    def templates(self) -> dict[str, str]:
+        """The prompt and the completion as templates, where they are made by such."""
+        return {}
+
+
+@dataclass
+class Chats(Format):
+    """Conversations: every turn of the assistant is learned, with all before it as the prompt.
+
+    Attributes:
+        key: their column.
+        sharegpt: their turns have `from` and `value`, not `role` and `content`.
+    """
+
+    key: str = "messages"
+    sharegpt: bool = False
+
+    def examples(self, row: Row, chat: bool) -> Group:
+        values = self._plain(row)
+        tools = read_tools(values, row.place, row.filled)
+        messages = self._messages(values, row)
+        first = next((i for i, message in enumerate(messages) if message["role"] == "user"), len(messages))
+        if not any(message["role"] == "assistant" for message in messages[first:]):
+            raise UserError(f"{row.place}: no message of the role 'assistant' that answers a 'user': nothing to learn")
+        return turns(messages, first, tools, row.place)
+
+    def prompt(self, row: Row, chat: bool) -> list[Message]:
+        messages = self._messages(self._plain(row), row)
+        while messages and messages[-1]["role"] == "assistant":  # an answer, which is what is asked for
+            messages.pop()
+        return messages
+
+    def _plain(self, row: Row) -> dict[str, Any]:
+        values = as_messages(row.values, self.key, row.place) if self.sharegpt else row.values
+        check_row(values, row.place)
+        return values
+
+    def _messages(self, values: dict[str, Any], row: Row) -> list[Message]:
+        key = "messages" if self.sharegpt else self.key
+        if values.get(key) is None:
+            raise UserError(f"{row.place}: lacks the field {key!r}{nearest(key, set(values) - {key})}")
+        return read_messages(values[key], self.key, row.place, row.filled)
+
+
+@dataclass
+class Pairs(Format):
+    """TRL's `prompt` and `completion`, both text or both messages."""
+
+    def examples(self, row: Row, chat: bool) -> Group:
+        check_row(row.values, row.place)
+        tools = read_tools(row.values, row.place, row.filled)
+        for key in ("prompt", "completion"):
+            _wanted(row, key)
+        prompt, completion = row.values["prompt"], row.values["completion"]
+        if isinstance(prompt, str) and isinstance(completion, str):
+            if tools and not chat:
+                raise UserError(f"{row.place}: 'tools' needs messages, or `chat_template: true`")
+            return [_pair(prompt, completion, chat, row.place, tools)]
+        if isinstance(prompt, str) or isinstance(completion, str):
+            raise UserError(f"{row.place}: 'prompt' and 'completion' must both be text or both be lists of messages")
+        prompt = read_messages(prompt, "prompt", row.place, row.filled)
+        completion = read_messages(completion, "completion", row.place, row.filled)
+        if completion[-1]["role"] != "assistant" or not says_something(completion[-1]):
+            raise UserError(f"{row.place}: the last message of 'completion' must be an answer of the role 'assistant'")
+        return turns(prompt + completion, len(prompt), tools, row.place)
+
+    def prompt(self, row: Row, chat: bool) -> str | list[Message]:
+        prompt = _wanted(row, "prompt")
+        if not isinstance(prompt, str):
+            return read_messages(prompt, "prompt", row.place, row.filled)
+        return asked(prompt, chat)
+
+
+@dataclass
+class Templates(Format):
+    """Prompt and completion made from other columns by templates.
+
+    Attributes:
+        prompt_template, completion_template: in Jinja, or a column's bare name.
+        chat_prompt: the prompt's template where it is a user's turn in a chat; `prompt_template` where empty.
+    """
+
+    prompt_template: str = ""
+    completion_template: str = ""
+    chat_prompt: str = ""
+
+    @property
+    def templates(self) -> dict[str, str]:
+        return {"prompt": self.prompt_template, "completion": self.completion_template}
+
+    def examples(self, row: Row, chat: bool) -> Group:
+        check_row(row.values, row.place)
+        check_document({"completion": self.completion_template}, row.values, row.place, row.place)
+        completion = rendered(self.completion_template, row.values, f"{row.place}: completion")
+        return [_pair(self._prompt(row, chat), completion, chat, row.place)]
+
+    def prompt(self, row: Row, chat: bool) -> str | list[Message]:
+        return asked(self._prompt(row, chat), chat)
+
+    def _prompt(self, row: Row, chat: bool) -> str:
+        template = (self.chat_prompt if chat else "") or self.prompt_template
+        check_document({"prompt": template}, row.values, row.place, row.place)
+        return rendered(template, row.values, f"{row.place}: prompt")
+
+
+@dataclass
+class PlainText(Format):
+    """Text without a prompt, to be learned as it stands.
+
+    Attributes:
+        key: its column.
+        parts: it comes in pieces, whose ends are not the end of a text.
+    """
+
+    key: str = "text"
+    parts: bool = False
+
+    def examples(self, row: Row, chat: bool) -> Group:
+        text = _wanted(row, self.key)
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"{row.place}: {self.key!r} is {'empty' if isinstance(text, str) else 'no text'}")
+        return [Example("", text, place=row.place, ends=not self.parts)]
+
+    def prompt(self, row: Row, chat: bool) -> str | list[Message]:
+        raise UserError(f"{row.place}: plain text asks for nothing, so there is nothing to predict")
+
+
+def asked(prompt: str, chat: bool) -> str | list[Message]:
+    """A prompt as text, or as the user's turn of a chat."""
+    return [{"role": "user", "content": prompt}] if chat else prompt
+
+
+def turns(messages: list[Message], first: int, tools: list[dict[str, Any]] | None, place: str) -> Group:
+    """One example for each turn of the assistant from `first` on that is to be learned.
+
+    Raises:
+        UserError: there is none, or one is empty.
+    """
+    answers = [i for i in range(first, len(messages)) if messages[i]["role"] == "assistant"]
+    learned = [i for i in answers if is_learned(messages[i])]
+    if not learned:
+        raise UserError(f"{place}: every turn of the assistant has the weight 0, so nothing to learn: leave it out")
+    for i in learned:
+        if not says_something(messages[i]):
+            raise UserError(f"{place}, message {i + 1}: the assistant's answer is empty")
+    return [Example(messages[:i], [messages[i]], tools=tools, place=place) for i in learned]
+
+
+def _pair(prompt: str, completion: str, chat: bool, place: str, tools: list[dict[str, Any]] | None = None) -> Example:
+    if not completion.strip():
+        raise UserError(f"{place}: the completion is empty, so there is nothing to learn")
+    if not chat:
+        return Example(prompt, completion, place=place)
+    return Example(asked(prompt, True), [{"role": "assistant", "content": completion}], tools=tools, place=place)
+
+
+def _wanted(row: Row, key: str) -> Any:
+    if row.values.get(key) is None:
+        said = " (it is empty or null)" if key in row.values else ""
+        raise UserError(f"{row.place}: lacks the field {key!r}{said}{nearest(key, set(row.values) - {key})}")
+    return row.values[key]

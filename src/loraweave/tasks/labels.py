@@ -1,0 +1,148 @@
+"""Text that gets one of several labels: which there are, how a row names its own, and the prompt that asks for it."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from loraweave.errors import UserError, nearest, shown
+from loraweave.tasks.examples import Example
+from loraweave.tasks.fields import check_document, rendered
+from loraweave.tasks.formats import Templates, asked
+from loraweave.tasks.rows import Row
+from loraweave.tasks.task import Group
+
+MOST_LABELS = 256
+"""Each label is ranked for each row: with more of them an answer should be written instead."""
+
+Choices = list[str] | dict[Any, str] | str
+"""Names in the order of the numbers that stand for them; names by the value in a row; or a template or column that
+gives each row's own."""
+
+
+class UnnamedError(UserError):
+    """Labels are numbers, and nothing says what they stand for; `numbers`: which there are."""
+
+    def __init__(self, message: str, numbers: list[int]) -> None:
+        super().__init__(message)
+        self.numbers = numbers
+
+
+@dataclass
+class Labels(Templates):
+    """Rows with a label, which a model is asked to find the likeliest of all.
+
+    Attributes:
+        choices: the labels' names; empty where each row has its own.
+        by_value: the number of the name that a value of a row stands for.
+        own_choices: the template of each row's own names.
+    """
+
+    choices: list[str] = field(default_factory=list)
+    by_value: dict[Any, int] = field(default_factory=dict)
+    own_choices: str = ""
+
+    def examples(self, row: Row, chat: bool) -> Group:
+        names, gold = self.names(row), self.gold(row)
+        return [Example(asked(self._prompt(row, chat), chat), names[gold], by_likelihood=True, place=row.place)]
+
+    def names(self, row: Row) -> list[str]:
+        """The labels that a row may have."""
+        if not self.own_choices:
+            return self.choices
+        check_document({"choices": self.own_choices}, row.values, row.place, row.place)
+        found = field_value(self.own_choices, row)
+        if not isinstance(found, list) or len(found) < 2 or not all(isinstance(name, str) and name for name in found):
+            raise UserError(f"{row.place}: 'choices' must give a list of two texts or more, not {shown(found)}")
+        return found
+
+    def gold(self, row: Row) -> int:
+        """Which of `names` is right."""
+        check_document({"completion": self.completion_template}, row.values, row.place, row.place)
+        value, names = field_value(self.completion_template, row), self.names(row)
+        known = self.by_value if not self.own_choices else _numbered(names)
+        if (key := as_key(value)) in known:
+            return known[key]
+        named = ", ".join(map(repr, names[:12])) + (", ..." if len(names) > 12 else "")
+        hint = nearest(value, names) if isinstance(value, str) else ""
+        raise UserError(f"{row.place}: the label {value!r} is not among the choices: {named}{hint}")
+
+
+def field_value(template: str, row: Row) -> Any:
+    """What a template that is one column gives, as it stands in the row; else the text that it makes."""
+    inner = template.strip()
+    name = inner[2:-2].strip() if inner.startswith("{{") and inner.endswith("}}") else inner
+    if name.isidentifier() and name in row.values:
+        return row.values[name]
+    return rendered(template, row.values, row.place)
+
+
+def as_key(value: Any) -> Any:
+    """A label's value, one for all its spellings: no space is part of a name, and 1.0, which a gap in a column makes of
+    1, and "1" are 1."""
+    if isinstance(value, str):
+        name = value.strip()
+        return int(name) if name.isascii() and name.isdigit() and name == str(int(name)) else name
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    return value
+
+
+def counted(values: Iterable[Any]) -> dict[Any, int]:
+    """How often each label stands there, in the order of numbers or names."""
+    counts = Counter(as_key(value) for value in values if value is not None)
+    return dict(sorted(counts.items(), key=lambda item: (isinstance(item[0], str), item[0])))
+
+
+def names_of(
+    counts: Mapping[Any, int], choices: list[str] | dict[Any, str] | None, known: list[str] | None, where: str
+) -> dict[Any, str]:
+    """The name of each value that a row may have for its label, in the order of the names.
+
+    Args:
+        counts: of the values that there are.
+        choices: as the run file has them.
+        known: names that came with the data.
+        where: file and column, for messages.
+
+    Raises:
+        UserError: numbers without names, or values that are no labels.
+    """
+    numbers = [value for value in counts if not isinstance(value, str)]
+    if odd := [value for value in numbers if not isinstance(value, int)]:
+        raise UserError(f"{where}: holds {shown(odd[0])}, and a label is a name or a whole number")
+    if isinstance(choices, dict):
+        return {as_key(value): name for value, name in choices.items()}
+    names = choices or known
+    if names is None and len(numbers) < len(counts):
+        names = [str(value) for value in counts]
+    if names is None:
+        raise UnnamedError(f"{where}: holds {_span(numbers)} without names: {cure(numbers)}", numbers)
+    by_name = {as_key(name): name for name in names}
+    if set(counts) <= set(by_name):  # also numbers that are their own names: stars, grades
+        return by_name
+    if numbers and len(numbers) == len(counts) and (min(numbers) < 0 or max(numbers) >= len(names)):
+        raise UserError(
+            f"{where}: holds {_span(numbers)}, and there are {len(names)} names, which stand for 0, 1 and so on; where "
+            "the numbers begin elsewhere write choices as a mapping, {number: name, ...}"
+        )
+    return dict(enumerate(names)) | by_name if numbers else by_name
+
+
+def cure(numbers: Iterable[int]) -> str:
+    """What to write where labels are numbers without names."""
+    wanted = sorted(numbers)
+    if wanted == list(range(len(wanted))):
+        return f"add choices: [{', '.join(f'name of {number}' for number in wanted)}]"
+    return f"add choices: {{{', '.join(f'{number}: its name' for number in wanted)}}}"
+
+
+def _span(numbers: list[int]) -> str:
+    few = len(numbers) <= 12
+    return f"the numbers {', '.join(map(str, numbers)) if few else f'{min(numbers)} to {max(numbers)}'}"
+
+
+def _numbered(names: list[str]) -> dict[Any, int]:
+    """Each row's own names, by their numbers, their letters (A, B, ...) and themselves."""
+    letters = {chr(ord("A") + number): number for number in range(min(26, len(names)))}
+    return letters | {number: number for number in range(len(names))} | {name: i for i, name in enumerate(names)}

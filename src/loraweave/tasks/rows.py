@@ -1,0 +1,92 @@
+"""Rows of data with the place of each, and what becomes of rows that cannot be used."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from loraweave.errors import UserError
+
+Values = dict[str, Any]
+"""A row: what stands in each column."""
+
+
+class Row(NamedTuple):
+    """A row with its place for people; `source`, `number` and `filled` as of `FileRows`."""
+
+    values: Values
+    place: str
+    source: str = ""
+    number: int = 0
+    filled: bool = False
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """The rows of one file, or of one split of a data set.
+
+    Attributes:
+        source: the file's path, or the data set's name and split.
+        rows: as they stand there.
+        numbers: of each row, from 1: lines of a text file, else entries or rows.
+        unit: what `numbers` count.
+        kind: of file, for people.
+        filled: the file format gives all rows the same fields, so that what is null in one may never have been written.
+        label_names: for columns of numbers that stand for names (`ClassLabel`), the names, in the order of the numbers.
+        notes: what had to be guessed to read it.
+    """
+
+    source: str
+    rows: list[Values]
+    numbers: list[int]
+    unit: str
+    kind: str
+    filled: bool = False
+    label_names: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def place(self, index: int) -> str:
+        """Where row `index` stands, for a message."""
+        return f"{self.source}, {self.unit} {self.numbers[index]}"
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be used, or something that is wrong with all of a source.
+
+    Attributes:
+        message: a line that says where it stands, what is wrong, and what would be right.
+        source, number: as of `FileRows`; 0 for what is wrong with all rows.
+        content: the row, or the text of it that could not be read; None for what is wrong with all rows.
+    """
+
+    message: str
+    source: str
+    number: int
+    content: Any
+
+
+class BadRows:
+    """What becomes of rows that cannot be used: the first is an error, or all of them are kept here.
+
+    Args:
+        keep: keep them. A file that cannot be read at all is an error nevertheless.
+
+    Attributes:
+        found: in the order in which they were met.
+    """
+
+    def __init__(self, keep: bool = False) -> None:
+        self.keep = keep
+        self.found: list[BadRow] = []
+
+    def add(self, error: UserError, source: str, number: int, content: Any) -> None:
+        """Take note of one.
+
+        Args:
+            error: with the row's place.
+            source, number, content: as of `BadRow`.
+
+        Raises:
+            UserError: the same, unless they are kept.
+        """
+        if not self.keep:
+            raise error
+        self.found.append(BadRow(str(error), source, number, content))

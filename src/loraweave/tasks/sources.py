@@ -1,0 +1,177 @@
+"""Where a task's rows come from: a file, several by a pattern, a folder of `save_to_disk`, a data set of the hub."""
+
+import glob
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loraweave.errors import UserError
+from loraweave.paths import user_path
+from loraweave.tasks.arrow_rows import of_table
+from loraweave.tasks.files import is_data, parted, read_rows
+from loraweave.tasks.rows import BadRows, FileRows
+
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "eval"),
+    "test": ("test", "testing"),
+}
+"""What splits of a data set are called."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows by split, each from one file or several.
+
+    Attributes:
+        name: a task of it is called so where it is given no name.
+        where: the path, pattern or name, for people.
+        splits: `train`, and `validation` and `test` where a data set has its own.
+    """
+
+    name: str
+    where: str
+    splits: dict[str, list[FileRows]]
+
+
+def is_source(written: str, base: Path) -> bool:
+    """Whether what a person wrote for a task names data, and no task of lm-eval.
+
+    A name with one slash that is nowhere on the disk is a data set of the hub, as `datasets` has it.
+    """
+    if is_data(written) or _is_pattern(written, base) or _folder(written, base) is not None:
+        return True
+    return _is_hub_name(written, base)
+
+
+def read_source(written: str, base: Path, bad: BadRows, subset: str | None = None) -> Source:
+    """The rows that a path, a pattern of paths, a folder of `save_to_disk` or a hub name stands for.
+
+    Args:
+        written: relative paths start at `base`.
+        bad: takes the rows that cannot be read.
+        subset: of a data set of the hub: the name of one of its configurations.
+
+    Raises:
+        UserError: nothing is there, or it cannot be read.
+    """
+    folder = _folder(written, base)
+    if subset is not None and (folder is not None or not _is_hub_name(written, base)):
+        raise UserError(f"{written}: 'subset' is for data sets of the hub")
+    if folder is not None:
+        return Source(folder.resolve().name, str(folder), _saved(folder))
+    if _is_pattern(written, base):
+        files = _matching(written, base)
+        return Source(_name_of_pattern(written, base), str(user_path(written, base)), {"train": _all(files, bad)})
+    if _is_hub_name(written, base):
+        name = written if subset is None else f"{written}, {subset}"
+        return Source(written.rpartition("/")[2], name, _downloaded(written, subset))
+    path = user_path(written, base)
+    return Source(parted(path)[0], str(path), {"train": [read_rows(path, bad)]})
+
+
+def read_held_out(written: str, base: Path, bad: BadRows) -> list[FileRows]:
+    """The rows of what is named to validate on or to score with; as of `read_source`, where there is one split."""
+    splits = read_source(written, base, bad).splits
+    if len(splits) > 1:
+        raise UserError(f"{user_path(written, base)}: holds the splits {', '.join(splits)}, and one is wanted here")
+    return next(iter(splits.values()))
+
+
+def _folder(written: str, base: Path) -> Path | None:
+    """The folder of that name, if there is one."""
+    path = user_path(written, base)
+    return path if ("/" in written or "\\" in written or is_saved(path)) and path.is_dir() else None
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a folder is one that `save_to_disk` has written."""
+    return (path / "dataset_dict.json").is_file() or (
+        (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    )
+
+
+def _is_pattern(written: str, base: Path) -> bool:
+    return glob.has_magic(written) and not user_path(written, base).exists()
+
+
+def _is_hub_name(written: str, base: Path) -> bool:
+    owner, slash, name = written.partition("/")
+    plain = all(
+        part and part[0].isalnum() and part.replace("-", "").replace("_", "").replace(".", "").isalnum()
+        for part in (owner, name)
+    )
+    return bool(slash) and plain and not is_data(written) and not (base / owner).is_dir()
+
+
+def _matching(pattern: str, base: Path) -> list[Path]:
+    whole = user_path(pattern, base)
+    found = [Path(path) for path in sorted(glob.glob(str(whole), recursive=True)) if Path(path).is_file()]
+    if not found:
+        raise UserError(f"{whole}: no file matches this pattern")
+    other = next((path for path in found if not is_data(path)), None)
+    if other is not None:
+        raise UserError(f"{whole}: matches {other.name}, which is no data file: write a pattern that leaves it out")
+    return found
+
+
+def _name_of_pattern(pattern: str, base: Path) -> str:
+    """`data/tickets-*.jsonl` is called tickets, `data/*.jsonl` data."""
+    whole = user_path(pattern, base)
+    before = whole.name[: min((whole.name.index(mark) for mark in "*?[" if mark in whole.name), default=None)]
+    plain = [part for part in whole.parent.resolve().parts if not glob.has_magic(part)]
+    return before.rstrip("-_. ") or (plain[-1] if plain else "") or "data"
+
+
+def _all(files: list[Path], bad: BadRows) -> list[FileRows]:
+    return [read_rows(path, bad) for path in files]
+
+
+def _saved(folder: Path) -> dict[str, list[FileRows]]:
+    """The splits of a folder that `save_to_disk` has written."""
+    import datasets
+
+    if not is_saved(folder):
+        some = next((path.name for path in sorted(folder.iterdir()) if is_data(path)), None)
+        pattern = f"; for the files in it write a pattern, such as {folder.name}/*{Path(some).suffix}" if some else ""
+        raise UserError(f"{folder}: a folder that `datasets` did not save (save_to_disk){pattern}")
+    try:
+        return _by_split(datasets.load_from_disk(str(folder)), str(folder), "Arrow folder")
+    except UserError:
+        raise
+    except Exception as error:  # damaged files end in whatever they lead to
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder}: not a whole data set of `datasets`: {reason}") from error
+
+
+def _downloaded(name: str, subset: str | None) -> dict[str, list[FileRows]]:
+    """The splits of a data set of the hub. Of code that may lie beside it, `datasets` runs none."""
+    import datasets
+
+    try:
+        found = datasets.load_dataset(name, subset)
+    except Exception as error:  # the hub's client and the readers have errors of their own
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if "Config name is missing" in reason or "BuilderConfig" in reason:
+            raise UserError(f"the data set {name!r} of the hub: say which part of it, as 'subset': {reason}") from error
+        raise UserError(
+            f"{name!r} is no file here, and as a data set of the hub it must be downloaded once, which fails: {reason}"
+        ) from error
+    return _by_split(found, name, "hub data set")
+
+
+def _by_split(data: Any, source: str, kind: str) -> dict[str, list[FileRows]]:
+    if not isinstance(data, Mapping):
+        return {"train": [of_table(data.with_format("arrow")[:], source, kind)]}
+    found: dict[str, list[FileRows]] = {}
+    for split, names in SPLITS.items():
+        for name in names:
+            if name in data and split not in found:
+                found[split] = [of_table(data[name].with_format("arrow")[:], f"{source}, {name}", kind)]
+    if "train" not in found and len(data) == 1:
+        (name,) = data
+        found = {"train": [of_table(data[name].with_format("arrow")[:], f"{source}, {name}", kind)]}
+    if "train" not in found:
+        raise UserError(f"{source}: no split 'train' among {', '.join(map(repr, data))}")
+    return found

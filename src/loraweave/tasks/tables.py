@@ -1,0 +1,76 @@
+"""Reads tables of text: CSV and TSV, cells quoted or not, with the line of the file in which each row starts."""
+
+import csv
+import io
+from typing import Any
+
+from loraweave.errors import UserError
+from loraweave.tasks.rows import BadRows, FileRows
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+INSTEAD = (";", "\t", "|")
+"""What else separates the cells of files called .csv: spreadsheets write semicolons in many countries."""
+LONGEST_CELL = 2**31 - 1  # of Python's reader, whose own limit is 128 KB; the least that a C long holds everywhere
+
+
+def read_table(text: str, source: str, separator: str, bad: BadRows) -> FileRows:
+    """The rows of a table. A cell is a number only where it prints as it was written, and an empty one is None.
+
+    Args:
+        text: of the file.
+        source: its path, for messages.
+        separator: between cells. A header of one cell that holds another common separator is taken to be parted by it.
+        bad: takes rows with more or fewer cells than the header.
+
+    Raises:
+        UserError: a quote that is never closed, or a header with a name twice or with none.
+    """
+    kind, notes = {",": "CSV", "\t": "TSV"}[separator], []
+    head = text.lstrip("\r\n").partition("\n")[0]
+    if separator not in head and (other := next((mark for mark in INSTEAD if mark in head), separator)) != separator:
+        separator = other
+        notes.append(f"the cells are separated by {separator!r}")
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows: list[list[str]] = []
+    numbers, start = [], 1
+    try:
+        for cells in reader:
+            if any(cells):
+                rows.append(cells)
+                numbers.append(start)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{source}, line {start}: not a row of a table ({error})") from None
+    if not rows:
+        return FileRows(source, [], [], "line", kind)
+    header = [name.strip() for name in rows[0]]
+    for name in header:
+        if not name or header.count(name) > 1:
+            said = f"{name!r} twice" if name else "a column without a name"
+            raise UserError(f"{source}, line {numbers[0]}: the header has {said}")
+    whole, places = [], []
+    for cells, number in zip(rows[1:], numbers[1:], strict=True):
+        if len(cells) == len(header):
+            whole.append(cells)
+            places.append(number)
+        else:
+            said = f"{source}, line {number}: {len(cells)} cells, and the header has {len(header)}"
+            bad.add(UserError(said), source, number, cells)
+    columns = [_typed([cells[index] for cells in whole]) for index in range(len(header))]
+    made = [dict(zip(header, row, strict=True)) for row in zip(*columns, strict=True)]
+    return FileRows(source, made, places, "line", kind, notes=notes)
+
+
+def _typed(cells: list[str]) -> list[Any]:
+    """The cells of a column as numbers, if all of them look the same when they are printed again: 7 does, 007 does not,
+    and a 7 beside an empty cell does not become 7.0. Empty cells are None."""
+    for kind in (int, float):
+        try:
+            values = [kind(cell) if cell else None for cell in cells]
+        except ValueError:
+            continue
+        fit = all(abs(value) < 2**63 for value in values if kind is int and value is not None)
+        if fit and all(str(value) == cell for value, cell in zip(values, cells, strict=True) if cell):
+            return values
+    return [cell or None for cell in cells]
