@@ -7,14 +7,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pytest
 from tiny_project import write_project, write_run_file
+from tiny_runs import SMALL, random_run
 
+from loraweave import commands, evaluate
 from loraweave.comparison import compare
 from loraweave.errors import UserError
-from loraweave.files import LOCK, is_left_over, locked
+from loraweave.evaluation import record as record_room
+from loraweave.files import LOCK, is_left_over, locked, read_json
 from loraweave.runs.config import RunConfig
 from loraweave.training.run import train
 
@@ -80,6 +84,40 @@ def test_a_folder_made_for_nothing_is_not_left(tmp_path: Path) -> None:
     with locked(tmp_path / "mine"):
         assert all(map(is_left_over, (tmp_path / "mine").iterdir()))
     assert (tmp_path / "mine").is_dir()
+
+
+def test_an_evaluation_waits_until_another_of_the_run_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = random_run(write_project(tmp_path / "project"), {"name": "lora", **SMALL}, tmp_path / "run")
+    with held_by_another(run) as other:
+        threading.Timer(1.0, other.kill).start()
+        assert evaluate(run, tasks=["parity"], limit=1, base=False).results.is_file()
+        assert other.wait(1) is not None  # it had ended before
+    monkeypatch.setattr(commands, "WAIT", 0.1)
+    with held_by_another(run), pytest.raises(UserError, match=r"run: process \d+ on .* is at work in this folder"):
+        evaluate(run, tasks=["parity"], limit=2, base=False)
+    assert [each["settings"]["limit"] for each in read_json(run / "results.json")["evaluations"]] == [1]
+
+
+def test_two_evaluations_that_end_at_once_are_both_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = random_run(write_project(tmp_path / "project"), {"name": "lora", **SMALL}, tmp_path / "run")
+    evaluate(run, tasks=["notes"], limit=1, base=False)
+    other = threading.Thread(target=lambda: evaluate(run, tasks=["double"], limit=1, base=False))
+    read = record_room.read_shaped
+
+    def slowly(*args: Any) -> Any:
+        content = read(*args)
+        if threading.current_thread() is not other:
+            other.start()
+            other.join(3)  # it would end now, between this one's reading and writing
+        return content
+
+    monkeypatch.setattr(record_room, "read_shaped", slowly)
+    evaluate(run, tasks=["parity"], limit=1, base=False)
+    other.join()
+    kept = read_json(run / "results.json")["evaluations"]
+    assert [each["settings"]["tasks"] for each in kept] == [["notes"], ["parity"], ["double"]]
 
 
 def test_runs_and_comparisons_refuse_a_folder_at_work_in_and_leave_it_alone(tmp_path: Path) -> None:

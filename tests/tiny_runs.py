@@ -33,6 +33,26 @@ BY_TASK = [name for name in ADAPTERS if getattr(configuration(name), "needs_task
 EXACT = [name for name in ADAPTERS if name not in (*ROUTED, *BESIDE_BLOCKS, "dora")]
 
 
+def whole_run(project: Path, folder: Path) -> Path:
+    """The folder of a run that ended, in which all of the project's base was trained."""
+    run = RunFolder(folder)
+    run.path.mkdir(parents=True)
+    values = {"model": "base", "method": "full", "tasks": list(TASKS), "train": {"max_length": 64}}
+    config = RunConfig.model_validate({**values, "base_dir": str(project)})
+    config.model = str(project / "base")
+    config.save(run.config)
+    model, tokenizer = load_base(config.model)
+    write_json(run.base, {"name": config.model, "fingerprint": fingerprint(model)})
+    write_json(run.summary, {"adapter": "model", "method": "full", "mixture": []})
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.5)
+    model.save_pretrained(run.model)
+    tokenizer.save_pretrained(run.model)
+    return folder
+
+
 def random_run(
     project: Path,
     method: Any,

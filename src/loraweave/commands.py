@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from transformers import PreTrainedModel
 
 from loraweave import analysis, comparison, evaluation
 from loraweave.analysis.numbers import check_free
-from loraweave.bases import load_base
+from loraweave.bases import device, load_base
 from loraweave.comparison.opening import output_folder
 from loraweave.comparison.records import Results
 from loraweave.comparison.run_page import write_run_page
@@ -24,12 +23,16 @@ from loraweave.evaluation.beside import Beside, untouched
 from loraweave.evaluation.record import evaluation_settings, record
 from loraweave.evaluation.samples import Sample, write_samples
 from loraweave.evaluation.scoring import Progress
+from loraweave.files import locked
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder, next_free
 from loraweave.runs.loading import Run, load_run
 from loraweave.runs.methods import MethodSpec
 from loraweave.runs.run_card import write_scores
 from loraweave.tasks import Task
+
+WAIT = 60.0
+"""Seconds for which another evaluation of the run may be writing what it found."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +104,17 @@ def evaluate(
         progress: called with the task's name (and "base: " before it), requests done and requests in all.
 
     Raises:
-        UserError: the folder holds no finished run, the run has no such task, or a task cannot be evaluated.
+        UserError: the folder holds no finished run, or cannot be written to; the run has no such task, or a task cannot
+            be evaluated.
     """
     if not isinstance(run, Run):
         _check_no_comparison(Path(run))
         run = load_run(run, trust_code=trust_code)
     chosen = _chosen(run.tasks, tasks)
+    with locked(run.folder, "the run's folder", WAIT):
+        pass  # what cannot be kept need not be found out
     settings = run.config.eval if limit is None else run.config.eval.model_copy(update={"limit": limit})
-    model = run.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = run.model.to(device())
     samples: dict[str, list[Sample]] = {}
     how = {**settings.model_dump(), "seed": run.config.seed}
     scores = evaluation.evaluate(model, run.tokenizer, chosen, **how, progress=progress, keep=samples.__setitem__)
@@ -116,11 +122,12 @@ def evaluate(
     if base and run.summary["adapter"] is not None:
         beside, notes = _with_base(run, beside, chosen, how, progress)
     found = Evaluation(run.folder, scores, beside, notes)
-    record(found.results, evaluation_settings(settings, chosen, run.config.seed), chosen, beside)
-    write_samples(found.samples, beside.samples, beside.base_samples)
-    write_run_page(found.page, run, beside, notes, command)
-    if settings.limit is None:
-        write_scores(RunFolder(run.folder).adapter, scores)
+    with locked(run.folder, "the run's folder", WAIT):
+        record(found.results, evaluation_settings(settings, chosen, run.config.seed), chosen, beside)
+        write_samples(found.samples, beside.samples, beside.base_samples)
+        write_run_page(found.page, run, beside, notes, command)
+        if settings.limit is None:
+            write_scores(RunFolder(run.folder).adapter, scores)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The one exception that is meant for the person at the keyboard, and the hint that goes with a misspelt name."""
+"""What is meant for the person at the keyboard: one exception, one warning, the hint that goes with a misspelt name."""
 
 import reprlib
 from collections.abc import Iterable
@@ -15,6 +15,11 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and ends with exit code 2.
     """
+
+
+class Notice(UserWarning):
+    """Something that works otherwise than one would think; one line. The command line prints it, unlike what libraries
+    warn of."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -145,16 +145,20 @@ def locked(folder: Path, what: str = "the folder", patience: float = 0.0) -> Ite
     """
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder, what)
-    lock = _acquired(folder, patience)
     try:
-        yield
+        with _held(folder / LOCK, folder, "is at work in this folder", patience):
+            yield
     finally:
-        if lock.is_locked:
-            (folder / LOCK).unlink(missing_ok=True)
-            lock.release()
         with suppress(OSError):
             for path in new:
                 path.rmdir()
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """A file that is this command's alone while the block runs; its folder must be there. See `locked`."""
+    with _held(aside(path, "lock"), path, "is writing this file", 0.0):
+        yield
 
 
 def is_left_over(path: Path) -> bool:
@@ -297,21 +301,32 @@ def _written_or_told(path: Path, undo: Callable[[], None] = lambda: None) -> Ite
         raise
 
 
-def _acquired(folder: Path, patience: float) -> filelock.BaseFileLock:
-    path = folder / LOCK
+@contextmanager
+def _held(path: Path, what: Path, does: str, patience: float) -> Iterator[None]:
+    """The lock at `path`; who has it already `does` something to `what`."""
+    lock = _acquired(path, what, does, patience)
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            path.unlink(missing_ok=True)
+            lock.release()
+
+
+def _acquired(path: Path, what: Path, does: str, patience: float) -> filelock.BaseFileLock:
     lock = filelock.FileLock(path, timeout=patience, is_singleton=False, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire()
         since = datetime.now().astimezone().isoformat(" ", "seconds")
         path.write_text(f"process {os.getpid()} on {platform.node()}, since {since},", encoding="utf-8")
     except filelock.Timeout:
-        raise UserError(f"{folder}: {_holder(path)} is at work in this folder; wait until it has ended") from None
+        raise UserError(f"{what}: {_holder(path)} {does}; wait until it has ended") from None
     except NotImplementedError:
         pass
     except OSError as error:
         full_or_without_locks = disk_is_full(error) or error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
         if not full_or_without_locks:
-            raise UserError(f"{folder}: cannot be written to: {error.strerror or error}") from error
+            raise UserError(f"{what}: cannot be written to: {error.strerror or error}") from error
     return lock
 
 

@@ -8,7 +8,7 @@ import warnings
 from importlib import metadata
 from typing import Any
 
-from loraweave.errors import UserError
+from loraweave.errors import Notice, UserError
 
 
 def private(owner: Any, name: str, purpose: str) -> Any:
@@ -39,7 +39,7 @@ def private_or_warn(owner: Any, name: str, purpose: str) -> Any:
     try:
         return private(owner, name, purpose)
     except UserError as reason:
-        warnings.warn(str(reason), stacklevel=2)
+        warnings.warn(str(reason), Notice, stacklevel=2)
         return None
 
 

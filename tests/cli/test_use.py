@@ -2,13 +2,18 @@
 
 import io
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from tiny_project import write_base
 from tiny_runs import SMALL, random_run
 
+from loraweave.cli import output
 from loraweave.evaluation.loaded import Loaded
+from loraweave.files import locked_file
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +50,71 @@ def test_predictions_go_on_where_they_were_interrupted(command, project, run, tm
     again = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["row"] for line in again] == [line["row"] for line in lines]
     assert [line["prediction"] for line in again] == [line["prediction"] for line in lines]
+
+
+def test_predictions_of_another_model_or_task_are_left_alone(command, project, run, tmp_path):
+    output = tmp_path / "out.jsonl"
+    assert predict(command, run, project, output)[0] == 0
+    whole = output.read_text()
+    output.write_text(whole[: whole.index("\n") + 1])
+
+    def refused(folder: Path, *words: str, task: str = "parity", more: tuple = ()) -> None:
+        before = output.read_text()
+        options = ("--task", task, "--file", project / "parity_test.jsonl", "--output", output)
+        code, _, err = command("predict", folder, *options, *more)
+        assert (code, len(err.strip().splitlines())) == (2, 1), err
+        for word in (*words, "choose another output"):
+            assert word in err
+        assert output.read_text() == before
+
+    refused(random_run(project, {"name": "moelora", "r": 2}, tmp_path / "r2"), f"by another model, {run} as it was")
+    refused(run, "for the task 'parity'", task="double")
+    write_base(tmp_path / "other", seed=1)
+    refused(run, "by another model", more=("--base", tmp_path / "other"))
+    shutil.copytree(run, tmp_path / "moved")  # the same, elsewhere
+    assert predict(command, tmp_path / "moved", project, output)[0] == 0
+    assert output.read_text() == whole
+    assert all(set(json.loads(line)) == {"row", "prediction", "scores"} for line in whole.splitlines())
+    (tmp_path / "out.jsonl.about.json").unlink()
+    refused(run, "no out.jsonl.about.json says what made these predictions")
+
+
+def test_predictions_by_other_templates_are_left_alone(command, project, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(project, own)
+    run = random_run(own, {"name": "moelora", **SMALL}, tmp_path / "run")
+    output = tmp_path / "out.jsonl"
+    assert predict(command, run, own, output)[0] == 0
+    yaml = own / "parity.yaml"
+    yaml.write_text(yaml.read_text().replace('"{{number}} is"', '"Is {{number}}"'))
+    code, _, err = predict(command, run, own, output)
+    assert (code, "as it was before its templates were changed" in err) == (2, True), err
+
+
+def test_a_second_command_does_not_write_the_same_predictions(command, project, run, tmp_path):
+    output = tmp_path / "out.jsonl"
+    with locked_file(output):
+        code, _, err = predict(command, run, project, output)
+        assert (code, f"{output}: process {os.getpid()} on" in err, "is writing this file" in err) == (2, True, True)
+    assert predict(command, run, project, output)[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.jsonl.about.json"]
+
+
+def test_a_tasks_name_is_no_markup(command, project, tmp_path, monkeypatch):
+    own = tmp_path / "own"
+    shutil.copytree(project, own)
+    odd = "a[red]b[bold]x"
+    tasks = [{"task": "parity.yaml", "name": odd}]
+    run = random_run(own, {"name": "lora", **SMALL}, tmp_path / "run", tasks=tasks)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(output.errors, "_force_terminal", True)
+    monkeypatch.setattr(output.errors, "is_interactive", True)
+    file, out = own / "parity_test.jsonl", tmp_path / "out.jsonl"
+    code, _, err = command("predict", run, "--task", odd, "--file", file, "--output", out)
+    assert (code, odd in err) == (0, True), err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/quit\n"))
+    code, printed, _ = command("chat", run, "--task", odd)
+    assert (code, f"{odd}>" in printed) == (0, True)
 
 
 def test_predictions_of_other_rows_are_left_alone(command, project, run, tmp_path):

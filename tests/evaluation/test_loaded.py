@@ -5,13 +5,18 @@ import threading
 from pathlib import Path
 
 import pytest
-from tiny_project import TASKS, write_project
-from tiny_runs import NAMES, SMALL, random_run
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_project import TASKS, write_base, write_project
+from tiny_runs import NAMES, SMALL, random_run, whole_run
+from transformers import LlamaForCausalLM
 
 import loraweave
 from loraweave import UserError
+from loraweave.bases import load_base
 from loraweave.evaluation import evaluate
-from loraweave.evaluation.loaded import _until
+from loraweave.evaluation.loaded import Loaded, _answer
+from loraweave.tasks.turn import Turn
 
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
@@ -84,6 +89,90 @@ def test_streamed_pieces_are_the_same_text(loaded):
     assert threading.active_count() < 10
 
 
+def said_by(model, tokenizer, prompt: str, count: int) -> str:
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    written = model.generate(input_ids=ids, max_new_tokens=count, do_sample=False)[0, ids.shape[1] :]
+    return tokenizer.decode(written, skip_special_tokens=True)
+
+
+def test_the_base_of_a_model_that_was_trained_whole_is_the_one_before(project, tmp_path):
+    run = whole_run(project, tmp_path / "run")
+    loaded = loraweave.load(run)
+    before, after = (load_base(folder) for folder in (project / "base", run / "model"))
+    said = "".join(loaded.stream(None, "Note 1:", max_new_tokens=12, adapter=False))
+    assert said == said_by(*before, "Note 1:", 12) != said_by(*after, "Note 1:", 12)
+    assert "".join(loaded.stream(None, "Note 1:", max_new_tokens=12)) == said_by(*after, "Note 1:", 12)
+    write_base(tmp_path / "other", seed=1)  # named, it is what the trained model is shown beside
+    named = loraweave.load(run, base=str(tmp_path / "other"))
+    assert named.generate(None, "Note 1:", max_new_tokens=12) == said_by(*after, "Note 1:", 12)
+    other = "".join(named.stream(None, "Note 1:", max_new_tokens=12, adapter=False))
+    assert other == said_by(*load_base(tmp_path / "other"), "Note 1:", 12)
+    alone = loraweave.load(run / "model")
+    with pytest.raises(UserError, match="nothing here says which base it was made from"):
+        list(alone.stream(None, "Note 1:", adapter=False))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"bias": "all"}, {"init_lora_weights": "pissa"}, {"layer_replication": [[0, 2], [0, 2]]}]
+)
+def test_the_base_is_shown_as_it_was_where_more_than_the_adapter_was_trained(project, settings):
+    base, tokenizer = load_base(project / "base")
+    base.config.attention_bias = True
+    torch.manual_seed(1)
+    base = LlamaForCausalLM(base.config).eval()
+    before = LlamaForCausalLM(base.config).eval()
+    before.load_state_dict(base.state_dict())
+    model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], **settings)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_()
+    loaded = Loaded(model, tokenizer, [], None, lambda: before, Path("nowhere"), None)
+    said = "".join(loaded.stream(None, "Note 1:", max_new_tokens=12, adapter=False))
+    assert said == said_by(before, tokenizer, "Note 1:", 12)
+    with torch.no_grad(), model.disable_adapter():
+        ids = torch.arange(5, 12)[None]
+        assert not torch.allclose(model(ids).logits, before(ids).logits, atol=1e-4)
+
+
+def test_what_goes_wrong_while_an_answer_is_written_is_raised(loaded, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("memory is full")
+
+    monkeypatch.setattr(loaded.model.get_base_model().model.layers[1], "forward", full)
+    with pytest.raises(torch.OutOfMemoryError, match="memory is full"):
+        list(loaded.stream("notes", "Note 1:"))
+    assert threading.active_count() < 10
+    with pytest.raises(UserError, match="max_new_tokens must be at least 1, got 0"):
+        loaded.stream("notes", "Note 1:", max_new_tokens=0)
+    with pytest.raises(UserError, match="max_new_tokens must be at least 1, got -1"):
+        loaded.generate("notes", "Note 1:", max_new_tokens=-1)
+
+
+def test_an_answer_that_nobody_reads_on_is_not_written_on(loaded):
+    steps = []
+    hook = loaded.model.get_base_model().lm_head.register_forward_hook(lambda *_: steps.append(1))
+    try:
+        pieces = loaded.stream("notes", "Note 1:", max_new_tokens=10_000)
+        next(pieces)
+        pieces.close()
+        stopped = len(steps)
+        assert 0 < stopped < 5_000
+        loaded.generate("notes", "Note 1:", max_new_tokens=1)
+        assert len(steps) == stopped + 1
+    finally:
+        hook.remove()
+
+
+def test_a_stream_ends_where_the_models_own_configuration_says(run):
+    loaded = loraweave.load(run)
+    whole = loaded.generate("notes", "Note 1:", max_new_tokens=8)
+    end = loaded.tokenizer.convert_tokens_to_ids(whole[0])
+    loaded.model.generation_config.eos_token_id = [2, end]
+    text = loaded.generate("notes", "Note 1:", max_new_tokens=8)
+    assert "".join(loaded.stream("notes", "Note 1:", max_new_tokens=8)) == text == whole[0] != whole
+
+
 def test_chats_go_through_the_template(run):
     loaded = loraweave.load(run)
     with pytest.raises(UserError, match="template"):
@@ -102,7 +191,15 @@ def test_chats_go_through_the_template(run):
     [(["abc"], "abc"), (["ab<", "/", "end>cd"], "ab"), (["a<", "b"], "a<b"), (["a</end", ">"], "a"), (["a</"], "a</")],
 )
 def test_a_turns_end_in_pieces_is_found(pieces, text):
-    assert "".join(_until(iter(pieces), "</end>")) == text
+    assert "".join(_answer(iter(pieces), Turn("", "", None, "</end>"))) == text
+
+
+def test_what_a_template_opens_an_answer_with_is_no_part_of_it():
+    turn = Turn("<think></think> ", " ", None, "</end>")
+    for text in ("<think></think> so <b </end>", "so <b </end>", "<thin", "<think></think> a  ", "a </en"):
+        for size in (1, 3, 100):
+            pieces = (text[i : i + size] for i in range(0, len(text), size))
+            assert "".join(_answer(pieces, turn)) == turn.answer(text), (text, size)
 
 
 def test_what_is_wrong_is_said(project, loaded, run, tmp_path):

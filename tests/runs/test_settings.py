@@ -27,7 +27,7 @@ def test_an_accelerator_that_is_not_used_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
-    with pytest.warns(UserWarning, match="training runs on the CPU.*not this machine's mps"):
+    with pytest.warns(UserWarning, match="this runs on the CPU.*not this machine's mps"):
         build_arguments({}, 0, tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

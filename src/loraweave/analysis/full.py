@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from loraweave.adapters.file import Size, natural
 from loraweave.analysis.spectra import Decomposition, decompose_dense
 from loraweave.analysis.subspaces import MOST
-from loraweave.bases import empty_base, resolve_base
+from loraweave.bases import device, empty_base, resolve_base
 from loraweave.errors import UserError
 
 _DOUBTFUL = 0.5
@@ -114,8 +114,7 @@ class FullUpdate:
 
     def decomposed(self, layer: str) -> Decomposition:
         """All singular values of ΔW and the leading singular vectors."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        found = decompose_dense(self.change(layer).to(device), MOST)
+        found = decompose_dense(self.change(layer).to(device()), MOST)
         return Decomposition(found.values.cpu(), found.left.cpu(), found.right.cpu(), found.scale)
 
 

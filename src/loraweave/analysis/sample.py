@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from loraweave.analysis.routing import LayerRouting, Routing, mean_over_layers
 from loraweave.analysis.subjects import AnalysedRun
+from loraweave.bases import device
 from loraweave.data.collate import Collator
 from loraweave.data.encode import encode_all
 from loraweave.data.prepare import longest_example
@@ -88,7 +89,7 @@ def sample_router(run: AnalysedRun, count: int, trust_code: bool = False) -> Rou
     """
     loaded = load_run(run.folder, trust_code=trust_code)
     rows = _rows(loaded, count)
-    model = loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = loaded.model.to(device())
     probe = _TokenProbe(np.unique(rows.joined(range(len(rows)))["input_ids"]), len(loaded.tasks))
     collate = Collator(loaded.tokenizer.pad_token_id)
     with torch.no_grad(), attach(model.get_base_model()).watched_by(probe):

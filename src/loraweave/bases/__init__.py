@@ -1,5 +1,6 @@
 """Base models by name: `nano` (ships with the package), a local folder, or a name on the Hugging Face hub."""
 
+from loraweave.bases.devices import device
 from loraweave.bases.identity import check_fingerprint, fingerprint
 from loraweave.bases.load import (
     Base,
@@ -17,6 +18,7 @@ __all__ = [
     "check_fingerprint",
     "check_ids",
     "check_vocabulary",
+    "device",
     "empty_base",
     "fingerprint",
     "load_base",

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from loraweave.cli.output import console
+from loraweave.cli.output import console, path_given
 from loraweave.errors import UserError
 
-Output = Annotated[Path, typer.Option(help="Folder to write; it must not exist yet.")]
-Adapter = Annotated[Path, typer.Argument(help="An adapter's folder.")]
+Output = Annotated[Path, typer.Option(help="Folder to write; it must not exist yet.", callback=path_given)]
+Adapter = Annotated[Path, typer.Argument(help="An adapter's folder.", callback=path_given)]
 
 
 def assemble(

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loraweave.cli.output import console, errors
+from loraweave.cli.output import console, errors, path_given
 from loraweave.cli.train import TrustCode
 from loraweave.errors import UserError
 
@@ -14,7 +14,10 @@ HELP = "/task NAME another task   /base the base's answer beside, on or off   /c
 
 def chat(
     run: Annotated[
-        Path, typer.Argument(help="A run, an adapter or an exported one.", metavar="RUN", show_default=False)
+        Path,
+        typer.Argument(
+            help="A run, an adapter or an exported one.", metavar="RUN", show_default=False, callback=path_given
+        ),
     ],
     task: Annotated[str | None, typer.Option(help="The task to begin with.", metavar="T")] = None,
     base: Annotated[str | None, typer.Option(help="The base's name or folder, in the place of its own.")] = None,
@@ -37,11 +40,13 @@ def chat(
 
 
 def _converse(loaded: Any, task: str | None, longest: int) -> None:
+    from rich.text import Text
+
     messages: list[dict[str, str]] = []
     beside = False
     while True:
         try:
-            said = console.input(f"[bold]{task or 'you'}>[/] ").strip()
+            said = console.input(Text.assemble((f"{task or 'you'}>", "bold"), " ")).strip()
         except EOFError:
             return
         word, _, rest = said.partition(" ")

@@ -1,21 +1,18 @@
 """`loraweave eval`: lm-eval over a finished run, task by task, beside its untouched base."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loraweave.cli.output import console, errors, path_given, typed
+from loraweave.cli.bars import progress
+from loraweave.cli.output import console, path_given, typed
 from loraweave.cli.train import TrustCode
-from loraweave.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from loraweave.evaluation.beside import Beside
-    from loraweave.evaluation.scoring import Progress
 
 MARKS = {"win": ("▲ ", "green"), "loss": ("▼ ", "red"), "": ("", "")}
 
@@ -38,7 +35,7 @@ def evaluate(
     from loraweave.comparison.run_page import about
 
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
-    with _progress() as show:
+    with progress("loading the run") as show:
         found = commands.evaluate(
             run, tasks=names, limit=limit, base=base, trust_code=trust_code, command=typed(), progress=show
         )
@@ -47,28 +44,6 @@ def evaluate(
         console.print(Padding(Text(note, style="dim"), (0, 0, 0, 1)))
     for name, path in (("results", found.results), ("samples", found.samples), ("page", found.page)):
         console.print(f"{name:7}  {path}", soft_wrap=True)
-
-
-@contextmanager
-def _progress() -> "Iterator[Progress]":
-    """Bars on a terminal, one for each task; elsewhere a line now and then."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    if not errors.is_terminal:
-        with Heartbeat(lambda line: errors.print(line, soft_wrap=True)) as heart:
-            heart.tell("loading the run")
-            yield lambda name, done, of: heart.tell(f"{name}, {done:,} of {of:,} requests")
-        return
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    lines: dict[str, TaskID] = {}
-    with Progress(*columns, console=errors, transient=True) as bars:
-
-        def show(name: str, done: int, of: int) -> None:
-            if name not in lines:
-                lines[name] = bars.add_task(name, total=of)
-            bars.update(lines[name], completed=done, total=of)
-
-        yield show
 
 
 def _table(found: "Beside") -> "Table":

@@ -5,20 +5,25 @@ from typing import Annotated
 
 import typer
 
-from loraweave.cli.output import console, errors
+from loraweave.cli.output import console, errors, path_given
 from loraweave.cli.train import TrustCode
 from loraweave.errors import UserError
 
 
 def export(
     run: Annotated[
-        Path, typer.Argument(help="A finished run, or an adapter's folder.", metavar="RUN", show_default=False)
+        Path,
+        typer.Argument(
+            help="A finished run, or an adapter's folder.", metavar="RUN", show_default=False, callback=path_given
+        ),
     ],
     to: Annotated[
         str,
         typer.Option(help="lora: a plain PEFT LoRA. merged: full weights. gguf: for llama.cpp.", show_default=False),
     ],
-    output: Annotated[Path, typer.Option(help="The folder to write; it must be new.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option(help="The folder to write; it must be new.", show_default=False, callback=path_given)
+    ],
     merged: Annotated[
         bool, typer.Option("--merged", help="With --to gguf: a whole model and no adapter beside one.")
     ] = False,

@@ -7,8 +7,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from loraweave.errors import UserError, shown
+from loraweave.errors import Notice, UserError, shown
 from loraweave.paths import user_path
 from loraweave.terminal import plain_console
 
@@ -44,8 +45,15 @@ def quieten() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore")
+    warnings.simplefilter("once", Notice)
+    warnings.showwarning = _told  # type: ignore[assignment]  # takes what it is given
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _told(message: Warning | str, *where: Any) -> None:
+    """A warning without file and line; what is not ours is not let through."""
+    errors.print(f"note: {message}", soft_wrap=True)
 
 
 def typed() -> str:

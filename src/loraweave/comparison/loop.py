@@ -8,10 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
-from loraweave.bases import load_base
+from loraweave.bases import device, load_base
 from loraweave.comparison.conclusions import conclude
 from loraweave.comparison.differences import reference
 from loraweave.comparison.display import ComparisonProgress
@@ -142,7 +141,7 @@ def _complete(config: RunConfig, results: Results, folder: ComparisonFolder, con
     if results["base"]:
         check_base(folder.path, results["base"], now)
     results["base"] = now
-    base = (model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
+    base = (model.to(device()), tokenizer)
     forget_failures(results)
     if results["settings"]["learning_rates"]:
         specs = {name: results["settings"]["methods"][name] for name in results["asked"]["methods"] if name != BASE}

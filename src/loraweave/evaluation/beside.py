@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -19,8 +20,9 @@ def untouched(
     model: PreTrainedModel | PeftModel, load: Callable[[], PreTrainedModel]
 ) -> Iterator[PreTrainedModel | PeftModel]:
     """The base of a trained model: its adapter switched off; where more than that differs, what `load` gives."""
-    config = model.active_peft_config if isinstance(model, PeftModel) else None
-    if config is not None and getattr(config, "bias", "none") == "none" and not changes_base(config):
+    config: Any = model.active_peft_config if isinstance(model, PeftModel) else None
+    trained_beside = getattr(config, "bias", "none") != "none" or getattr(config, "layer_replication", None)
+    if config is not None and not trained_beside and not changes_base(config):
         with model.disable_adapter():
             yield model
     else:

@@ -124,10 +124,16 @@ class LoadedModel(HFLM):
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **how: Any) -> torch.Tensor:
         """lm-eval's, but each row stops at its own end of text or of turn, however long the others go on."""
-        ends = getattr(self.model.generation_config, "eos_token_id", None) or []
-        ends = {self.tokenizer.eos_token_id, *([ends] if isinstance(ends, int) else ends)}
         if self.turn is not None:
-            ends |= {self.turn.token}
             stop = [*stop, self.turn.words]
-        how.setdefault("eos_token_id", sorted(ends - {None}))
+        how.setdefault("eos_token_id", ends_of(self.model, self.tokenizer, self.turn))
         return super()._model_generate(context, max_length, [text for text in stop if text], **how)
+
+
+def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, turn: Turn | None) -> list[int]:
+    """Ids at which what a model writes is over: the end of the text, for the tokenizer or for the model's own
+    generation configuration, and that of the turn."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    own = own if isinstance(own, list) else [own]
+    found = {tokenizer.eos_token_id, *own, None if turn is None else turn.token}
+    return sorted(found - {None})

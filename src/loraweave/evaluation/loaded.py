@@ -1,29 +1,36 @@
 """One object for a trained adapter: its base, its tokenizer, its tasks; it answers, and it predicts as it is scored."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextIteratorStreamer
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, TextIteratorStreamer
 
-from loraweave.bases import check_fingerprint, load_base
+from loraweave import bases
+from loraweave.adapters.config import NAME as ADAPTER_CONFIG
+from loraweave.adapters.config import read_config
+from loraweave.bases import Base, check_fingerprint, fingerprint, load_base
 from loraweave.data.border import context_ids
 from loraweave.errors import UserError, nearest
-from loraweave.evaluation.lm import LoadedModel
+from loraweave.evaluation.beside import untouched
+from loraweave.evaluation.lm import LoadedModel, ends_of
 from loraweave.evaluation.predict import Prediction, Prompt, predict_rows, write_answers
 from loraweave.evaluation.scoring import default_batch_size
-from loraweave.files import read_json
+from loraweave.files import file_hash
 from loraweave.quiet import quiet_libraries, without_bars
 from loraweave.runs.attaching import attach
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import RunFolder, read_summary
+from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary
+from loraweave.shapes import read_shaped
 from loraweave.tasks import Task, load_tasks
 from loraweave.tasks.template import apply_template
-from loraweave.tasks.turn import turn_of
+from loraweave.tasks.turn import Turn, turn_of
 from loraweave.tuner.context import task as told
 
 
@@ -32,12 +39,16 @@ class Loaded:
 
     Args:
         found: the tasks by name, or the run file that names them; None where nothing does.
+        load_untouched: gives the model as it was before it was trained.
+        folder: that it was loaded from.
+        adapter: what of it PEFT loads; None for a model without an adapter.
 
     Attributes:
         model: the base with the adapter on it, in evaluation mode.
         tokenizer: the base's.
         tasks: names of the tasks that it was trained on.
         needs_tasks: whether it answers by task, so that one must be named.
+        folder: that it was loaded from.
     """
 
     def __init__(
@@ -45,12 +56,18 @@ class Loaded:
         model: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         tasks: Sequence[str],
-        found: Mapping[str, Task] | RunConfig | None = None,
+        found: Mapping[str, Task] | RunConfig | None,
+        load_untouched: Callable[[], PreTrainedModel],
+        folder: Path,
+        adapter: Path | None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.tasks = list(tasks)
         self._found = found
+        self._untouched = cache(load_untouched)
+        self.folder = folder
+        self._adapter = adapter
         config: Any = model.active_peft_config if isinstance(model, PeftModel) else None
         self.needs_tasks = bool(getattr(config, "needs_tasks", False))
 
@@ -68,8 +85,10 @@ class Loaded:
             A text for one prompt, a list of texts for a list of prompts.
 
         Raises:
-            UserError: an unknown task, or none where one is needed; chats and a tokenizer without a template.
+            UserError: an unknown task, or none where one is needed; chats and a tokenizer without a template; no
+                token asked for.
         """
+        _check_length(max_new_tokens)
         one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], Mapping))
         asked: Any = [prompts] if one else list(prompts)
         with self._speaking(task) as lm:
@@ -88,30 +107,51 @@ class Loaded:
             adapter: False for the base's own answer.
 
         Raises:
-            UserError: as of `generate`.
+            UserError: as of `generate`; `adapter` is False, and the base is not to be had.
         """
+        _check_length(max_new_tokens)
         with self._told(task):
             pass  # an unknown task is an error here, and not in a thread
         turn = None if isinstance(messages, str) else turn_of(self.tokenizer)
         text = messages if isinstance(messages, str) else apply_template(self.tokenizer, messages, True)
-        ids = torch.tensor([context_ids(text, self.tokenizer)], device=self.model.device)
+        return self._streamed(task, text, turn, max_new_tokens, adapter)
+
+    def _streamed(
+        self, task: str | None, text: str, turn: Turn | None, max_new_tokens: int, adapter: bool
+    ) -> Iterator[str]:
+        """What follows `text`, written by a thread. It stops where nobody reads on; what it fails of is raised here."""
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        ends = {self.tokenizer.eos_token_id, turn.token if turn else None} - {None}
-        how = {"max_new_tokens": max_new_tokens, "do_sample": False, "eos_token_id": sorted(ends)}
+        over, failures = Event(), list[BaseException]()
+
+        def is_over(ids: Tensor, scores: Any, **how: Any) -> Tensor:
+            return torch.full((len(ids),), over.is_set(), device=ids.device)
+
+        how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False, "streamer": streamer}
+        how["stopping_criteria"] = StoppingCriteriaList([is_over])
         if turn is not None and turn.words:
             how |= {"stop_strings": [turn.words], "tokenizer": self.tokenizer}
 
         def run() -> None:
             try:
-                with quiet_libraries(), self._told(task), nullcontext() if adapter else self._base():
-                    self.model.generate(ids, attention_mask=torch.ones_like(ids), streamer=streamer, **how)
+                speaking = nullcontext(self.model) if adapter else untouched(self.model, self._untouched)
+                with quiet_libraries(), self._told(task), speaking as model:
+                    ids = torch.tensor([context_ids(text, self.tokenizer)], device=model.device)
+                    ends = ends_of(model, self.tokenizer, turn)
+                    model.generate(ids, attention_mask=torch.ones_like(ids), eos_token_id=ends, **how)
+            except BaseException as error:
+                failures.append(error)
             finally:
-                streamer.end()
+                streamer.on_finalized_text("", stream_end=True)
 
         thread = Thread(target=run, daemon=True)
         thread.start()
-        yield from _until(streamer, turn.words if turn else "")
-        thread.join()
+        try:
+            yield from streamer if turn is None else _answer(streamer, turn)
+        finally:
+            over.set()
+            thread.join()
+        if failures:
+            raise failures[0]
 
     def predict(self, task: str, rows: Sequence[Mapping[str, Any]], first: int = 1) -> list[Prediction]:
         """Answers to rows as an evaluation finds them: labels ranked, or text with the task's stop rules and filter.
@@ -144,12 +184,6 @@ class Loaded:
         self._check(name, list(self._found))
         return self._found[name]
 
-    def all_tasks(self) -> list[Task]:
-        """Every task that is known with its data, in the order of the run."""
-        if isinstance(self._found, RunConfig):
-            self._found = {task.name: task for task in self._found.load_tasks()}
-        return list((self._found or {}).values())
-
     @contextmanager
     def _speaking(self, task: str | None) -> Iterator[LoadedModel]:
         with quiet_libraries(), without_bars(), self._told(task), torch.no_grad():
@@ -162,12 +196,14 @@ class Loaded:
             self.check_task(task)
         return told(self.model, task) if self.needs_tasks and task is not None else nullcontext()
 
+    def made_of(self) -> dict[str, str]:
+        """What its answers come from: a hash of a sample of the weights, and of each of the adapter's files."""
+        files = [] if self._adapter is None else sorted(self._adapter.glob("adapter_*"))
+        return {"weights": fingerprint(self.model), **{path.name: file_hash(path) for path in files}}
+
     def check_task(self, name: str) -> None:
         """Raise UserError unless there is a task of that name."""
         self._check(name, self.tasks)
-
-    def _base(self) -> AbstractContextManager[None]:
-        return self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext()
 
     def _check(self, task: str, known: Sequence[str]) -> None:
         if task not in known:
@@ -187,7 +223,8 @@ def load(
 
     Args:
         folder: of any of these.
-        base: name or folder of the base, in the place of the one that the folder names.
+        base: name or folder of the base, in the place of the one that the folder names. Of a model that was trained
+            whole, or merged, it is what it is shown beside.
         tasks: as in a run file, in the place of the run's, or for an adapter without its run.
         dtype: of the base's weights, as of `bases.load_base`.
         device: "cpu", "cuda" and so on; a GPU where there is one when None.
@@ -198,57 +235,69 @@ def load(
     """
     folder, run = Path(folder), RunFolder(folder)
     config = RunConfig.load(run.config).model_copy(update={"trust_code": trust_code}) if run.config.is_file() else None
-    adapter: Path | None = folder
-    summary: dict[str, Any] = {}
+    adapter: Path | None = None  # what PEFT loads
+    whole: Path | None = None  # a model by itself
+    names: list[str] = []
     if config is not None:
         summary = read_summary(folder)
-        kind = summary["adapter"]
-        adapter = run.adapter if kind == run.adapter.name else None
-        name = base or (str(run.model) if kind == run.model.name else config.model)
-    elif (folder / "adapter_config.json").is_file():
-        name = base or _base_of(folder)
+        check_trained(folder, summary)
+        adapter = run.adapter if summary["adapter"] == run.adapter.name else None
+        whole = run.model if summary["adapter"] == run.model.name else None
+        names = [task["task"] for task in summary["mixture"]]
+    elif (folder / ADAPTER_CONFIG).is_file():
+        adapter = folder
     elif (folder / "config.json").is_file():
-        adapter, name = None, str(folder)
+        whole = folder
     else:
         raise UserError(f"{folder}: holds no run, no adapter and no model")
     found: Any = config
     if tasks is not None:
         found = {task.name: task for task in load_tasks(tasks, Path.cwd(), trust_code=trust_code)}
+    where = bases.device() if device is None else torch.device(device)
+
+    def load_named() -> Base:
+        """The base by itself, found to be the right one."""
+        recorded = read_shaped(run.base, BaseRecord) if run.base.is_file() else {}
+        named = base or (config.model if config is not None else recorded.get("name"))
+        if not named and adapter is not None:
+            named = read_config(adapter).base_model_name_or_path
+        if not named:
+            raise UserError(f"{folder}: nothing here says which base it was made from; name it with base=, or --base")
+        model, tokenizer = load_base(named, dtype, trust_code=trust_code)
+        if base is None and "fingerprint" in recorded:
+            check_fingerprint(model, recorded["fingerprint"], str(folder))
+        return model.to(where), tokenizer
+
     with quiet_libraries():
-        model, tokenizer = load_base(name, dtype, trust_code=trust_code)
-        if adapter is not None:
-            recorded = read_json(adapter / "base.json") if (adapter / "base.json").is_file() else {}
-            if base is None and "fingerprint" in recorded:
-                check_fingerprint(model, recorded["fingerprint"], str(folder))
-            model = attach(model, adapter)
-    names = getattr(getattr(model, "active_peft_config", None), "task_names", None)
-    if not names and config is not None:
-        names = [task["task"] for task in summary.get("mixture", ())]
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Loaded(model.to(where).eval(), tokenizer, names or list(found if isinstance(found, dict) else ()), found)
+        model, tokenizer = load_named() if whole is None else load_base(whole, dtype, trust_code=trust_code)
+        trained = model if adapter is None else attach(model, adapter)
+    names = getattr(getattr(trained, "active_peft_config", None), "task_names", None) or names
+    names = names or list(found if isinstance(found, dict) else ())
+    untrained = whole is None and adapter is None
+    before = (lambda: model) if untrained else (lambda: load_named()[0])
+    return Loaded(trained.to(where).eval(), tokenizer, names, found, before, folder, adapter)
 
 
-def _until(pieces: Iterable[str], words: str) -> Iterator[str]:
-    """Pieces of text up to some words, which may come in several pieces themselves."""
-    held = ""
+def _check_length(tokens: int | None) -> None:
+    if tokens is not None and tokens < 1:
+        raise UserError(f"max_new_tokens must be at least 1, got {tokens}")
+
+
+def _answer(pieces: Iterable[str], turn: Turn) -> Iterator[str]:
+    """The answer in pieces of what is written in a turn, each as soon as it cannot be the turn's end any more."""
+    tails = (turn.words, turn.space + turn.words)
+    written, told = "", 0
     for piece in pieces:
-        before, found, _ = (held + piece).partition(words) if words else (held + piece, "", "")
-        if found:
-            held = before
+        written += piece
+        if turn.words and turn.words in written:
             break
-        possible = next((n for n in range(min(len(words), len(before)), 0, -1) if words.startswith(before[-n:])), 0)
-        yield before[: len(before) - possible]
-        held = before[len(before) - possible :]
-    for _ in pieces:  # what the model still says goes unheard
-        pass
-    if held:
-        yield held
-
-
-def _base_of(folder: Path) -> str:
-    """The base that an adapter's folder names."""
-    recorded = read_json(folder / "base.json").get("name") if (folder / "base.json").is_file() else None
-    name = recorded or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-    if not name:
-        raise UserError(f"{folder}: nothing here says which base the adapter belongs to; name it")
-    return str(name)
+        if turn.opening.startswith(written):  # which may still become the turn's opening
+            continue
+        body = written.removeprefix(turn.opening)
+        longest = max(map(len, tails))
+        held = next(
+            (n for n in range(min(longest, len(body)), 0, -1) if any(tail.startswith(body[-n:]) for tail in tails)), 0
+        )
+        yield body[told : len(body) - held]
+        told = max(told, len(body) - held)
+    yield turn.answer(written)[told:]

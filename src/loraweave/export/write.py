@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from loraweave.adapters.plain import PlainLora, plain_lora
+from loraweave.bases import device
 from loraweave.errors import UserError, nearest
 from loraweave.export import gguf_adapter, gguf_model, lora, merged
 from loraweave.export.averages import mean_weights, uniform_weights
@@ -24,6 +25,7 @@ from loraweave.files import written_whole
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import take_off
 from loraweave.runs.attaching import attach
+from loraweave.terminal import plain_console
 
 TARGETS: dict[str, Target] = {
     "lora": lora,
@@ -71,7 +73,7 @@ def export(
         UserError: what cannot be exported so, and what can; a folder that is there; an export that does not do what
             the adapter does. Nothing is written then.
     """
-    output, console = Path(output), console or Console(stderr=True)
+    output, console = Path(output), console or plain_console(stderr=True)
     if to not in TARGETS:
         raise UserError(f"--to {to}: not one of {', '.join(TARGETS)}{nearest(to, TARGETS)}")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
@@ -84,7 +86,7 @@ def export(
         raise UserError(f"--max-rank: {source.unfixed}, so there is no rank to cut")
     with quiet_libraries(), torch.no_grad():
         model, tokenizer = source.load_base("float32")
-        work = Work(source, model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
+        work = Work(source, model.to(device()), tokenizer)
         bench = Bench(source, tokenizer, limit, console)
         prepared = _prepare(work, bench, variants, max_rank)
         with written_whole(output) as unfinished:

@@ -5,7 +5,6 @@ Every field of TRL's SFTConfig (a TrainingArguments) may be set, except those th
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from enum import Enum
@@ -18,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from trl import SFTConfig
 
+from loraweave.bases import device
 from loraweave.errors import UserError, nearest, shown
 
 DEFAULTS: dict[str, Any] = {
@@ -177,8 +177,6 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
         values.setdefault("greater_is_better", False)  # transformers sees a loss only in names that end in it
     if isinstance(values["report_to"], str):
         values["report_to"] = [values["report_to"]]
-    if not values.get("use_cpu", False):
-        _tell_of_an_unused_device()
     try:
         args = SFTConfig(
             **{
@@ -191,7 +189,7 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
                 "remove_unused_columns": False,
                 "logging_nan_inf_filter": False,
                 "disable_tqdm": True,
-                "use_cpu": values.get("use_cpu", False) or not torch.cuda.is_available(),
+                "use_cpu": values.get("use_cpu", False) or device().type == "cpu",
             }
         )
     except (ValueError, TypeError, ImportError) as error:
@@ -199,15 +197,6 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
     if args.n_gpu > 1:  # without a launcher: one device per process, where transformers would take them all
         args._n_gpu = 1
     return args
-
-
-def _tell_of_an_unused_device() -> None:
-    """Training on a CPU beside another accelerator than CUDA's is slow, and nobody asked for it."""
-    if not torch.cuda.is_available() and torch.accelerator.is_available():
-        found = torch.accelerator.current_accelerator()
-        warnings.warn(
-            f"training runs on the CPU: of accelerators only CUDA is used, not this machine's {found}", stacklevel=3
-        )
 
 
 def uses_fsdp(args: SFTConfig) -> bool:

@@ -12,7 +12,7 @@ from peft.utils import TaskType
 from torch import nn
 
 from loraweave.config import WeaveConfig
-from loraweave.errors import UserError
+from loraweave.errors import Notice, UserError
 from loraweave.tuner.block import WeaveBlock
 from loraweave.tuner.context import CallContext, attach, detach
 from loraweave.tuner.depth import heads_pattern
@@ -224,5 +224,6 @@ def _warn_of_fused_experts(model: nn.Module) -> None:
         warnings.warn(
             f'target_modules="all-linear" does not reach the weights of experts that the model keeps fused in one '
             f"tensor: {listed}; these stay frozen and unadapted",
+            Notice,
             stacklevel=2,
         )
