@@ -101,3 +101,29 @@ def growth(rounds: int = 7, **where: Any) -> dict[str, list[dict[str, Any]]]:
         times = in_turn(layer_steps(896, 896, 4, 256, rank, 4, names, **where), rounds)
         result["rank"].append({"rank": rank, **ratios(times, "lora@0.05")})
     return result
+
+
+def family(
+    rounds: int = 9, shapes: Mapping[str, tuple[int, int, int, int]] = SHAPES, **where: Any
+) -> dict[str, list[dict[str, Any]]]:
+    """What a head for every task and many small heads cost.
+
+    Returns:
+        own: on a layer 896 → 896 with 16 × 64 tokens and rank 8 for each task, a step at 2, 16 and 64 tasks over that
+        at two, with an id per sequence and an id per token. sparse: a row per shape, 64 heads of rank 1 of which the
+        best 16 speak, over LoRA of rank 64, both with dropout 0.05.
+    """
+    result: dict[str, list[dict[str, Any]]] = {"own": [], "sparse": []}
+    for per_token in (False, True):
+        steps = {}
+        for tasks in (2, 16, 64):
+            own = layer_steps(
+                896, 896, 16, 64, 8 * tasks, tasks, ["own@0.05"], num_tasks=tasks, tasks_per_token=per_token, **where
+            )
+            steps[str(tasks)] = own["own@0.05"]
+        label = f"an id per {'token' if per_token else 'sequence'}"
+        result["own"].append({"ids": label, **ratios(in_turn(steps, rounds), "2")})
+    for label, (d_in, d_out, batch, tokens) in shapes.items():
+        steps = layer_steps(d_in, d_out, batch, tokens, 64, 64, ["lora@0.05", "smora@0.05"], **where)
+        result["sparse"].append({"shape": label, **ratios(in_turn(steps, rounds), "lora@0.05")})
+    return result

@@ -17,6 +17,12 @@ from .timing import in_turn, ratios
 
 RANK, HEADS = 32, 4
 DROPOUT = {"rlora": 0.2, "mlora": 0.2}
+# Methods whose total rank is not divided among four heads.
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "mola": {"heads_by_depth": [2, 4, 4, 6]},
+    "smora": {"r": 1, "num_heads": RANK, "top_k": RANK // 4},
+    "comol": {"r": RANK},
+}
 
 
 def nano() -> PreTrainedModel:
@@ -41,11 +47,12 @@ MODELS: dict[str, tuple[Callable[[], PreTrainedModel], int, int]] = {
 
 
 def method_of(name: str) -> dict[str, Any]:
-    """A method at a total rank of 32 on all linear layers, with the dropout of the comparison."""
+    """A method at a total rank of 32, where its preset puts it, with the dropout of the comparison."""
     dropout = DROPOUT.get(name, 0.05)
     if name in ("lora", "dora"):
         return {"name": name, "r": RANK, "lora_alpha": 2 * RANK, "lora_dropout": dropout}
-    return {"name": name, "r": RANK // HEADS, "num_heads": HEADS, "lora_dropout": dropout}
+    heads = {"r": RANK // HEADS, "num_heads": HEADS}
+    return {"name": name, **heads, **OTHERWISE.get(name, {}), "lora_dropout": dropout}
 
 
 def training_steps(base: PreTrainedModel, batch: int, tokens: int, device: str, autocast: bool) -> dict[str, Any]:

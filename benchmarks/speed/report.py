@@ -68,6 +68,13 @@ def targets(results: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
         add("32 heads against 1, same total rank, the worst method", 1.05, *max(heads))
         for row in growth["results"]["tasks"]:
             add(f"1,024 tasks against 2: {row['method']}", 1.05, row["1024"]["ratio"])
+    if family := results.get("family"):
+        for row in family["results"]["own"]:
+            add(f"own, 64 tasks of rank 8 against 2, {row['ids']}", 1.10, row["64"]["ratio"])
+        sparse = [(row["smora@0.05"]["ratio"], row["shape"]) for row in family["results"]["sparse"]]
+        what = "64 heads of rank 1, the best 16 for each token, against LoRA of rank 64, same dropout"
+        add(f"{what}: the median over shapes", 1.05, statistics.median(ratio for ratio, _ in sparse))
+        add(f"{what}: the worst shape", 1.05, *max(sparse))
     if training := results.get("training"):
         add(
             "`loraweave train` with LoRA against the bare script",
@@ -105,6 +112,8 @@ def tables(results: Mapping[str, Any]) -> str:
                     cell += f" ({row['to_lora@0.2'][name]['ratio']:.2f})"
                 cells.append(cell)
             lines.append(f"| {name} | {' | '.join(cells)} |")
+    if family := results.get("family"):
+        lines += _family(family["results"])
     if models := results.get("models"):
         lines += ["", "A whole training step over LoRA's, and its peak memory over LoRA's:", ""]
         names = list(models["results"][0]["to_lora"])
@@ -114,6 +123,22 @@ def tables(results: Mapping[str, Any]) -> str:
             cells = [f"{row['to_lora'][n]['ratio']:.2f}, {row['peak_bytes'][n] / lora:.2f}" for n in names]
             lines.append(f"| {row['model']} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _family(results: Mapping[str, Any]) -> list[str]:
+    """What a head for every task and many small heads cost, as two tables."""
+    lines = ["", "`own`, rank 8 for each task, a step over that with two tasks (896 → 896, 16 × 64 tokens):", ""]
+    tasks = [size for size in results["own"][0] if size != "ids"]
+    lines += [f"| ids | {' | '.join(f'{size} tasks' for size in tasks)} |", "| --- |" + " --- |" * len(tasks)]
+    for row in results["own"]:
+        lines.append(" | ".join([f"| {row['ids']}", *(f"{row[size]['ratio']:.2f}" for size in tasks)]) + " |")
+    lines += ["", "64 heads of rank 1, the best 16 for each token, over LoRA of rank 64 (dropout 0.05 for both):", ""]
+    rows = results["sparse"]
+    lines += [
+        f"| layer, batch × tokens | {' | '.join(row['shape'] for row in rows)} |",
+        "| --- |" + " --- |" * len(rows),
+    ]
+    return [*lines, " | ".join(["| smora", *(f"{row['smora@0.05']['ratio']:.2f}" for row in rows)]) + " |"]
 
 
 def main() -> None:

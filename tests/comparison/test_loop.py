@@ -83,6 +83,20 @@ def test_refuses_a_folder_that_is_taken(compared, config, tmp_path):
         compare(config, ["lora"], [0], output=tmp_path)
 
 
+def test_labels_tell_two_of_one_method_apart(config, tmp_path):
+    wide = {"name": "lora", "label": "lora-r4", "r": 4}
+    config = config.model_copy(update={"train": {**config.train, "learning_rate": {"lora": 3e-3}}})
+    results = compare(config, [{"name": "lora", "r": 2}, wide], [0], output=tmp_path / "out")
+    assert [run["method"] for run in results["runs"]] == ["base", "lora", "lora-r4"]
+    narrow, broad = results["runs"][1:]
+    assert broad["trainable_parameters"] == 2 * narrow["trainable_parameters"]
+    assert narrow["learning_rate"] == broad["learning_rate"] == 3e-3
+    assert broad["adapter"] == "runs/lora-r4-seed0/adapter"
+    assert [each["method"] for each in results["differences"]] == ["base", "lora-r4"]
+    with pytest.raises(UserError, match=r"lora-r4 was trained otherwise in this comparison: method.r was 4 and is now 8"):
+        compare(config, [{**wide, "r": 8}], [0], output=tmp_path / "out", resume=True)
+
+
 @pytest.mark.parametrize(
     ("methods", "seeds", "message"),
     [

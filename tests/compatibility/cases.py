@@ -31,8 +31,9 @@ FREE: dict[str, dict[str, Any]] = {
         "task_transform": True,
     },
 }
-METHODS: list[str] = ["multilora", "hydralora", "rlora", "mlora", "mtllora", "moelora", *FREE]
-CORE = ("rlora", "mtllora")  # router, anchor, masks per head; task gate, task transform
+METHODS: list[str] = [*PRESETS, *FREE]
+# Router, anchor, masks per head; task gate, task transform; a head for each task; beside blocks, groups of channels.
+CORE = ("rlora", "mtllora", "own", "mtlora")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Case:
         """The method's configuration at rank 2 with two tasks; `knobs` override."""
         free = FREE.get(self.method, {})
         settings = {"r": 2, "task_names": NAMES, "task_type": self.architecture.task_type, **free}
-        settings["target_modules"] = self.architecture.targets
+        settings["target_modules"] = [self.architecture.block] if self.beside_blocks else self.architecture.targets
         return preset(self.method if self.method in PRESETS else "weave", **{**settings, **knobs})
 
     def adapted(self, base: nn.Module | None = None, **knobs: Any) -> nn.Module:
@@ -89,6 +90,28 @@ class Case:
             optimizer.zero_grad()
         model.eval()
         return moved
+
+    def first_call(self, model: nn.Module) -> tuple[loraweave.tuner.WeaveLinear, Callable[[nn.Module], Tensor]]:
+        """The first adapted layer, and a function that calls a module as the model calls this layer: its first output.
+
+        No tasks are set in that call, and no cache is given, which would grow from call to call.
+        """
+        layer, given = layers_of(model)[0], []
+        handle = layer.register_forward_pre_hook(lambda _, *call: given.append(call), with_kwargs=True)
+        self.output(model, **({"use_cache": False} if self.architecture.generates else {}))
+        handle.remove()
+        args, kwargs = given[0]
+
+        def call(module: nn.Module) -> Tensor:
+            out = module(*args, **kwargs)
+            return out if isinstance(out, Tensor) else out[0]
+
+        return layer, call
+
+    @property
+    def beside_blocks(self) -> bool:
+        """Whether the adapters stand beside whole blocks, and not beside single linear layers."""
+        return self.method == "mtlora" and self.architecture.block is not None
 
     @property
     def needs_tasks(self) -> bool:
@@ -191,7 +214,7 @@ def cells() -> list[Cell]:
     """
 
     def core(i: int, j: int, method: str) -> bool:
-        return j == 0 or (method == CORE[(i + j) % 2] and list(BEHAVIOURS.values())[i].everywhere)
+        return j == 0 or (method == CORE[(i + j) % len(CORE)] and list(BEHAVIOURS.values())[i].everywhere)
 
     return [
         Cell(behaviour, case, core(i, j, method))

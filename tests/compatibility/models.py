@@ -40,7 +40,8 @@ class Architecture:
     """One model: `build()` gives it, `inputs()` three examples with their labels, the same at every call.
 
     kind: "causal", "sequence", "token", "masked", "seq2seq", "image" or "plain"; what can be asked of it.
-    targets: target_modules for it; `head`: a module that is trained whole, or None.
+    targets: target_modules for it; `head`: a module that is trained whole, or None; `block`: what an adapter beside
+    whole blocks stands beside, or None where the model has no such module.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Architecture:
     task_type: str | None = None
     targets: list[str] | str = "all-linear"
     head: str | None = None
+    block: str | None = "mlp"
     traits: frozenset[str] = field(default_factory=frozenset)
 
     def inputs(self) -> dict[str, Tensor]:
@@ -135,14 +137,21 @@ ARCHITECTURES: dict[str, Architecture] = {
         _causal("phi3", GROUPED),
         _causal("gpt_neox", SIZES),
         _causal("gpt2", GPT2, "tied"),
-        _causal("opt", {**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0}, "tied", "absolute"),
-        _causal("mixtral", {**GROUPED, "num_local_experts": 4}),
-        _causal("mamba", {**SIZES, "state_size": 4}, "tied", "stateful", targets=["in_proj"]),
+        _causal(
+            "opt",
+            {**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0},
+            "tied",
+            "absolute",
+            block="self_attn",
+        ),
+        _causal("mixtral", {**GROUPED, "num_local_experts": 4}, block="self_attn"),
+        _causal("mamba", {**SIZES, "state_size": 4}, "tied", "stateful", targets=["in_proj"], block="mixer"),
         _causal(
             "falcon_h1",
             {**GROUPED, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8},
             "stateful",
             targets=[*PROJECTIONS, "in_proj", "gate_proj", "up_proj", "down_proj"],
+            block="feed_forward",
         ),
         _other(
             "llama (sequence classes)",
@@ -161,6 +170,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             {**SIZES, **THREE, **NO_DROPOUT},
             task_type="SEQ_CLS",
             head="classifier",
+            block="attention",
         ),
         _other(
             "bert (token classes)",
@@ -170,8 +180,16 @@ ARCHITECTURES: dict[str, Architecture] = {
             {**SIZES, **THREE, **NO_DROPOUT},
             task_type="TOKEN_CLS",
             head="classifier",
+            block="attention",
         ),
-        _other("roberta (masked tokens)", "masked", AutoModelForMaskedLM, "roberta", {**SIZES, **NO_DROPOUT}),
+        _other(
+            "roberta (masked tokens)",
+            "masked",
+            AutoModelForMaskedLM,
+            "roberta",
+            {**SIZES, **NO_DROPOUT},
+            block="attention",
+        ),
         _other(
             "t5 (sequence to sequence)",
             "seq2seq",
@@ -179,6 +197,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "t5",
             {"vocab_size": VOCABULARY, **T5, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 2},
             task_type="SEQ_2_SEQ_LM",
+            block="DenseReluDense",
         ),
         _other(
             "vit (image classes)",
@@ -188,6 +207,6 @@ ARCHITECTURES: dict[str, Architecture] = {
             {**PATCHES, **THREE, **NO_DROPOUT, "intermediate_size": 48},
             head="classifier",
         ),
-        Architecture("a plain nn.Module", "plain", _mlp, targets=["up", "down"], head="head"),
+        Architecture("a plain nn.Module", "plain", _mlp, targets=["up", "down"], head="head", block=None),
     )
 }

@@ -23,7 +23,9 @@ outcome of tests on small random models on a CPU, with {versions}.
 **yes**: tried, and it holds. **no**: it cannot be, for the reason in the note; the tests see to it that it is refused
 with that message or fails, and not silently wrong. **–**: it means nothing there."""
 METHOD_COLUMNS = """\
-Columns are the presets of the papers and combinations of knobs that no paper has: {free}."""
+Columns are the presets of the papers and combinations of knobs that no paper has: {free}. *mtlora* stands beside
+whole blocks (the feed-forward block, or attention where there is no such module), and beside linear layers in
+{blockless}."""
 
 COUNTED = """\
 How many behaviours hold, of those that mean something there. Every linear layer is adapted, with two exceptions: layers
@@ -59,7 +61,8 @@ def page(outcomes: Outcomes) -> str:
     free = "; ".join(f"*{name}* ({_knobs(knobs)})" for name, knobs in FREE.items())
     causal = [a for a in ARCHITECTURES.values() if a.kind == "causal"]
     others = [a for a in ARCHITECTURES.values() if a.kind != "causal"]
-    parts = [TITLE, INTRODUCTION.format(versions=versions), METHOD_COLUMNS.format(free=free)]
+    blockless = _names([a for a in ARCHITECTURES.values() if a.block is None])
+    parts = [TITLE, INTRODUCTION.format(versions=versions), METHOD_COLUMNS.format(free=free, blockless=blockless)]
     parts += ["## Causal language models", f"All of {_names(causal)}.", _behaviours(outcomes, causal, notes)]
     parts += ["## Other models", f"All of {_names(others)}.", _behaviours(outcomes, others, notes)]
     parts += [

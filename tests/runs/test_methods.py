@@ -84,11 +84,24 @@ def test_a_budget_out_of_reach_and_a_method_without_rank_are_refused(larger: Any
         ({"name": "rlora", "r": 0}, "at least 1, got 0"),
         ({"name": "rlora", "r": True}, "whole number"),
         ({"name": "rlora", "method": "x"}, "unknown field 'method'"),
+        ({"name": "rlora", "label": "lora"}, "label 'lora' is the name of another method"),
+        ({"name": "rlora", "label": "../rlora"}, r"label must be a word of letters, digits and . _ \+ -"),
+        ({"name": "rlora", "label": 7}, "label must be a word"),
     ],
 )
 def test_what_is_wrong_with_a_method_is_one_line(spec: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         choose_method(spec)
+
+
+def test_a_label_stands_for_the_name_and_stays_with_a_matched_rank(larger: Any) -> None:
+    spec = {"name": "rlora", "label": "rlora-plain", "start": "zero_up"}
+    chosen = choose_method(spec)
+    assert (chosen.name, chosen.method.name, chosen.spec) == ("rlora-plain", "rlora", spec)
+    assert choose_method({"name": "rlora", "label": "rlora"}).name == "rlora"
+    matched = match_rank(spec, larger, count_trainable({"name": "lora", "r": 16}, larger))
+    assert matched.items() >= spec.items()
+    assert choose_method(matched).peft_config(NAMES).start == "zero_up"
 
 
 def test_values_out_of_range_name_the_method() -> None:

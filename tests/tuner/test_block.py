@@ -5,6 +5,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from accelerate import cpu_offload
 from tiny_adapters import IDS, TASKS, logits, method, randomize
 from torch import nn
 
@@ -85,6 +86,14 @@ def test_checkpointed_blocks_have_the_same_gradients(tiny_model, reentrant: bool
         found.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, msg=name)
+
+
+def test_on_an_offloaded_base_a_new_adapter_has_its_first_values(tiny_model):
+    """accelerate's hooks are on the linear layers within: the block itself has no weight and no hook."""
+    expected = logits(beside(tiny_model()))
+    model = beside(cpu_offload(tiny_model(), torch.device("cpu")))
+    assert {p.device.type for n, p in model.named_parameters() if "weave_" in n} == {"cpu"}
+    torch.testing.assert_close(logits(model), expected)
 
 
 def test_generates_with_tasks_and_a_cache(tiny_model):

@@ -31,7 +31,7 @@ def choose_specs(config: RunConfig, methods: Sequence[MethodSpec]) -> dict[str, 
     for given in methods:
         name = choose_method(given).name
         if name in specs:
-            raise UserError(f"the method {name!r} is given twice")
+            raise UserError(f"the method {name!r} is given twice: give one of them a `label` of its own")
         specs[name] = config.method if given == own else given
         choose_method(specs[name]).peft_config(["task"])
     if not any(name != BASE for name in specs):

@@ -1,7 +1,7 @@
 """The folder of a comparison: results.json, index.html and a folder per run; never one comparison over another."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.shapes import check_shape
 
 
-def _fixed(settings: dict[str, Any], methods: Collection[str], evaluated: bool) -> dict[str, Any]:
+def _fixed(settings: dict[str, Any], methods: Mapping[str, MethodSpec], evaluated: bool) -> dict[str, Any]:
     """What must stay for old and new runs to stand in one table.
 
     Lists of runs may grow, the folder may move, and the batch size of the evaluation decides no score. Of learning
@@ -23,7 +23,8 @@ def _fixed(settings: dict[str, Any], methods: Collection[str], evaluated: bool) 
     config = {key: value for key, value in settings["config"].items() if key not in ("base_dir", "eval")}
     rate = config["train"].get("learning_rate")
     if isinstance(rate, Mapping):
-        config["train"] = config["train"] | {"learning_rate": {name: rate.get(name) for name in methods}}
+        names = {choose_method(spec).method.name for spec in methods.values()}
+        config["train"] = config["train"] | {"learning_rate": {name: rate.get(name) for name in sorted(names)}}
     if evaluated:
         config["eval"] = {key: value for key, value in settings["config"]["eval"].items() if key != "batch_size"}
     return {"config": config, "match_params": settings["match_params"]}

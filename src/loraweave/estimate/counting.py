@@ -52,15 +52,15 @@ def match_rank(
         UserError: the method has no rank, or cannot come near the budget.
     """
     chosen = choose_method(spec)
-    method, given = chosen.method, chosen.given
+    method = chosen.method
     if "r" not in method.fields():
         raise UserError(f"method {method.name} has no rank, so its parameters cannot be matched")
-    given = {key: value for key, value in given.items() if key not in ("rank_pattern", "alpha_pattern")}
+    plain = {key: value for key, value in chosen.spec.items() if key not in ("rank_pattern", "alpha_pattern")}
     if getattr(method.config_class, "r", None) == 1:
-        return _with_experts_for({"name": method.name, **given}, base, budget, task_names)
+        return _with_experts_for(plain, base, budget, task_names)
 
     def at(rank: int) -> dict[str, Any]:
-        return _with_rank({"name": method.name, **given}, rank)
+        return _with_rank(plain, rank)
 
     at_one, at_two = (count_trainable(at(rank), base, task_names) for rank in (1, 2))
     rank = max(1, math.floor((budget - at_one) / (at_two - at_one)) + 1)

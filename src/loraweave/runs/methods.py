@@ -2,10 +2,12 @@
 
 A method is given as a name (`rlora`), as a mapping with a name and fields of that method's configuration
 (`{name: rlora, r: 8, target_modules: [q_proj, v_proj]}`), or as bare knobs of `WeaveConfig`
-(`{num_heads: 4, gate: token}`). The mapping also takes the fields of `LossConfig` (`{name: lora, alignment: 0.2}`).
+(`{num_heads: 4, gate: token}`). The mapping also takes the fields of `LossConfig` (`{name: lora, alignment: 0.2}`), and
+a `label`, by which a comparison tells two of the same name apart (`{name: lora, label: lora-r32, r: 32}`).
 A new method is one entry in `METHODS`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -217,16 +219,23 @@ class ChosenMethod:
         method: which one.
         given: the fields that were set.
         losses: added to the language model's.
+        label: what it is called in place of the method's name.
     """
 
     method: Method
     given: dict[str, Any]
     losses: LossConfig
+    label: str | None = None
 
     @property
     def name(self) -> str:
-        """The method's."""
-        return self.method.name
+        """Its label, or else the method's name."""
+        return self.label or self.method.name
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """As a mapping that a run file may hold."""
+        return {"name": self.method.name, **({"label": self.label} if self.label else {}), **self.given}
 
     def peft_config(self, task_names: Sequence[str], base: PreTrainedModel | None = None) -> PeftConfig | None:
         """The PEFT configuration; None where the method has no adapter (`base`, `full`).
@@ -265,11 +274,11 @@ def choose_method(spec: MethodSpec) -> ChosenMethod:
     """The method that `spec` names, with the fields that it sets.
 
     Raises:
-        UserError: an unknown method or field (with the nearest known one), a rank below 1, or a loss's weight of
-            another kind or out of range.
+        UserError: an unknown method or field (with the nearest known one), a rank below 1, a label that is no name
+            of its own, or a loss's weight of another kind or out of range.
     """
     given = {"name": spec} if isinstance(spec, str) else dict(spec)
-    name = given.pop("name", "weave")
+    name, label = given.pop("name", "weave"), given.pop("label", None)
     if not isinstance(name, str) or name not in METHODS:
         raise UserError(f"unknown method {shown(name)}{nearest(str(name), METHODS)} (known: {', '.join(METHODS)})")
     method = METHODS[name]
@@ -282,7 +291,19 @@ def choose_method(spec: MethodSpec) -> ChosenMethod:
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise UserError(f"method {name}: r (the rank) must be a whole number of at least 1, got {shown(rank)}")
     check_fields(name, method.config_class, given)
-    return ChosenMethod(method, given, _losses(method, given))
+    if label is not None:
+        _check_label(name, label)
+    return ChosenMethod(method, given, _losses(method, given), label)
+
+
+def _check_label(name: str, label: Any) -> None:
+    """A label is part of folders' names, and must not be taken for another method."""
+    if not isinstance(label, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", label):
+        raise UserError(
+            f"method {name}: label must be a word of letters, digits and . _ + -, 64 at most, got {shown(label)}"
+        )
+    if label in METHODS and label != name:
+        raise UserError(f"method {name}: label {shown(label)} is the name of another method")
 
 
 def _losses(method: Method, given: Mapping[str, Any]) -> LossConfig:

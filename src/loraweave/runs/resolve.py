@@ -90,5 +90,5 @@ def own_rate(config: RunConfig, method: ChosenMethod, model: PreTrainedModel) ->
     """The learning rate that the run file has for a method, or else the method's default for this model."""
     rate = config.train.get("learning_rate")
     if isinstance(rate, Mapping):  # one for each method, as a comparison wants them
-        rate = rate.get(method.name)
+        rate = rate.get(method.method.name)
     return method.learning_rate(model) if rate is None else rate

@@ -69,9 +69,12 @@ class WeaveBlock(WeaveLinear):
         y = self._with_updates(x, y, x.shape, in_place=False)
         return y if isinstance(out, Tensor) else type(out)([y, *out[1:]])
 
+    def _linear_base(self) -> nn.Module:
+        block = self.get_base_layer()
+        return next((layer for layer in block.modules() if is_linear(layer)), block)
+
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, Any]:
-        inner = next((layer for layer in base_layer.modules() if is_linear(layer)), base_layer)
-        return super()._get_base_layer_device_and_dtype(inner)
+        return super()._get_base_layer_device_and_dtype(self._linear_base())
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Raise UserError: a block is no one weight."""

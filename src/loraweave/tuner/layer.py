@@ -127,11 +127,15 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # Weights that accelerate offloads are nowhere between calls: an adapter goes to where they come for a call.
-        hook = getattr(self.get_base_layer(), "_hf_hook", None)
+        hook = getattr(self._linear_base(), "_hf_hook", None)
         for part in getattr(hook, "hooks", [hook]):
             if device is None and getattr(part, "offload", False):
                 device = part.execution_device
         super()._move_adapter_to_device_of_base_layer(adapter_name, device)
+
+    def _linear_base(self) -> nn.Module:
+        """The frozen layer by whose weight an adapter's device and dtype go."""
+        return self.get_base_layer()
 
     # --- forward ----------------------------------------------------------------------------------------------------
 
