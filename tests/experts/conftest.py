@@ -36,7 +36,9 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_lora(base_folder: Path) -> Callable[..., Path]:
     """make_lora(folder, seed, **settings) -> the folder of a random LoRA of the base, saved by PEFT."""
 
-    def make(folder: Path, seed: int = 0, base: Path = base_folder, **settings: Any) -> Path:
+    def make(
+        folder: Path, seed: int = 0, base: Path = base_folder, save_embedding_layers: Any = "auto", **settings: Any
+    ) -> Path:
         torch.manual_seed(seed)
         settings = {
             "r": 2,
@@ -45,7 +47,7 @@ def make_lora(base_folder: Path) -> Callable[..., Path]:
             "task_type": "CAUSAL_LM",
         } | settings
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**settings))
-        model.save_pretrained(str(folder))
+        model.save_pretrained(str(folder), save_embedding_layers=save_embedding_layers)
         return folder
 
     return make

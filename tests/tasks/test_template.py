@@ -103,7 +103,9 @@ def test_what_folds_is_told_whatever_conversation_comes_first(first: dict, token
     shows = "{% for m in messages if m['role'] != 'system' or tools %}" + TURN + "{% endfor %}"
     tokenizer.chat_template = shows + "{% if tools %}{{ tools | tojson }}{% endif %}" + OPENED
     tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
-    one = Example([{**SYSTEM, "content": first.get("content", "x")}, USER], "a", tools=[tool] if "tools" in first else None)
+    one = Example(
+        [{**SYSTEM, "content": first.get("content", "x")}, USER], "a", tools=[tool] if "tools" in first else None
+    )
     plain = Example([SYSTEM, USER], "Paris")
     assert folding_tasks(tokenizer, [("one", [one])]) == []
     assert folding_tasks(tokenizer, [("both", [one, plain])]) == ["both"]

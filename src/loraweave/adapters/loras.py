@@ -41,6 +41,8 @@ def check_plain(adapter: AdapterFile, role: str) -> None:
     odd = beyond_plain(config)
     if odd is None and adapter.others:
         odd = f"{adapter.others[0]}, which belongs to no linear layer,"
+        if adapter.others[0].endswith(".base_layer.weight"):
+            odd = f"{adapter.others[0]}, a weight of the base itself (save with save_embedding_layers=False),"
     if odd is not None:
         raise UserError(f"{adapter.folder}: {odd} cannot {role}; only plain LoRAs of linear layers can")
 

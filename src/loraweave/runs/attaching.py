@@ -29,8 +29,28 @@ def attach(base: PreTrainedModel, folder: Path) -> PeftModel:
     """
     adapter = AdapterFile(folder)
     adapter.check_values()
+    model = _injected(base, adapter)
+    try:
+        _load(model, adapter)
+    except BaseException:
+        take_off(model)
+        raise
+    return model
+
+
+def check_fits(base: PreTrainedModel, adapter: AdapterFile) -> None:
+    """Compare an adapter's layers with those that its configuration adapts in a base, which may be on the meta device.
+
+    Raises:
+        UserError: layers that are missing, surplus or of another size; named.
+    """
+    take_off(_injected(base, adapter))
+
+
+def _injected(base: PreTrainedModel, adapter: AdapterFile) -> PeftModel:
+    """The base with an adapter as its configuration asks for, not yet filled, whose layers are those in the file."""
     config: Any = adapter.config
-    where = f"{folder}: adapter_config.json"
+    where = f"{adapter.folder}: adapter_config.json"
     names = [name for name, _ in base.named_modules()]
     check_expressions(config, names, where)
     check_saved(config, names, where)
@@ -41,7 +61,6 @@ def attach(base: PreTrainedModel, folder: Path) -> PeftModel:
         raise UserError(f"{where} does not fit the base: {error}") from error
     try:
         adapter.check_fits(_adapted_layers(model))
-        _load(model, adapter)
     except BaseException:
         take_off(model)
         raise
