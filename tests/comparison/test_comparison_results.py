@@ -1,7 +1,8 @@
 """Means, intervals and notes: what the table says beyond single runs."""
 
 import pytest
-from comparison.recorded import results, with_answers
+from comparison.recorded import concluded, results, with_answers, with_scores
+from scipy import stats
 
 from loraweave.comparison import words
 from loraweave.comparison.summary import best_methods, notes
@@ -14,7 +15,20 @@ def test_summary_is_over_the_finished_seeds():
     scores = [run["scores"]["sort"]["score"] for run in found["runs"] if run["method"] == "rlora" and run["scores"]]
     assert rlora["scores"]["sort"]["mean"] == pytest.approx(sum(scores) / 2)
     assert base["seconds"] is None
-    assert base["scores"]["sort"]["interval"] == pytest.approx(5.3, abs=0.3)  # its standard error is 2.5
+    # Its standard error is 2.5, and of single answers nothing is known: Student's t of its examples.
+    n = found["runs"][0]["scores"]["sort"]["n"]
+    assert base["scores"]["sort"]["interval"] == pytest.approx(2.5 * stats.t.ppf(0.975, n - 1))
+
+
+def test_a_correlation_has_no_interval_of_a_share():
+    """It may be below zero, and whatever is a percentage and has no outcomes is no mean over answers."""
+    found = with_scores({"lora": [{"a": -4.0}], "rlora": [{"a": 99.0}]}, n=50, stderr=3.0)
+    for run in found["runs"]:
+        run["scores"]["a"] |= {"metric": "mcc"}
+    for row, mean in zip(concluded(found)["summary"], (-4.0, 99.0), strict=True):
+        half = 3.0 * stats.t.ppf(0.975, 49)
+        for score in (row["scores"]["a"], row["mean"]):
+            assert (score["low"], score["high"]) == pytest.approx((mean - half, mean + half))
 
 
 def test_a_loss_is_not_averaged_with_percentages():

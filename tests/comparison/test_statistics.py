@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from loraweave.comparison.statistics import holm, over_seeds, pool, seeds_needed
-from loraweave.evaluation.paired import p_value, students_t
+from loraweave.evaluation.paired import p_value
+from loraweave.evaluation.scores import students_t
 
 
 def scores(methods: int, seeds: int, draw: random.Random, spreads: dict[int, float] | None = None, **shift: float):

@@ -17,7 +17,6 @@ from loraweave.evaluation.paired import (
     over_tasks,
     p_value,
     rounding,
-    share_interval,
 )
 
 
@@ -137,14 +136,6 @@ def test_a_mean_over_tasks_has_the_examples_of_all():
     assert (found.mean, found.examples.value, found.cells) == (15.0, 4.0, 0.25)
     assert found.examples.degrees == pytest.approx(16**2 / (4**2 / 9 + 12**2 / 29))  # Welch and Satterthwaite
     assert added([Variance(2.0, math.inf)]).degrees == math.inf
-
-
-@pytest.mark.parametrize(("right", "n"), [(10, 10), (0, 10), (81, 263), (15, 148), (1, 29)])  # Newcombe (1998), table I
-def test_a_share_has_the_exact_interval(right, n):
-    share = right / n
-    half = 1.96 * 100 * math.sqrt(share * (1 - share) / n)
-    wanted = stats.binomtest(right, n).proportion_ci(0.95, method="exact")
-    assert share_interval(100 * share, half, n) == pytest.approx((100 * wanted.low, 100 * wanted.high), abs=0.02)
 
 
 def test_no_spread_at_all():

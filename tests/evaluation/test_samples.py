@@ -75,6 +75,13 @@ def test_classes_are_few_and_each_is_asked_for_again() -> None:
     assert majority([sample("yes", None), sample("no", None)] * 5) is None  # nothing was chosen
 
 
+def test_the_majority_stands_beside_shares_of_right_answers_alone() -> None:
+    samples = {"t": [sample("yes", "yes")] * 6 + [sample("no", "no")] * 4}
+    assert Beside({"t": score([1] * 10)}, samples=samples).majority == {"t": 60.0}
+    for metric in ("mcc", "f1"):  # in percent as well, but of no use beside a share
+        assert Beside({"t": score([1] * 10, metric=metric, outcomes=None)}, samples=samples).majority == {}
+
+
 def test_the_base_stands_beside_where_it_was_asked_the_same(tmp_path) -> None:
     ours, bases = [sample("yes", "yes")], [sample("yes", "no")]
     assert with_base(ours, bases)[0]["base_prediction"] == "no"

@@ -23,10 +23,9 @@ from loraweave.evaluation.paired import (
     estimate,
     judged,
     over_tasks,
-    share_interval,
     unpaired,
 )
-from loraweave.evaluation.scores import NATS, PERCENT, TaskScore
+from loraweave.evaluation.scores import PERCENT, TaskScore, ends
 
 MEAN = ""
 """Stands for the mean over tasks where a task's name may stand."""
@@ -131,12 +130,11 @@ class Evidence:
         half = judged(found, seeds or over_seeds(each)).interval
         if half is None:
             return Score(mean=found.mean, interval=None, low=None, high=None)
-        low, high = found.mean - half, found.mean + half
-        if by_task[0][0]["unit"] == PERCENT:
+        worth: float | None = None
+        if all(self._is_share(score) for scores in by_task for score in scores):
             worth = len(by_task) ** 2 / sum(1 / scores[0]["n"] for scores in by_task)
-            low, high = share_interval(found.mean, half, worth * len(runs) if 0 < found.mean < 100 else worth)
-        elif by_task[0][0]["unit"] == NATS and found.mean > 0:  # losses are skewed, their logarithms less so
-            low, high = (found.mean * math.exp(end / found.mean) for end in (-half, half))
+            worth *= len(runs) if 0 < found.mean < 100 else 1
+        low, high = ends(found.mean, half, by_task[0][0]["unit"], worth)
         return Score(mean=found.mean, interval=(high - low) / 2, low=low, high=high)
 
     def estimate(self, method: str, other: str, task: str) -> Estimate:
@@ -198,6 +196,10 @@ class Evidence:
         if len(kept) < len(found) or len({score["requests"] for score in scores}) > 1:
             return _averaged([_by_stderr(score) for score in scores])
         return estimate([each.values for each in kept], kept[0].weights, False)
+
+    def _is_share(self, score: TaskScore) -> bool:
+        examples = self._examples(score)
+        return score["unit"] == PERCENT and examples is not None and examples.share
 
     def _examples(self, score: TaskScore) -> Examples | None:
         if id(score) not in self._outcomes:

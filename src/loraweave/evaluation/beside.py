@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from loraweave.adapters.config import changes_base
 from loraweave.evaluation.mean import mean_rule
+from loraweave.evaluation.outcomes import read_outcomes
 from loraweave.evaluation.paired import PairedDifference, difference, mean_difference
 from loraweave.evaluation.samples import Sample, majority
 from loraweave.evaluation.scores import TaskScore
@@ -29,6 +30,11 @@ def untouched(
         yield load()
 
 
+def _is_of_right_answers(score: TaskScore) -> bool:
+    examples = read_outcomes(score["outcomes"])
+    return examples is not None and examples.binary
+
+
 @dataclass(frozen=True)
 class Beside:
     """A run's scores and what they are held against.
@@ -46,10 +52,11 @@ class Beside:
 
     @property
     def majority(self) -> dict[str, float]:
-        """In percent, by task, how often the most frequent answer is the right one; only of tasks with classes that
-        are scored in percent."""
-        shares = {name: majority(self.samples[name]) for name in self.scores if name in self.samples}
-        return {name: share for name, share in shares.items() if share is not None and self.scores[name]["unit"] == "%"}
+        """In percent, by task, how often the most frequent answer is the right one; only of tasks with classes whose
+        score is the share of right answers."""
+        counted = [name for name in self.samples if name in self.scores and _is_of_right_answers(self.scores[name])]
+        shares = {name: majority(self.samples[name]) for name in counted}
+        return {name: share for name, share in shares.items() if share is not None}
 
     @property
     def differences(self) -> dict[str, PairedDifference]:

@@ -12,7 +12,7 @@ from lm_eval.evaluator import evaluate as harness_evaluate
 from loraweave.errors import UserError
 from loraweave.evaluation.lm import LoadedModel, ProgressHook
 from loraweave.evaluation.outcomes import shares
-from loraweave.evaluation.samples import Keep, harness_samples
+from loraweave.evaluation.samples import Keep, harness_samples, named_metrics
 from loraweave.evaluation.scores import PERCENT, TaskScore
 from loraweave.tasks.sandbox import reason_of
 from loraweave.tasks.turn import turn_of
@@ -120,8 +120,7 @@ def _total(task: HarnessTask) -> int:
 def _headline(task: HarnessTask, measured: dict[str, Any]) -> tuple[str, str]:
     """The name and filter of the metric that stands for the task."""
     found = [key.rsplit(",", 1) for key in measured if "," in key and not key.rsplit(",", 1)[0].endswith("_stderr")]
-    named = [entry["metric"] for entry in task.get_config("metric_list") or [] if isinstance(entry["metric"], str)]
-    for metric in [*named, *(name for name, _ in found)]:
+    for metric in [*named_metrics(task), *(name for name, _ in found)]:
         for name, used_filter in found:
             if name == metric:
                 return name, used_filter

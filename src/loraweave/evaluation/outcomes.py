@@ -35,6 +35,11 @@ class Examples(NamedTuple):
     weights: np.ndarray
     binary: bool
 
+    @property
+    def share(self) -> bool:
+        """Whether their mean is a share of what can be had: each example comes to 0 at least and to 100 at most."""
+        return bool(((self.values >= 0) & (self.values <= 100)).all())
+
 
 def shares(each: Sequence[Any], score: float, scale: float) -> Outcomes | None:
     """The outcomes behind a score that is the plain mean of its examples' values, times `scale`.

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy.special import betaincinv, ndtr, ndtri, stdtr, stdtrit
+from scipy.special import ndtr, stdtr
 from scipy.stats import binomtest
 
 from loraweave.evaluation.outcomes import Examples, read_outcomes
-from loraweave.evaluation.scores import CONFIDENCE, PERCENT, TaskScore
+from loraweave.evaluation.scores import CONFIDENCE, PERCENT, TaskScore, quantile
 
 LEVEL = 0.05
 """A difference that chance alone makes more rarely than this is one."""
@@ -199,16 +199,6 @@ def mcnemar(one: Examples, two: Examples) -> float:
     return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
-def quantile(degrees: float, share: Any) -> Any:
-    """Below which `share` of Student's t lies; of the normal distribution for infinite `degrees`."""
-    return ndtri(share) if math.isinf(degrees) else stdtrit(degrees, share)
-
-
-def students_t(degrees: float) -> float:
-    """How many standard errors the 95 % interval reaches to either side."""
-    return float(quantile(degrees, (1 + CONFIDENCE) / 2))
-
-
 def p_value(difference: float, standard_error: float, degrees: float = math.inf) -> float:
     """How often chance alone makes a difference this large, in either direction; by Student's t, or the normal
     distribution for infinite `degrees`."""
@@ -216,26 +206,3 @@ def p_value(difference: float, standard_error: float, degrees: float = math.inf)
         return 0.0 if difference else 1.0
     z = -abs(difference) / standard_error
     return float(2 * (ndtr(z) if math.isinf(degrees) else stdtr(degrees, z)))
-
-
-def share_interval(share: float, half: float, most: float) -> tuple[float, float]:
-    """The interval of a percentage after Clopper and Pearson (1934), for as many independent answers as it is worth.
-
-    How many these are follows from the interval that Student's t would give it (Korn and Graubard, 1998).
-
-    Args:
-        share: in percent.
-        half: half-width of the interval by Student's t; 0 where that says nothing.
-        most: answers that it is worth at most, and exactly where all are right or all are wrong.
-
-    Returns:
-        Its ends in percent, never the same, within 0 and 100.
-    """
-    p, tail = share / 100, (1 - CONFIDENCE) / 2
-    worth = most
-    if half > 0 and 0 < p < 1:
-        worth = min(most, max(1.0, p * (1 - p) * (100 * students_t(math.inf) / half) ** 2))
-    right, wrong = p * worth, (1 - p) * worth
-    low = float(betaincinv(right, wrong + 1, tail)) if right > 0 else 0.0
-    high = float(betaincinv(right + 1, wrong, 1 - tail)) if wrong > 0 else 1.0
-    return 100 * low, 100 * high

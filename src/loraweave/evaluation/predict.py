@@ -11,7 +11,9 @@ from lm_eval.api.instance import Instance
 
 from loraweave.errors import UserError
 from loraweave.evaluation.lm import LoadedModel
+from loraweave.evaluation.samples import chosen, named_metrics
 from loraweave.tasks.examples import Message
+from loraweave.tasks.harness_task import HarnessTask
 from loraweave.tasks.messages import read_messages
 from loraweave.tasks.sandbox import reason_of
 from loraweave.tasks.task import Task
@@ -19,7 +21,8 @@ from loraweave.tasks.template import apply_template
 from loraweave.tasks.turn import turn_of
 
 Prediction = dict[str, Any]
-"""`prediction`, and `scores` where labels were ranked: each label's log-probability in nats."""
+"""`prediction`, and `scores` where labels were ranked: each label's log-probability in nats. The task's metric says by
+what of it: `acc_norm`, for one, takes the likeliest by character."""
 
 Prompt = str | Sequence[Message]
 """Text to go on from, or messages of a chat to answer."""
@@ -30,15 +33,16 @@ def predict_rows(lm: LoadedModel, task: Task, rows: Sequence[Mapping[str, Any]],
 
     Args:
         lm: with a model that has been told the task.
-        task: what is asked. One with an lm-eval task reads the columns that its templates name; another reads
-            `messages` or `prompt`, as in training.
+        task: what is asked. An lm-eval task reads the columns that its templates name; a file's task reads `messages`
+            or `prompt`, as in training, or the columns of the lm-eval task that scores it.
         rows: without answers; any that are there are not looked at.
         first: the first row's number.
 
     Raises:
         UserError: a row lacks what the task's templates read; the row's number is named.
     """
-    if task.lm_eval is None or any("prompt" in row or "messages" in row for row in rows):
+    of_a_file = not isinstance(task, HarnessTask) and any("prompt" in row or "messages" in row for row in rows)
+    if task.lm_eval is None or of_a_file:
         prompts = [_prompt(row, number, task.chat_template) for number, row in enumerate(rows, start=first)]
         return [{"prediction": text} for text in write_answers(lm, prompts)]
     lm.turn = turn_of(lm.tokenizer) if task.chat_template else None
@@ -47,7 +51,7 @@ def predict_rows(lm: LoadedModel, task: Task, rows: Sequence[Mapping[str, Any]],
     if kinds == {"generate_until"}:
         return _generated(lm, task, [each[0] for each in requests])
     if kinds == {"loglikelihood"} and task.lm_eval.OUTPUT_TYPE == "multiple_choice":
-        return _ranked(lm, task, rows, requests)
+        return _ranked(lm, task, requests)
     raise UserError(f"task {task.name!r}: a {task.lm_eval.OUTPUT_TYPE} task has nothing to predict, only to score")
 
 
@@ -91,12 +95,10 @@ def _requests(task: Task, rows: Sequence[Mapping[str, Any]], lm: LoadedModel, fi
     """What lm-eval asks about each row."""
     harness, chat = task.lm_eval, task.chat_template
     template = lm.apply_chat_template if chat else None
-    docs: Sequence[Any] = [dict(row) for row in rows]
-    if (process := getattr(harness.config, "process_docs", None)) is not None:
-        docs = list(process(Dataset.from_list(list(docs))))
     found = []
-    for number, doc in enumerate(docs):
+    for number, row in enumerate(rows):
         try:
+            doc = _document(harness, row)
             with _without_an_answer(harness):
                 context = harness.fewshot_context(
                     doc,
@@ -114,12 +116,26 @@ def _requests(task: Task, rows: Sequence[Mapping[str, Any]], lm: LoadedModel, fi
                     metadata=(task.name, number, 1),
                     doc_id=number,
                 )
-        except (TemplateError, LookupError, TypeError, ValueError) as error:
+        except UserError as error:
+            raise UserError(f"row {number + first}: {error}") from error
+        except (TemplateError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"row {number + first}: the templates of the task {task.name!r} fail: {reason_of(error)}"
             ) from error
         found.append(asked if isinstance(asked, list) else [asked])
     return found
+
+
+def _document(harness: Any, row: Mapping[str, Any]) -> Any:
+    """What the templates see of a row: it goes through the task's `process_docs` by itself, for that may leave rows out
+    or put them into another order."""
+    process = getattr(harness.config, "process_docs", None)
+    if process is None:
+        return dict(row)
+    made = list(process(Dataset.from_list([dict(row)])))
+    if len(made) != 1:
+        raise UserError(f"process_docs makes {len(made)} documents of it, where one is to be answered")
+    return made[0]
 
 
 @contextmanager
@@ -152,15 +168,14 @@ def _generated(lm: LoadedModel, task: Task, requests: list[Instance]) -> list[Pr
     return [{"prediction": request.filtered_resps[filters[0].name]} for request in requests]
 
 
-def _ranked(
-    lm: LoadedModel, task: Task, rows: Sequence[Mapping[str, Any]], requests: list[list[Instance]]
-) -> list[Prediction]:
+def _ranked(lm: LoadedModel, task: Task, requests: list[list[Instance]]) -> list[Prediction]:
     flat = [request for each in requests for request in each]
     scores = iter(lm.loglikelihood(flat))
+    metric = next(iter(named_metrics(task.lm_eval)), "acc")
     found = []
-    for row, asked in zip(rows, requests, strict=True):
+    for asked in requests:
         likelihoods = [next(scores)[0] for _ in asked]
-        labels = [str(choice) for choice in task.lm_eval.doc_to_choice(dict(row))]
-        best = max(range(len(labels)), key=lambda index: likelihoods[index])
+        labels = [str(choice) for choice in task.lm_eval.doc_to_choice(asked[0].doc)]
+        best = chosen(labels, likelihoods, metric)
         found.append({"prediction": labels[best], "scores": dict(zip(labels, likelihoods, strict=False))})
     return found

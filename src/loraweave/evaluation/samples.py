@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lm_eval.api.task import Task as HarnessTask
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import TypedDict
@@ -77,6 +78,32 @@ def _values(outcomes: Outcomes | None, count: int) -> list[float | None]:
     return [None] * count if read is None else read.values.tolist()
 
 
+def named_metrics(task: HarnessTask) -> list[str]:
+    """The metrics that a task's configuration names; a task's score is of the first that it has."""
+    return [entry["metric"] for entry in task.get_config("metric_list") or [] if isinstance(entry["metric"], str)]
+
+
+def chosen(choices: Sequence[str], likelihoods: Sequence[float], metric: str) -> int:
+    """Which choice a model takes, as lm-eval has it where it computes a metric.
+
+    Args:
+        choices: the texts.
+        likelihoods: log-probabilities in nats of the choices after the prompt, in their order, and for
+            `acc_mutual_info` then those of the choices after nothing.
+        metric: `acc_norm` divides by characters, `acc_bytes` by bytes, `acc_mutual_info` takes the likelihood after
+            nothing off, any other takes the likeliest.
+    """
+    values = np.array(likelihoods[: len(choices)])
+    with np.errstate(divide="ignore", invalid="ignore"):  # an empty choice is the least likely, as for lm-eval
+        if metric == "acc_norm":
+            values = values / [len(choice) for choice in choices]
+        elif metric == "acc_bytes":
+            values = values / [len(choice.encode()) for choice in choices]
+        elif metric == "acc_mutual_info" and len(likelihoods) == 2 * len(choices):
+            values = values - likelihoods[len(choices) :]
+    return int(values.argmax())
+
+
 def _target_and_answer(task: HarnessTask, each: Mapping[str, Any], metric: str) -> tuple[str, str | None]:
     if task.OUTPUT_TYPE == "multiple_choice":
         choices = [str(choice) for choice in task.doc_to_choice(each["doc"])]
@@ -85,10 +112,8 @@ def _target_and_answer(task: HarnessTask, each: Mapping[str, Any], metric: str) 
             gold = task.doc_to_text(each["doc"])
         gold = gold[0] if isinstance(gold, list) and gold else gold
         target = choices[gold] if isinstance(gold, int) and 0 <= gold < len(choices) else str(gold)
-        likelihoods = [float(answer[0]) for answer in each["filtered_resps"][: len(choices)]]
-        if metric == "acc_norm":
-            likelihoods = [value / max(1, len(choice)) for value, choice in zip(likelihoods, choices, strict=False)]
-        return target, choices[likelihoods.index(max(likelihoods))] if likelihoods else None
+        likelihoods = [float(answer[0]) for answer in each["filtered_resps"]]
+        return target, choices[chosen(choices, likelihoods, metric)] if likelihoods else None
     target = each["target"]
     target = str(target[0] if isinstance(target, list) and target else target)
     answer = each["filtered_resps"][0] if each["filtered_resps"] else None

@@ -1,9 +1,12 @@
 """One task's score, and the interval that its test examples leave for it."""
 
-from scipy.stats import binomtest, t
+import math
+from typing import Any
+
+from scipy.special import betaincinv, ndtri, stdtrit
 from typing_extensions import TypedDict
 
-from loraweave.evaluation.outcomes import Outcomes
+from loraweave.evaluation.outcomes import Outcomes, read_outcomes
 
 PERCENT, NATS = "%", "nats"
 CONFIDENCE = 0.95
@@ -40,15 +43,64 @@ def interval(score: TaskScore) -> tuple[float, float] | None:
     """The 95 % interval that a score's test examples leave for it, in the score's own unit; None where its metric has
     none.
 
-    A share of right answers has Clopper and Pearson's (1934), which is never of no width: ten of ten are not certain.
-    Any other score has Student's t times its standard error.
+    See `ends`. Where each example is right or wrong it is the exact one: ten of ten are not certain.
     """
-    right = score["score"] / 100 * score["n"]
-    counted = score["metric"] in ("acc", "acc_norm", "exact_match") and abs(right - round(right)) < 1e-6
-    if score["unit"] == PERCENT and counted and score["n"] > 0:
-        found = binomtest(round(right), score["n"]).proportion_ci(CONFIDENCE, method="exact")
-        return 100 * float(found.low), 100 * float(found.high)
-    if score["stderr"] is None:
+    examples = read_outcomes(score["outcomes"])
+    share = score["unit"] == PERCENT and examples is not None and examples.share
+    if not share and score["stderr"] is None:
         return None
-    half = float(t.ppf((1 + CONFIDENCE) / 2, max(1, score["n"] - 1))) * score["stderr"]
-    return score["score"] - half, score["score"] + half
+    half = students_t(max(1.0, score["n"] - 1.0)) * (score["stderr"] or 0.0)
+    exact = examples is not None and examples.binary
+    return ends(score["score"], 0.0 if share and exact else half, score["unit"], score["n"] if share else None)
+
+
+def ends(mean: float, half: float, unit: str, worth: float | None) -> tuple[float, float]:
+    """Where a score's 95 % interval ends, from the half-width that Student's t gives it.
+
+    A share keeps within 0 and 100 %, as `share_interval` has it. Losses are skewed and their logarithms less so: these
+    have Student's t. So has whatever else there is, as it stands.
+
+    Args:
+        mean: the score, or the mean of several.
+        half: half-width; 0 where the spread says nothing of it.
+        unit: of both.
+        worth: of a share, the independent answers that it is worth at most; None for what is no share.
+    """
+    if worth is not None:
+        return share_interval(mean, half, worth)
+    if unit == NATS and mean > 0:
+        return mean * math.exp(-half / mean), mean * math.exp(half / mean)
+    return mean - half, mean + half
+
+
+def share_interval(share: float, half: float, most: float) -> tuple[float, float]:
+    """The interval of a percentage after Clopper and Pearson (1934), for as many independent answers as it is worth.
+
+    How many these are follows from the interval that Student's t would give it (Korn and Graubard, 1998).
+
+    Args:
+        share: in percent.
+        half: half-width of the interval by Student's t; 0 where that says nothing.
+        most: answers that it is worth at most, and exactly where all are right or all are wrong.
+
+    Returns:
+        Its ends in percent, never the same, within 0 and 100.
+    """
+    p, tail = share / 100, (1 - CONFIDENCE) / 2
+    worth = most
+    if half > 0 and 0 < p < 1:
+        worth = min(most, max(1.0, p * (1 - p) * (100 * students_t(math.inf) / half) ** 2))
+    right, wrong = p * worth, (1 - p) * worth
+    low = float(betaincinv(right, wrong + 1, tail)) if right > 0 else 0.0
+    high = float(betaincinv(right + 1, wrong, 1 - tail)) if wrong > 0 else 1.0
+    return 100 * low, 100 * high
+
+
+def quantile(degrees: float, share: Any) -> Any:
+    """Below which `share` of Student's t lies; of the normal distribution for infinite `degrees`."""
+    return ndtri(share) if math.isinf(degrees) else stdtrit(degrees, share)
+
+
+def students_t(degrees: float) -> float:
+    """How many standard errors the 95 % interval reaches to either side."""
+    return float(quantile(degrees, (1 + CONFIDENCE) / 2))

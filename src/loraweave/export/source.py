@@ -13,9 +13,9 @@ from loraweave.adapters.file import AdapterFile
 from loraweave.bases import Base, empty_base, fingerprint, load_base, resolve_base
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
-from loraweave.files import read_json
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import RunFolder, check_trained, read_summary
+from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary
+from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
 
 
@@ -143,7 +143,7 @@ def open_source(folder: str | Path, base: str | None = None, trust_code: bool = 
         at = run.adapter
     adapter = AdapterFile(at)
     adapter.check_values()
-    recorded = read_json(at / "base.json") if (at / "base.json").is_file() else {}
+    recorded = read_shaped(at / "base.json", BaseRecord) if (at / "base.json").is_file() else {}
     name = base or (config.model if config else recorded.get("name") or adapter.config.base_model_name_or_path)
     if not name:
         raise UserError(f"{at}: nothing here says which base the adapter belongs to; name it with --base")
