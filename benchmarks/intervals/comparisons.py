@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from intervals.outcomes import BASE, World
+from loraweave.comparison.recording import new_results, run_record
 from loraweave.comparison.records import BASE as BASE_NAME
-from loraweave.comparison.records import FORMAT, Asked, Curves, Recommendation, Results, RunRecord
+from loraweave.comparison.records import Asked, Results, RunRecord
 from loraweave.comparison.summary import describe_tasks
-from loraweave.evaluation import TaskScore, macro_average
+from loraweave.evaluation import TaskScore
 from loraweave.evaluation.outcomes import Outcomes, weighted
 
 
@@ -24,22 +25,9 @@ def recorded(worlds: Sequence[World], percent: bool) -> Results:
     for number, name in enumerate(names(methods - 1)):
         for seed in range(seeds):
             runs.append(_run(name, seed, [_score(world, number, seed, percent) for world in worlds]))
-    return Results(
-        format=FORMAT,
-        created="",
-        command="",
-        settings={"methods": {name: name for name in names(methods - 1)}, "seeds": [*range(seeds)], "margin": None},
-        asked=Asked(methods=[], seeds=[], widen=False),
-        environment={},
-        tasks=describe_tasks(runs),
-        task_configs={},
-        searches=[],
-        runs=runs,
-        summary=[],
-        reference="",
-        differences=[],
-        recommendation=Recommendation(method=None, text="", points=[]),
-    )
+    settings = {"methods": {name: name for name in names(methods - 1)}, "seeds": [*range(seeds)], "margin": None}
+    asked = Asked(methods=[], seeds=[], widen=False)
+    return new_results(settings, asked, tasks=describe_tasks(runs), runs=runs)
 
 
 def _score(world: World, method: int, seed: int, percent: bool) -> TaskScore:
@@ -69,23 +57,4 @@ def _score(world: World, method: int, seed: int, percent: bool) -> TaskScore:
 
 
 def _run(method: str, seed: int | None, by_task: Sequence[TaskScore]) -> RunRecord:
-    scores = {f"task {number}": score for number, score in enumerate(by_task)}
-    return RunRecord(
-        method=method,
-        seed=seed,
-        status="finished",
-        error=None,
-        scores=scores,
-        mean=macro_average(scores),
-        rank=None,
-        learning_rate=None,
-        validation_loss=None,
-        trainable_parameters=0,
-        seconds=None,
-        evaluation_seconds=None,
-        tokens_per_second=None,
-        peak_memory=None,
-        adapter=None,
-        curves=Curves(training={}, validation={}),
-        mixture=[],
-    )
+    return run_record(method, seed, {f"task {number}": score for number, score in enumerate(by_task)})

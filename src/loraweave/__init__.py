@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from loraweave import lowrank
     from loraweave.adapters.assemble import assemble, split
     from loraweave.adapters.sparse import sparsify
-    from loraweave.commands import Analysis, Comparison, Evaluation, analyze, compare, evaluate
+    from loraweave.commands import Analysis, Evaluation, analyze, evaluate
+    from loraweave.comparison import Comparison, compare
     from loraweave.config import (
         ComolConfig,
         HydraLoraConfig,
@@ -97,7 +98,8 @@ _HOMES = {
     **dict.fromkeys(("Loaded", "load"), "loraweave.evaluation.loaded"),
     **dict.fromkeys(("Run", "load_run"), "loraweave.runs.loading"),
     **dict.fromkeys(("RunResult", "train"), "loraweave.training.run"),
-    **dict.fromkeys(("Analysis", "Comparison", "Evaluation", "analyze", "compare", "evaluate"), "loraweave.commands"),
+    **dict.fromkeys(("Analysis", "Evaluation", "analyze", "evaluate"), "loraweave.commands"),
+    **dict.fromkeys(("Comparison", "compare"), "loraweave.comparison"),
 }
 
 

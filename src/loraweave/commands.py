@@ -1,6 +1,7 @@
-"""The commands as functions: what `loraweave eval`, `compare` and `analyze` do, each with one value back.
+"""The commands as functions: what `loraweave eval` and `analyze` do, each with one value back.
 
-`train`, whose value is `RunResult`, stands in `training.run`, and `load_run`, whose value is `Run`, in `runs.loading`.
+`train`, whose value is `RunResult`, stands in `training.run`, `compare`, whose value is `Comparison`, in
+`comparison.loop`, and `load_run`, whose value is `Run`, in `runs.loading`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,14 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from transformers import PreTrainedModel
 
-from loraweave import analysis, comparison, evaluation
+from loraweave import analysis, evaluation
 from loraweave.analysis.numbers import check_free
 from loraweave.bases import device, load_base
-from loraweave.comparison.opening import output_folder
-from loraweave.comparison.records import Results
 from loraweave.comparison.run_page import write_run_page
 from loraweave.errors import UserError, nearest
 from loraweave.evaluation import TaskScore
@@ -24,10 +22,8 @@ from loraweave.evaluation.record import evaluation_settings, record
 from loraweave.evaluation.samples import Sample, write_samples
 from loraweave.evaluation.scoring import Progress
 from loraweave.files import locked
-from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder, next_free
 from loraweave.runs.loading import Run, load_run
-from loraweave.runs.methods import MethodSpec
 from loraweave.runs.run_card import write_scores
 from loraweave.tasks import Task
 
@@ -171,114 +167,6 @@ def _chosen(available: Sequence[Task], names: Sequence[str] | None) -> list[Task
         if name not in by_name:
             raise UserError(f"the run has no task {name!r}{nearest(name, by_name)} (its tasks: {', '.join(by_name)})")
     return [by_name[name] for name in dict.fromkeys(names)]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What methods came to beside each other; all of it lies in the folder.
-
-    Attributes:
-        folder: with results.json, index.html and a folder for each run.
-        results: the content of results.json, as `comparison.records` describes it: every run, the summary of each
-            method over its seeds, the differences with their intervals, the recommendation.
-    """
-
-    folder: Path
-    results: Results
-
-    @property
-    def page(self) -> Path:
-        """The HTML page with tables, verdicts and figures."""
-        return self.folder / "index.html"
-
-    @property
-    def recommended(self) -> str | None:
-        """The method to take; None where nothing can be recommended."""
-        return self.results["recommendation"]["method"]
-
-    @property
-    def scores(self) -> dict[str, dict[str, float]]:
-        """For each method and task the mean score over the seeds that finished, in the task's own unit."""
-        return {
-            row["method"]: {task: spread["mean"] for task, spread in row["scores"].items()}
-            for row in self.results["summary"]
-        }
-
-    @property
-    def adapters(self) -> dict[tuple[str, int | None], Path]:
-        """The adapter's folder of each run that has one, by method and seed."""
-        return {
-            (run["method"], run["seed"]): self.folder / run["adapter"]
-            for run in self.results["runs"]
-            if run["adapter"] is not None
-        }
-
-    @property
-    def failed(self) -> dict[tuple[str, int | None], str]:
-        """The error of each run that did not finish, by method and seed."""
-        return {
-            (run["method"], run["seed"]): run["error"] or ""
-            for run in self.results["runs"]
-            if run["status"] == "failed"
-        }
-
-
-def compare(
-    config: RunConfig | str | Path,
-    methods: Sequence[MethodSpec],
-    seeds: Sequence[int] = (0,),
-    *,
-    learning_rates: Sequence[str | float] = (),
-    widen: bool = False,
-    match_params: bool = False,
-    against: str | None = None,
-    margin: float | None = None,
-    output: str | Path | None = None,
-    resume: bool = False,
-    console: Console | None = None,
-    command: str = "",
-) -> Comparison:
-    """Train and evaluate several methods on the same data, as `loraweave compare` does.
-
-    The untouched base is always evaluated too. A run that fails is recorded, and the others go on.
-
-    Args:
-        config: a run file, or the path of one. The fields of its own method hold for that method alone.
-        methods: names from `loraweave methods`, or mappings with a name and that method's fields.
-        seeds: whole numbers; a run for each method and seed.
-        learning_rates: to choose from by validation loss, such as 1e-3, or "0.5x" for half of each method's own. No
-            search if empty.
-        widen: where the best of the rates is the lowest or highest, try the ones beyond it.
-        match_params: choose each adapter's rank so that it trains as many parameters as the first one, within 3 %.
-        against: the method that the others are held against; by default LoRA, else the first adapter.
-        margin: how much worse than the best a simpler method may be and still be taken, in points (or, for losses, in
-            nats per token); by default 1 point, or 0.02.
-        output: the folder to write; by default the run file's, else runs/comparison.
-        resume: go on with the comparison in `output`; methods, seeds and learning rates may have been added.
-        console: where progress is shown; stderr by default.
-        command: what was typed, kept with the results.
-
-    Raises:
-        UserError: an unknown method or task, a value out of range, or a folder that already holds something; all
-            before anything is trained.
-    """
-    config = RunConfig.of(config)
-    folder = output_folder(config, output)
-    results = comparison.compare(
-        config,
-        methods,
-        seeds,
-        learning_rates=[str(rate) for rate in learning_rates],
-        widen=widen,
-        match_params=match_params,
-        against=against,
-        margin=margin,
-        output=folder,
-        resume=resume,
-        console=console,
-        command=command,
-    )
-    return Comparison(folder, results)
 
 
 @dataclass(frozen=True)

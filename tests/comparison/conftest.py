@@ -18,4 +18,4 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 def compared(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     """LoRA and R-LoRA with one seed and equal parameters: the results and their folder."""
     folder = tmp_path_factory.mktemp("compared") / "out"
-    return compare(config, ["lora", "rlora"], [0], match_params=True, output=folder, command="typed"), folder
+    return compare(config, ["lora", "rlora"], [0], match_params=True, output=folder, command="typed").results, folder

@@ -4,7 +4,8 @@ import random
 from collections.abc import Mapping, Sequence
 
 from loraweave.comparison.conclusions import conclude
-from loraweave.comparison.records import FORMAT, Asked, Curves, Recommendation, Results, RunRecord, Search, Trial
+from loraweave.comparison.recording import new_results, run_record
+from loraweave.comparison.records import Asked, Curves, Results, RunRecord, Search, Trial
 from loraweave.comparison.search import add_trial
 from loraweave.evaluation import TaskScore, macro_average
 from loraweave.evaluation.outcomes import shares
@@ -90,59 +91,49 @@ def concluded(results: Results) -> Results:
 
 
 def _results(runs: list[RunRecord], methods: Sequence[str], seeds: Sequence[int]) -> Results:
+    settings = {
+        "config": {"model": "nano"},
+        "methods": {method: method for method in methods},
+        "seeds": list(seeds),
+        "learning_rates": [],
+        "match_params": False,
+        "against": None,
+        "margin": None,
+    }
     return concluded(
-        Results(
-            format=FORMAT,
+        new_results(
+            settings,
+            Asked(methods=[*methods], seeds=[*seeds], widen=False),
             created="2026-01-02T03:04:05+00:00",
             command="loraweave compare run.yaml --methods 'lora,<rlora>'",
-            settings={
-                "config": {"model": "nano"},
-                "methods": {method: method for method in methods},
-                "seeds": list(seeds),
-                "learning_rates": [],
-                "match_params": False,
-                "against": None,
-                "margin": None,
-            },
-            asked=Asked(methods=[*methods], seeds=[*seeds], widen=False),
             environment={"packages": {"torch": "2.13.0"}},
-            tasks={},
-            task_configs={},
-            data={},
-            base={},
-            searches=[],
             runs=runs,
-            summary=[],
-            reference="",
-            differences=[],
-            recommendation=Recommendation(method=None, text="", points=[]),
         )
     )
 
 
 def _run(method, seed, tasks, losses, draw, failed) -> RunRecord:
-    trained = method != "base" and not failed
-    scores = {} if failed else {name: _score(draw.uniform(60, 90), "acc", "%") for name in tasks}
-    scores |= {} if failed else {name: _score(draw.uniform(1, 2), "loss", "nats") for name in losses}
-    curve = {name: [(step, 3 / step) for step in range(1, 20)] for name in scores}
-    return RunRecord(
-        method=method,
-        seed=seed,
-        status="failed" if failed else "finished",
-        error="the loss became NaN at step 7" if failed else None,
-        scores=scores,
-        mean=macro_average(scores),
-        rank=8 if trained else None,
-        learning_rate=1e-3 if trained else None,
-        validation_loss=0.5 if trained else None,
-        trainable_parameters=98_304 if trained else 0,
-        seconds=draw.uniform(50, 70) if trained else None,
+    if failed:
+        return run_record(method, seed, {}, error="the loss became NaN at step 7", evaluation_seconds=4.0)
+    scores = {name: _score(draw.uniform(60, 90), "acc", "%") for name in tasks}
+    scores |= {name: _score(draw.uniform(1, 2), "loss", "nats") for name in losses}
+    if method == "base":
+        return run_record(method, seed, scores, evaluation_seconds=4.0)
+    return run_record(
+        method,
+        seed,
+        scores,
+        rank=8,
+        learning_rate=1e-3,
+        validation_loss=0.5,
+        trainable_parameters=98_304,
+        seconds=draw.uniform(50, 70),
         evaluation_seconds=4.0,
-        tokens_per_second=5000.0 if trained else None,
-        peak_memory=812_000_000 if trained else None,
-        adapter=f"runs/{method}-seed{seed}/adapter" if trained else None,
-        curves=Curves(training=curve if trained else {}, validation={}),
-        mixture=[{"task": name, "drawn": 800, "passes": 1.0, "wanted": 0.5} for name in tasks] if trained else [],
+        tokens_per_second=5000.0,
+        peak_memory=812_000_000,
+        adapter=f"runs/{method}-seed{seed}/adapter",
+        curves=Curves(training={name: [(step, 3 / step) for step in range(1, 20)] for name in scores}, validation={}),
+        mixture=[{"task": name, "drawn": 800, "passes": 1.0, "wanted": 0.5} for name in tasks],
     )
 
 

@@ -54,13 +54,13 @@ def test_killed_in_training(config, tmp_path):
     assert not (second / "summary.json").exists()
 
     resumed = RunConfig.load(config.base_dir / "run.yaml", settings)
-    results = compare(resumed, ["lora"], [0], learning_rates=RATES, output=folder, resume=True)
+    results = compare(resumed, ["lora"], [0], learning_rates=RATES, output=folder, resume=True).results
     assert [run["status"] for run in results["runs"]] == ["finished", "finished"]
     assert (first / "summary.json").stat().st_mtime_ns == finished
     # Resumed in its middle, a run has each step once, and comes to the same as one that was never interrupted.
     logged = [json.loads(line) for line in (second / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in logged if "loss" in line] == [1, 2, 3, 4, 5, 6]
-    whole = compare(resumed, ["lora"], [0], learning_rates=RATES, output=tmp_path / "whole")
+    whole = compare(resumed, ["lora"], [0], learning_rates=RATES, output=tmp_path / "whole").results
     losses = [[trial["validation_loss"] for trial in found["searches"][0]["trials"]] for found in (results, whole)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -80,7 +80,7 @@ def test_ended_between_training_and_evaluation(config, tmp_path, monkeypatch):
             compare(config, ["lora"], [0], learning_rates=RATES, output=folder)
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/summary.json")}
     assert len(finished) == 2
-    results = compare(config, ["lora"], [0], learning_rates=RATES, output=folder, resume=True)
+    results = compare(config, ["lora"], [0], learning_rates=RATES, output=folder, resume=True).results
     assert [run["status"] for run in results["runs"]] == ["finished", "finished"]
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/summary.json")} == finished
 
@@ -90,7 +90,7 @@ def test_killed_again_and_again(config, tmp_path):
     folder = tmp_path / "out"
     arguments = ["compare", config.base_dir / "run.yaml", "--methods", "lora,multilora", "--output", folder]
     arguments += ["--learning-rates", ",".join(RATES), "--seeds", "0,1"]
-    whole = compare(config, ["lora", "multilora"], [0, 1], learning_rates=RATES, output=tmp_path / "whole")
+    whole = compare(config, ["lora", "multilora"], [0, 1], learning_rates=RATES, output=tmp_path / "whole").results
     stages = ["runs/lora-*", "runs/*/run.yaml", "runs/*/base.json", "runs/*/mixture.json", "runs/*/metrics.jsonl"]
     stages += ["runs/*/checkpoints/*", "runs/*/adapter.unfinished", "runs/*/adapter", "runs/*/summary.json"]
     stages += ["runs/*/results.json"]
@@ -98,7 +98,7 @@ def test_killed_again_and_again(config, tmp_path):
         before = len([*folder.glob(stage)])
         resume = ["--resume"] if (folder / "results.json").exists() else []
         killed_when(lambda stage=stage, before=before: len([*folder.glob(stage)]) > before, *arguments, *resume)
-    results = compare(config, ["lora", "multilora"], [0, 1], learning_rates=RATES, output=folder, resume=True)
+    results = compare(config, ["lora", "multilora"], [0, 1], learning_rates=RATES, output=folder, resume=True).results
     for one, other in zip(results["runs"][1:], whole["runs"][1:], strict=True):
         assert one["status"] == "finished"
         assert [one[key] for key in ("method", "seed", "learning_rate")] == [
@@ -115,7 +115,7 @@ def test_a_folder_that_a_kill_left_half_made_is_made_anew(config, tmp_path, left
     for name, text in left.items():
         (run / name).write_text(text)
     (folder / "results.json").write_text(json.dumps(_begun(config, tmp_path)))
-    results = compare(config, ["lora"], [0], output=folder, resume=True)
+    results = compare(config, ["lora"], [0], output=folder, resume=True).results
     assert [run["status"] for run in results["runs"]] == ["finished", "finished"]
 
 
@@ -123,7 +123,7 @@ def test_results_that_were_being_written_for_the_first_time_are_in_nobodys_way(c
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "results.json.unfinished").write_text("{")
-    assert [run["status"] for run in compare(config, ["lora"], [0], output=folder)["runs"]] == ["finished"] * 2
+    assert [run["status"] for run in compare(config, ["lora"], [0], output=folder).results["runs"]] == ["finished"] * 2
 
 
 def test_a_trained_run_of_another_configuration_is_not_taken_for_this_one(config, tmp_path):
@@ -133,7 +133,7 @@ def test_a_trained_run_of_another_configuration_is_not_taken_for_this_one(config
     found["runs"] = found["runs"][:1]  # as if it had been killed before the record was written
     (folder / "results.json").write_text(json.dumps(found))
     other = {"name": "lora", "r": 2}
-    failed = compare(config, [other], [0], output=folder, resume=True)["runs"][1]
+    failed = compare(config, [other], [0], output=folder, resume=True).results["runs"][1]
     assert failed["status"] == "failed"
     assert "trained otherwise" in failed["error"]
     compare(config, ["lora"], [0], output=folder, resume=True)
@@ -143,7 +143,7 @@ def test_a_trained_run_of_another_configuration_is_not_taken_for_this_one(config
 
 def _begun(config, tmp_path) -> dict:
     """The results of a comparison that has only its base."""
-    begun = compare(config, [{"name": "lora", "target_modules": ["nowhere"]}], [0], output=tmp_path / "begun")
+    begun = compare(config, [{"name": "lora", "target_modules": ["nowhere"]}], [0], output=tmp_path / "begun").results
     begun["runs"] = begun["runs"][:1]
     return begun
 

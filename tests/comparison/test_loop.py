@@ -86,14 +86,16 @@ def test_refuses_a_folder_that_is_taken(compared, config, tmp_path):
 def test_labels_tell_two_of_one_method_apart(config, tmp_path):
     wide = {"name": "lora", "label": "lora-r4", "r": 4}
     config = config.model_copy(update={"train": {**config.train, "learning_rate": {"lora": 3e-3}}})
-    results = compare(config, [{"name": "lora", "r": 2}, wide], [0], output=tmp_path / "out")
+    results = compare(config, [{"name": "lora", "r": 2}, wide], [0], output=tmp_path / "out").results
     assert [run["method"] for run in results["runs"]] == ["base", "lora", "lora-r4"]
     narrow, broad = results["runs"][1:]
     assert broad["trainable_parameters"] == 2 * narrow["trainable_parameters"]
     assert narrow["learning_rate"] == broad["learning_rate"] == 3e-3
     assert broad["adapter"] == "runs/lora-r4-seed0/adapter"
     assert [each["method"] for each in results["differences"]] == ["base", "lora-r4"]
-    with pytest.raises(UserError, match=r"lora-r4 was trained otherwise in this comparison: method.r was 4 and is now 8"):
+    with pytest.raises(
+        UserError, match=r"lora-r4 was trained otherwise in this comparison: method.r was 4 and is now 8"
+    ):
         compare(config, [{**wide, "r": 8}], [0], output=tmp_path / "out", resume=True)
 
 
@@ -130,14 +132,14 @@ def test_a_base_that_cannot_be_loaded_leaves_no_folder(config, tmp_path):
 def test_a_failed_run_is_recorded_and_the_rest_goes_on_then_resume_runs_what_is_left(config, tmp_path):
     folder = tmp_path / "out"
     broken = {"name": "lora", "target_modules": ["no_such_layer"]}
-    results = compare(config, [broken, "full"], [0], output=folder)
+    results = compare(config, [broken, "full"], [0], output=folder).results
     lora, full = results["runs"][1:]
     assert (lora["status"], full["status"]) == ("failed", "finished")
     assert "no_such_layer" in lora["error"]
     assert (folder / full["adapter"] / "model.safetensors").is_file()
     finished = (folder / "runs" / "full-seed0" / "summary.json").stat().st_mtime_ns
 
-    again = compare(config, [broken, "full", "multilora"], [0], output=folder, resume=True)
+    again = compare(config, [broken, "full", "multilora"], [0], output=folder, resume=True).results
     assert [(run["method"], run["status"]) for run in again["runs"]] == [
         ("base", "finished"),
         ("lora", "failed"),
@@ -177,7 +179,7 @@ def test_how_to_evaluate_may_change_until_something_was_evaluated(config, tmp_pa
     results = json.loads((folder / "results.json").read_text())
     results["runs"] = [run | {"scores": {}, "status": "failed"} for run in results["runs"][1:]]
     (folder / "results.json").write_text(json.dumps(results))
-    again = compare(fewer, ["lora"], [0], output=folder, resume=True)
+    again = compare(fewer, ["lora"], [0], output=folder, resume=True).results
     assert [run["scores"]["parity"]["n"] for run in again["runs"]] == [4, 4]
     assert again["settings"]["config"]["eval"]["limit"] == 4
 
@@ -192,7 +194,9 @@ def test_a_method_added_later_has_its_own_rate_and_the_same_budget(config, tmp_p
     with pytest.raises(UserError, match=r"learning_rate.lora was 0.001 and is now 0.002"):
         compare(with_rates(lora=2e-3), ["rlora"], [0], match_params=True, output=folder, resume=True)
     later = with_rates(lora=1e-3, rlora=3e-3)
-    results = compare(later, ["rlora"], [0], match_params=True, output=folder, resume=True, command="more --resume")
+    results = compare(
+        later, ["rlora"], [0], match_params=True, output=folder, resume=True, command="more --resume"
+    ).results
     lora, rlora = results["runs"][1:]
     assert (lora["learning_rate"], rlora["learning_rate"]) == (1e-3, 3e-3)
     assert rlora["trainable_parameters"] == pytest.approx(lora["trainable_parameters"], rel=0.03)
@@ -228,7 +232,7 @@ def test_figures_are_drawn_once_and_where_the_comparison_is_stopped(config, tmp_
 
 def test_every_run_is_asked_the_same_with_solved_examples_too(config, tmp_path):
     shots = config.model_copy(update={"eval": config.eval.model_copy(update={"num_fewshot": 2, "limit": 5})})
-    results = compare(shots, ["lora"], [3, 4], output=tmp_path / "out")
+    results = compare(shots, ["lora"], [3, 4], output=tmp_path / "out").results
     for task in results["tasks"]:
         assert len({run["scores"][task]["requests"] for run in results["runs"]}) == 1
 

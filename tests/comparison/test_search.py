@@ -19,7 +19,7 @@ RATES = ["1e-4", "3e-2"]
 def searched(config, tmp_path_factory) -> tuple[dict, Path]:
     """LoRA with two seeds, at the better one of two rates."""
     folder = tmp_path_factory.mktemp("searched") / "out"
-    return compare(config, ["lora"], [0, 1], learning_rates=RATES, output=folder), folder
+    return compare(config, ["lora"], [0, 1], learning_rates=RATES, output=folder).results, folder
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -70,7 +70,7 @@ def test_resumed_with_another_rate_only_that_one_is_trained(searched):
     _, folder = searched
     before = files(folder)
     config = _config_of(folder)
-    results = compare(config, ["lora"], [0, 1], learning_rates=["1e-9"], output=folder, resume=True)
+    results = compare(config, ["lora"], [0, 1], learning_rates=["1e-9"], output=folder, resume=True).results
     (search,) = results["searches"]
     assert [trial["learning_rate"] for trial in search["trials"]] == [1e-9, 1e-4, 3e-2]
     assert files(folder).items() >= before.items()
@@ -78,7 +78,7 @@ def test_resumed_with_another_rate_only_that_one_is_trained(searched):
     assert results["settings"]["learning_rates"] == [*RATES, "1e-9"]
     # Nothing is left to be done, with or without the option.
     made = files(folder)
-    again = compare(config, ["lora"], [0, 1], output=folder, resume=True)
+    again = compare(config, ["lora"], [0, 1], output=folder, resume=True).results
     assert files(folder) == made
     assert again["runs"] == json.loads(json.dumps(results["runs"]))
 
@@ -91,7 +91,7 @@ def _config_of(folder: Path):
 
 
 def test_a_rate_that_fails_is_out_and_the_method_goes_on(config, tmp_path):
-    results = compare(config, ["lora"], [0], learning_rates=["1e-3", "1e30"], output=tmp_path / "out")
+    results = compare(config, ["lora"], [0], learning_rates=["1e-3", "1e30"], output=tmp_path / "out").results
     (search,) = results["searches"]
     assert [trial["status"] for trial in search["trials"]] == ["finished", "failed"]
     assert "NaN" in search["trials"][1]["error"]
@@ -102,7 +102,7 @@ def test_a_rate_that_fails_is_out_and_the_method_goes_on(config, tmp_path):
 
 def test_a_method_without_any_rate_has_failed(config, tmp_path):
     broken = {"name": "lora", "target_modules": ["no_such_layer"]}
-    results = compare(config, [broken, "full"], [0], learning_rates=["1e-3"], output=tmp_path / "out")
+    results = compare(config, [broken, "full"], [0], learning_rates=["1e-3"], output=tmp_path / "out").results
     lora, full = results["runs"][1:]
     assert (lora["status"], full["status"]) == ("failed", "finished")
     assert "no learning rate" in lora["error"]
@@ -111,9 +111,9 @@ def test_a_method_without_any_rate_has_failed(config, tmp_path):
 
 def test_a_run_from_before_the_search_is_one_of_its_trials(config, tmp_path):
     folder = tmp_path / "out"
-    first = compare(config, ["lora"], [0], output=folder)["runs"][1]
+    first = compare(config, ["lora"], [0], output=folder).results["runs"][1]
     before = files(folder)
-    results = compare(config, ["lora"], [0], learning_rates=["1x", "1e-9"], output=folder, resume=True)
+    results = compare(config, ["lora"], [0], learning_rates=["1x", "1e-9"], output=folder, resume=True).results
     assert files(folder).items() >= before.items()
     (search,) = results["searches"]
     assert search["own_rate"] == first["learning_rate"]
@@ -175,7 +175,7 @@ def test_a_search_does_not_widen_for_ever():
 
 def test_widened_until_the_best_rate_has_worse_ones_on_either_side(config, tmp_path):
     rates, folder = ["1e-5", "1e-4"], tmp_path / "out"
-    results = compare(config, ["lora"], [0], learning_rates=rates, widen=True, output=folder)
+    results = compare(config, ["lora"], [0], learning_rates=rates, widen=True, output=folder).results
     (search,) = results["searches"]
     tried = [trial["learning_rate"] for trial in search["trials"]]
     assert search["chosen"] > 1e-4  # six steps at 1e-4 teach next to nothing
@@ -183,7 +183,7 @@ def test_widened_until_the_best_rate_has_worse_ones_on_either_side(config, tmp_p
     assert all(high / low == pytest.approx(10) for low, high in pairwise(tried))
     assert results["runs"][1]["learning_rate"] == search["chosen"]
     made = files(folder)
-    again = compare(config, ["lora"], [0], learning_rates=rates, widen=True, output=folder, resume=True)
+    again = compare(config, ["lora"], [0], learning_rates=rates, widen=True, output=folder, resume=True).results
     assert again["searches"] == json.loads(json.dumps(results["searches"]))
     assert files(folder) == made
 
@@ -191,7 +191,7 @@ def test_widened_until_the_best_rate_has_worse_ones_on_either_side(config, tmp_p
 def test_resumed_a_search_that_ended_at_an_edge_is_widened(config, tmp_path):
     folder = tmp_path / "out"
     compare(config, ["lora"], [0], learning_rates=["1e-5", "1e-4"], output=folder)
-    results = compare(config, ["lora"], [0], widen=True, output=folder, resume=True)
+    results = compare(config, ["lora"], [0], widen=True, output=folder, resume=True).results
     (search,) = results["searches"]
     assert len(search["trials"]) > 2
     assert [run["learning_rate"] for run in results["runs"]] == [None, search["chosen"]]

@@ -135,7 +135,9 @@ def do_train(order: Order, base: Any, console: Console) -> dict[str, Any]:
 def do_compare(order: Order, base: Any, console: Console) -> dict[str, Any]:
     """Make a comparison of two methods, or go on with it."""
     config = RunConfig.model_validate(order["config"])
-    results = compare(config, ["lora", "rlora"], [0], output=order["output"], resume=order["resume"], console=console)
+    results = compare(
+        config, ["lora", "rlora"], [0], output=order["output"], resume=order["resume"], console=console
+    ).results
     return {"runs": [[run["method"], run["status"], run["error"]] for run in results["runs"]]}
 
 

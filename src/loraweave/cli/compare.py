@@ -1,6 +1,5 @@
 """`loraweave compare` and `loraweave quickstart`: methods side by side."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ from loraweave.cli.train import Output, Overrides, Resume, RunFile, TrustCode
 from loraweave.errors import UserError
 
 if TYPE_CHECKING:
-    from loraweave.runs.config import RunConfig
+    from loraweave.comparison import Comparison
 
 QUICKSTART_METHODS = ("lora", "multilora", "rlora")
 SOME_RUNS_FAILED = 1
@@ -53,54 +52,16 @@ def compare(
     The untouched base is always shown. Fields of the run file's own method hold for that method alone. With
     --learning-rates each method is first trained at every rate with the first seed, and takes the best one.
     """
+    from loraweave import comparison
     from loraweave.runs.config import RunConfig
 
     config = RunConfig.load(run_file, set_ or ())
     config.trust_code |= trust_code
-    _compare(
+    found = comparison.compare(
         config,
         _names(methods),
         _numbers(seeds),
-        output,
-        resume,
         learning_rates=_names(learning_rates),
-        widen=widen,
-        match_params=match_params,
-        against=against,
-        margin=margin,
-    )
-
-
-def quickstart(output: Output = None, resume: Resume = False) -> None:
-    """Compare LoRA, MultiLoRA and R-LoRA on seven small tasks, with a base that ships in the package."""
-    from loraweave.runs.config import RunConfig
-    from loraweave.runs.folder import next_free
-
-    config = RunConfig.load(Path(__file__).parent.parent / "quickstart" / "run.yaml")
-    folder = output or (_latest() if resume else next_free("quickstart"))
-    _compare(config, QUICKSTART_METHODS, [config.seed], folder, resume)
-
-
-def _compare(
-    config: "RunConfig",
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    output: Path | None,
-    resume: bool,
-    *,
-    learning_rates: Sequence[str] = (),
-    widen: bool = False,
-    match_params: bool = False,
-    against: str | None = None,
-    margin: float | None = None,
-) -> None:
-    from loraweave import commands, comparison
-
-    found = commands.compare(
-        config,
-        methods,
-        seeds,
-        learning_rates=learning_rates,
         widen=widen,
         match_params=match_params,
         against=against,
@@ -110,6 +71,27 @@ def _compare(
         console=errors,
         command=typed(),
     )
+    _show(found)
+
+
+def quickstart(output: Output = None, resume: Resume = False) -> None:
+    """Compare LoRA, MultiLoRA and R-LoRA on seven small tasks, with a base that ships in the package."""
+    from loraweave import comparison
+    from loraweave.runs.config import RunConfig
+    from loraweave.runs.folder import next_free
+
+    config = RunConfig.load(Path(__file__).parent.parent / "quickstart" / "run.yaml")
+    folder = output or (_latest() if resume else next_free("quickstart"))
+    found = comparison.compare(
+        config, QUICKSTART_METHODS, [config.seed], output=folder, resume=resume, console=errors, command=typed()
+    )
+    _show(found)
+
+
+def _show(found: "Comparison") -> None:
+    """Tables, recommendation and paths; the exit code says whether runs failed."""
+    from loraweave import comparison
+
     results = found.results
     console.print()
     console.print(comparison.comparison_table(results, console.width))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from loraweave.evaluation.beside import Beside
 
-MARKS = {"win": ("▲ ", "green"), "loss": ("▼ ", "red"), "": ("", "")}
+MARKS = {"win": ("▲ ", "green"), "loss": ("▼ ", "red"), "tie": ("", "")}
 
 
 def evaluate(

@@ -17,7 +17,6 @@ from loraweave.comparison.display import ComparisonProgress
 from loraweave.comparison.executor import InThisProcess
 from loraweave.comparison.jobs import Job, begin_searches, expected, forget_failures, hopeless, next_jobs, put
 from loraweave.comparison.opening import (
-    begun,
     check_seeds,
     choose_specs,
     continued,
@@ -25,7 +24,9 @@ from loraweave.comparison.opening import (
     output_folder,
     settings_of,
 )
+from loraweave.comparison.outcome import Comparison
 from loraweave.comparison.page import write_page
+from loraweave.comparison.recording import new_results
 from loraweave.comparison.records import BASE, Asked, Results
 from loraweave.comparison.runner import Runner, failed_record
 from loraweave.comparison.search import check_searchable, parse_rates
@@ -34,6 +35,7 @@ from loraweave.errors import UserError
 from loraweave.evaluation.record import describe
 from loraweave.files import locked
 from loraweave.runs.config import RunConfig
+from loraweave.runs.folder import environment
 from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.runs.origin import check_base, check_data, describe_base, describe_scored_data
 from loraweave.runs.resolve import own_rate
@@ -44,11 +46,11 @@ PAGE_EVERY = 600.0
 
 
 def compare(
-    config: RunConfig,
+    config: RunConfig | str | Path,
     methods: Sequence[MethodSpec],
-    seeds: Sequence[int],
+    seeds: Sequence[int] = (0,),
     *,
-    learning_rates: Sequence[str] = (),
+    learning_rates: Sequence[str | float] = (),
     widen: bool = False,
     match_params: bool = False,
     against: str | None = None,
@@ -57,32 +59,31 @@ def compare(
     resume: bool = False,
     console: Console | None = None,
     command: str = "",
-) -> Results:
-    """Compare `methods` on the tasks of a run file; for each seed all of them see the same data in the same order.
+) -> Comparison:
+    """Train and evaluate several methods on the same data, as `loraweave compare` does.
 
-    The untouched base is always evaluated too. A run that fails is recorded as failed and the others go on. With
-    `learning_rates` every method is first trained at each of them with the first seed; all its seeds then have the rate
-    with the lowest validation loss, and only they are scored on test examples.
+    For each seed all methods see the same data in the same order. The untouched base is always evaluated too. A run
+    that fails is recorded as failed and the others go on. With `learning_rates` every method is first trained at each
+    of them with the first seed; all its seeds then have the rate with the lowest validation loss, and only they are
+    scored on test examples.
 
     Args:
-        config: the run file. Where its own `method` has fields, they hold for that method alone; a learning rate in
-            it holds for all, otherwise each method has its own default.
-        methods: names, or mappings with a name and fields.
-        seeds: whole numbers; a run per method and seed.
-        learning_rates: to choose from, such as "1e-3", or "0.5x" for half of each method's own. No search if empty.
+        config: a run file, or the path of one. Where its own `method` has fields, they hold for that method alone; a
+            learning rate in it holds for all, otherwise each method has its own default.
+        methods: names from `loraweave methods`, or mappings with a name and that method's fields.
+        seeds: whole numbers; a run for each method and seed.
+        learning_rates: to choose from by validation loss, such as 1e-3, or "0.5x" for half of each method's own. No
+            search if empty.
         widen: where the best of the rates is the lowest or highest, try the ones beyond it, as far apart as these are.
         match_params: choose each adapter's rank so that it trains as many parameters as the first one, within 3 %.
         against: the method that the others are held against; by default LoRA, else the first adapter.
-        margin: how much worse than the best a simpler method may be and still be taken, in the unit of the mean; by
-            default 1 point, or 0.02 nats per token.
-        output: folder for results.json, index.html and the runs; by default the run file's, else runs/comparison.
+        margin: how much worse than the best a simpler method may be and still be taken, in points (or, for losses, in
+            nats per token); by default 1 point, or 0.02.
+        output: the folder to write; by default the run file's, else runs/comparison.
         resume: go on with the comparison in `output`; what is finished is not run again. Methods, seeds and learning
             rates may have been added.
         console: where progress is shown; stderr by default.
-        command: what the user typed, kept with the results.
-
-    Returns:
-        The content of results.json.
+        command: what was typed, kept with the results.
 
     Raises:
         UserError: several processes of a launcher, an unknown method, a seed given twice, a learning rate that is none,
@@ -94,16 +95,18 @@ def compare(
             f"compare runs in one process, and a launcher has started {processes}: start it without accelerate launch "
             "or torchrun, or train one method at a time with `loraweave train` under the launcher"
         )
+    config = RunConfig.of(config)
     specs = choose_specs(config, methods)
     check_seeds(seeds)
-    parse_rates(learning_rates)
+    rates = [str(rate) for rate in learning_rates]
+    parse_rates(rates)
     folder = ComparisonFolder(output_folder(config, output))
-    settings = settings_of(config, specs, seeds, learning_rates, match_params, against, margin)
+    settings = settings_of(config, specs, seeds, rates, match_params, against, margin)
     asked = Asked(methods=[*specs], seeds=[*seeds], widen=widen)
     with locked(folder.path, "the comparison's folder"):
         results = _opened(config, folder, settings, asked, resume, command)
         _complete(config, results, folder, console or plain_console(stderr=True))
-    return results
+    return Comparison(folder.path, results)
 
 
 def _opened(
@@ -121,7 +124,13 @@ def _opened(
         first = earlier["settings"]["methods"] if earlier is not None else specs
         settings["methods"] = matched(specs, first, config.model, [task.name for task in described])
     if earlier is None:
-        results = begun(settings, asked, describe(described), command)
+        results = new_results(
+            settings,
+            asked,
+            command=command,
+            environment=environment(first_seed),
+            task_configs=describe(described),
+        )
     else:
         results = continued(earlier, settings, asked, command)
     results["data"] = data

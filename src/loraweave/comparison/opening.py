@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from loraweave.bases import empty_base
-from loraweave.comparison.records import BASE, FORMAT, Asked, Recommendation, Results
+from loraweave.comparison.records import BASE, Asked, Results
 from loraweave.comparison.store import check_same_methods
 from loraweave.errors import UserError
 from loraweave.estimate.counting import count_trainable, match_rank
 from loraweave.runs.config import MAX_SEED, RunConfig
-from loraweave.runs.folder import environment
 from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.runs.settings import DEFAULTS
 
@@ -86,27 +84,6 @@ def settings_of(
         "against": against,
         "margin": margin,
     }
-
-
-def begun(settings: dict[str, Any], asked: Asked, task_configs: dict[str, dict[str, Any]], command: str) -> Results:
-    return Results(
-        format=FORMAT,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=command,
-        settings=settings,
-        asked=asked,
-        environment=environment(settings["seeds"][0]),
-        tasks={},
-        task_configs=task_configs,
-        data={},
-        base={},
-        searches=[],
-        runs=[],
-        summary=[],
-        reference="",
-        differences=[],
-        recommendation=Recommendation(method=None, text="", points=[]),
-    )
 
 
 def continued(earlier: Results, settings: dict[str, Any], asked: Asked, command: str) -> Results:

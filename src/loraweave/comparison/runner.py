@@ -14,6 +14,7 @@ from rich.console import Console
 from loraweave.bases import Base
 from loraweave.comparison.display import OneRun
 from loraweave.comparison.jobs import Job
+from loraweave.comparison.recording import run_record
 from loraweave.comparison.records import BASE, Curves, RunRecord, Trial
 from loraweave.comparison.search import validation_losses
 from loraweave.comparison.store import ComparisonFolder
@@ -30,6 +31,17 @@ from loraweave.runs.resolve import with_defaults
 from loraweave.shapes import read_metrics
 from loraweave.tasks import Task
 from loraweave.training.run import train
+
+OF_THE_TRAINING = (
+    "rank",
+    "learning_rate",
+    "trainable_parameters",
+    "seconds",
+    "tokens_per_second",
+    "peak_memory",
+    "mixture",
+)
+"""What a run's summary.json says and its record has too."""
 
 
 class Runner:
@@ -77,7 +89,7 @@ class Runner:
     def _untouched(self, report: OneRun) -> RunRecord:
         scores, seconds = self._evaluated(self.config, self.base[0], self._tasks_of(self.seed), report)
         report.finish(_said(scores))
-        return _record(BASE, None, scores, seconds)
+        return run_record(BASE, None, scores, evaluation_seconds=seconds)
 
     def _trial(self, run: Job, report: OneRun) -> Trial:
         """Train at one rate of a search and read the validation loss."""
@@ -137,8 +149,15 @@ class Runner:
         report.finish(_said(scores))
         adapter = str((folder.path / summary["adapter"]).relative_to(self.folder.path))
         curves = _curves(folder.metrics, [task.name for task in tasks])
-        return _record(
-            run.method, run.seed, scores, seconds, summary=summary, losses=losses, adapter=adapter, curves=curves
+        return run_record(
+            run.method,
+            run.seed,
+            scores,
+            validation_loss=sum(losses.values()) / len(losses) if losses else None,
+            evaluation_seconds=seconds,
+            adapter=adapter,
+            curves=curves,
+            **{key: summary[key] for key in OF_THE_TRAINING if key in summary},
         )
 
     def _trained(self, run: Job, folder: RunFolder, report: OneRun) -> tuple[dict[str, Any], dict[str, float]]:
@@ -204,46 +223,11 @@ def give_memory_back() -> None:
 
 def failed_record(run: Job, reason: str) -> RunRecord:
     """The record of a run that came to nothing."""
-    return _record(run.method, run.seed, {}, None, error=reason, summary={"learning_rate": run.learning_rate})
+    return run_record(run.method, run.seed, {}, error=reason, learning_rate=run.learning_rate)
 
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _record(
-    method: str,
-    seed: int | None,
-    scores: dict[str, TaskScore],
-    seconds: float | None,
-    *,
-    error: str | None = None,
-    summary: Mapping[str, Any] | None = None,
-    losses: Mapping[str, float] | None = None,
-    adapter: str | None = None,
-    curves: Curves | None = None,
-) -> RunRecord:
-    """What is known of a run: its scores alone for the base, the error alone for one that failed."""
-    trained = summary or {}
-    return RunRecord(
-        method=method,
-        seed=seed,
-        status="failed" if error else "finished",
-        error=error,
-        scores=scores,
-        mean=macro_average(scores),
-        rank=trained.get("rank"),
-        learning_rate=trained.get("learning_rate"),
-        validation_loss=sum(losses.values()) / len(losses) if losses else None,
-        trainable_parameters=trained.get("trainable_parameters", 0),
-        seconds=trained.get("seconds"),
-        evaluation_seconds=seconds,
-        tokens_per_second=trained.get("tokens_per_second"),
-        peak_memory=trained.get("peak_memory"),
-        adapter=adapter,
-        curves=curves or Curves(training={}, validation={}),
-        mixture=trained.get("mixture", []),
-    )
 
 
 def _said(scores: Mapping[str, TaskScore]) -> str:
