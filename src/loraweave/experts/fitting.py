@@ -28,12 +28,18 @@ class Fitting:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Fitting":
-        """For a base as it was loaded, which is not touched."""
+        """For a base as it was loaded: `model`, which is not touched."""
         with torch.device("meta"):
             return cls(type(model)(copy.deepcopy(model.config)))
 
     def pairs(self, adapter: AdapterFile) -> Pairs:
-        """The update of a plain LoRA that was found to fit.
+        """The update of a plain LoRA, after it was found to fit.
+
+        Args:
+            adapter: the LoRA's files.
+
+        Returns:
+            By layer, A (r, d_in) and B (d_out, r) in float32, the scaling in B.
 
         Raises:
             UserError: its layers are not those of the base that its configuration names, or it is damaged.

@@ -72,9 +72,9 @@ class WeaveModel(BaseTuner):
     ) -> None:
         layer = target
         if not isinstance(target, WeaveLinear):
-            _check_is_called(parent, target_name, current_key)
+            check_is_called(parent, target_name, current_key)
             _check_is_outside(self.model, current_key)
-            routed = _may_be_routed(self.model, current_key)
+            routed = may_be_routed(self.model, current_key)
             layer = _adapted_layer(target, current_key, attach(self.model), peft_config, routed)
             layer.set_adapter(self.active_adapters)
             layer.train(target.training)  # an adapter added to a model in eval mode has no dropout there
@@ -180,7 +180,7 @@ def _check_is_outside(model: nn.Module, path: str) -> None:
             raise UserError(f"layer {path} is within the block {outer}, which is adapted as a whole: target either")
 
 
-def _check_is_called(parent: nn.Module, name: str, path: str) -> None:
+def check_is_called(parent: nn.Module, name: str, path: str) -> None:
     """Refuse a layer whose owner reads its weight instead of calling it: an adapter would silently do nothing."""
     read: list[str] = []
     if isinstance(parent, nn.MultiheadAttention):
@@ -199,7 +199,7 @@ def _check_is_called(parent: nn.Module, name: str, path: str) -> None:
         )
 
 
-def _may_be_routed(model: nn.Module, path: str) -> bool:
+def may_be_routed(model: nn.Module, path: str) -> bool:
     """Whether a layer may be called on tokens that a router chose: one of several experts, or of a list within the list
     of blocks."""
     if re.search(r"expert[^.]*(\d|\.(\w*_)?\d+)(\.|$)", path, re.IGNORECASE):
