@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from loraweave.evaluation.loaded import Loaded, load
     from loraweave.experts.library import ExpertLibrary
+    from loraweave.experts.manager import ExpertManager
     from loraweave.integrations.trl import with_tasks
     from loraweave.runs.config import RunConfig
     from loraweave.runs.loading import Run, load_run
@@ -50,6 +51,7 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "ExpertLibrary",
+    "ExpertManager",
     "HydraLoraConfig",
     "Loaded",
     "LoraMoeConfig",
@@ -93,6 +95,7 @@ _HOMES = {
     "checkpoint_context": "loraweave.tuner",
     "task": "loraweave.tuner",
     "ExpertLibrary": "loraweave.experts.library",
+    "ExpertManager": "loraweave.experts.manager",
     "with_tasks": "loraweave.integrations.trl",
     "RunConfig": "loraweave.runs.config",
     **dict.fromkeys(("Loaded", "load"), "loraweave.evaluation.loaded"),

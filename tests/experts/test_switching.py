@@ -1,7 +1,6 @@
 """Exact switching: the base's bits come back whatever happened, and a merged expert is what PEFT merges."""
 
 import copy
-import hashlib
 import random
 import threading
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_adapters import IDS, logits
+from tiny_experts import bits
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -23,15 +23,6 @@ from loraweave.experts.switching import Switcher, add_product
 
 DTYPES = (torch.float32, torch.bfloat16)
 ALL = ("small", "wide", "patterns")
-
-
-def bits(model: nn.Module) -> str:
-    """A hash of every bit of every weight, under the names that the model has them by."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        digest.update(name.encode())
-        digest.update(parameter.detach().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @pytest.fixture

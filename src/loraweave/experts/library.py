@@ -139,6 +139,7 @@ class ExpertLibrary:
         *,
         description: str = "",
         instructions: Sequence[str] = (),
+        prefixes: Sequence[str] = (),
         scores: Mapping[str, TaskScore] | None = None,
         base: str | None = None,
         replace: bool = False,
@@ -150,6 +151,7 @@ class ExpertLibrary:
             name: of its task; by default the run's task if it has one alone, else the folder's name.
             description: what its task is, in words.
             instructions: examples of what its task is asked.
+            prefixes: how everything that its task is asked begins, where that tells it from the others.
             scores: what it scored, by task, with their units, as `loraweave.evaluate` gives them.
             base: name or folder of its base, in the place of the one that the LoRA names.
             replace: take the place of an expert of this name. Who is reading the old one reads it to its end.
@@ -158,7 +160,7 @@ class ExpertLibrary:
             UserError: no plain LoRA, one of another base, layers of other sizes than the other experts', a name that is
                 taken or none; or the library cannot be written. It is as it was then.
         """
-        check_texts(description, instructions)
+        check_texts(description, instructions=instructions, prefixes=prefixes)
         found = _admitted(source, base)
         name = _own_name(found) if name is None else name
         check_name(name, str(source))
@@ -180,6 +182,7 @@ class ExpertLibrary:
                 folder=folder,
                 description=description,
                 instructions=tuple(instructions),
+                prefixes=tuple(prefixes),
                 rank=max(rank_and_alpha(copied.config, layer)[0] for layer in copied.sizes),
                 parameters=copied.parameters,
                 source=str(source),
@@ -199,25 +202,29 @@ class ExpertLibrary:
         *,
         description: str | None = None,
         instructions: Sequence[str] | None = None,
+        prefixes: Sequence[str] | None = None,
         scores: Mapping[str, TaskScore] | None = None,
     ) -> Expert:
         """Change what is said of an expert; its files stay as they are.
 
         Args:
             name: of the expert.
-            description, instructions: as of `add`; None leaves them.
+            description, instructions, prefixes: as of `add`; None leaves them.
             scores: with their units, to be put beside or over those that are there.
 
         Raises:
             UserError: there is no such expert.
         """
+        check_texts(description or "", instructions=instructions or (), prefixes=prefixes or ())
         with self._written() as manifest:
             expert = manifest.expert(name, self.folder)
-            description = expert.description if description is None else description
-            instructions = expert.instructions if instructions is None else instructions
-            check_texts(description, instructions)
-            said = {**expert.scores, **brief(scores or {})}
-            expert = changed(expert, description=description, instructions=tuple(instructions), scores=said)
+            expert = changed(
+                expert,
+                description=expert.description if description is None else description,
+                instructions=tuple(expert.instructions if instructions is None else instructions),
+                prefixes=tuple(expert.prefixes if prefixes is None else prefixes),
+                scores={**expert.scores, **brief(scores or {})},
+            )
             write_manifest(self.folder, changed(manifest, experts={**manifest.experts, name: expert}))
         return expert
 

@@ -38,6 +38,7 @@ class _Entry(TypedDict):
     folder: str
     description: str
     instructions: list[str]
+    prefixes: list[str]
     rank: int
     parameters: int
     source: str
@@ -61,7 +62,7 @@ class Expert:
         name: of its task, by which it is asked for.
         folder: its files, which PEFT loads.
         description: what its task is, in words; what routing by description goes by.
-        instructions: examples of what its task is asked.
+        instructions: examples of what its task is asked. prefixes: how everything that it is asked may begin.
         rank: the largest of its layers. parameters: numbers that it is made of.
         source: where it came from.
         added: when, in UTC.
@@ -74,6 +75,7 @@ class Expert:
     folder: Path
     description: str
     instructions: tuple[str, ...]
+    prefixes: tuple[str, ...]
     rank: int
     parameters: int
     source: str
@@ -126,9 +128,8 @@ def read_manifest(library: Path) -> Manifest:
         for part in (entry["folder"], *entry["files"]):
             if Path(part).name != part or part in ("", ".", ".."):
                 raise UserError(f"{path}: {name}: {shown(part)} is no name of a file or folder")
-        values = {key: entry[key] for key in _Entry.__annotations__ if key not in ("folder", "instructions")}
-        folder = library / EXPERTS / entry["folder"]
-        experts[name] = Expert(name, folder, instructions=tuple(entry["instructions"]), **values)
+        values = {key: tuple(v) if isinstance(v := entry[key], list) else v for key in _Entry.__annotations__}
+        experts[name] = Expert(name=name, **{**values, "folder": library / EXPERTS / entry["folder"]})
     return Manifest(content["base"], experts)
 
 
@@ -137,7 +138,7 @@ def write_manifest(library: Path, manifest: Manifest) -> None:
     experts = {}
     for name, expert in manifest.experts.items():
         values = {key: getattr(expert, key) for key in _Entry.__annotations__}
-        experts[name] = {**values, "folder": expert.folder.name, "instructions": list(expert.instructions)}
+        experts[name] = {**values, "folder": expert.folder.name}
     write_json(library / NAME, {"format": FORMAT, "base": manifest.base, "experts": experts})
 
 
@@ -159,12 +160,13 @@ def brief(scores: Mapping[str, TaskScore]) -> dict[str, ExpertScore]:
     return {task: {key: score[key] for key in ExpertScore.__annotations__} for task, score in scores.items()}  # type: ignore[literal-required,misc]
 
 
-def check_texts(description: str, instructions: Sequence[str]) -> None:
-    """Raise UserError for a description or instructions that are no texts, or empty ones."""
+def check_texts(description: str, **texts: Sequence[str]) -> None:
+    """Raise UserError for a description that is no text, or for lists of texts, by their names, that are none."""
     if not isinstance(description, str):
         raise UserError(f"description: a text is wanted, got {shown(description)}")
-    if isinstance(instructions, str):
-        raise UserError(f"instructions: a list of texts, got {shown(instructions)} alone")
-    for text in instructions:
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f"instructions: a text that is not empty is wanted, got {shown(text)}")
+    for key, given in texts.items():
+        if isinstance(given, str):
+            raise UserError(f"{key}: a list of texts, got {shown(given)} alone")
+        for text in given:
+            if not isinstance(text, str) or not text.strip():
+                raise UserError(f"{key}: a text that is not empty is wanted, got {shown(text)}")

@@ -1,0 +1,192 @@
+"""The experts of a library on their base: routed to, switched between, or answering in one batch."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from loraweave.bases import Base, check_fingerprint, load_base
+from loraweave.data.border import context_ids
+from loraweave.errors import UserError
+from loraweave.evaluation.predict import Prompt
+from loraweave.experts.fitting import Fitting, Pairs
+from loraweave.experts.library import ExpertLibrary
+from loraweave.experts.manifest import AUTO, BASE, Expert
+from loraweave.experts.mixed import MixedBatches
+from loraweave.experts.routing import THRESHOLD, Embedding, Route, Router
+from loraweave.experts.switching import Switcher
+from loraweave.quiet import quiet_libraries
+from loraweave.tasks.template import apply_template
+from loraweave.tasks.turn import turn_of
+
+
+class ExpertManager:
+    """A library's experts on its base.
+
+        manager = loraweave.ExpertManager("library", embed=default_embedding())
+        manager.route("Is the sky blue?")                     # whose request that is, with score and margin
+        with manager.using("boolq") as model: ...             # merged, at the base's cost; exactly taken back later
+        manager.generate(["…", "…"], ["boolq", "summaries"])  # one batch, nothing merged
+
+    Args:
+        library: a library, or its folder.
+        base: model and tokenizer, if already loaded; the library's own base when None.
+        embed: texts to vectors (n, d), for routing by description; see `routing.default_embedding`.
+        threshold: the cosine below which the base answers.
+        memory: bytes for merged weights beside those in use, as of `Switcher`.
+        device: of a base that is loaded here: "cpu", "cuda" and so on; a GPU where there is one when None.
+        dtype: of its weights, as of `bases.load_base`.
+        trust_code: run code that comes with it.
+
+    Attributes:
+        library: opened.
+        model, tokenizer: of the base.
+        switcher: that merges.
+
+    Raises:
+        UserError: no library; a base that cannot be loaded, or another one than the experts were trained on.
+    """
+
+    def __init__(
+        self,
+        library: ExpertLibrary | str | Path,
+        base: Base | None = None,
+        *,
+        embed: Embedding | None = None,
+        threshold: float = THRESHOLD,
+        memory: int = 0,
+        device: str | None = None,
+        dtype: str = "auto",
+        trust_code: bool = False,
+    ) -> None:
+        self.library = library if isinstance(library, ExpertLibrary) else ExpertLibrary(library)
+        record = self.library.base
+        if base is None:
+            with quiet_libraries():
+                model, tokenizer = load_base(record["name"], dtype, trust_code=trust_code)
+            base = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer
+        self.model: PreTrainedModel = base[0]
+        self.tokenizer: PreTrainedTokenizerBase = base[1]
+        if "fingerprint" in record:
+            check_fingerprint(self.model, record["fingerprint"], str(self.library.folder))
+        self.switcher = Switcher(self.model, self._pairs, memory)
+        self._fitting = Fitting.of(self.model)
+        self._embed, self._threshold = embed, threshold
+        self._lock = RLock()
+        self._mixed: MixedBatches | None = None
+        self._beside: dict[str, Expert] = {}
+        self._known: dict[str, Expert] = {}
+        self.refresh()
+
+    @property
+    def experts(self) -> list[str]:
+        """The names of the experts, as of the last `refresh`."""
+        return list(self._known)
+
+    def refresh(self) -> None:
+        """Take over what has changed in the library: experts that came, went or were replaced."""
+        with self._lock:
+            now = self.library.experts()
+            changed = [name for name, expert in self._known.items() if now.get(name) != expert]
+            for name in changed:
+                self.switcher.forget(name)
+            if self._mixed is not None:
+                self._mixed.remove(changed)
+            for name in changed:
+                self._beside.pop(name, None)
+            self._known = now
+            self.router = Router(now.values(), self._embed, self._threshold)
+
+    def route(self, instruction: Prompt) -> Route:
+        """Whose request that is.
+
+        Args:
+            instruction: a text, or the messages of a chat.
+        """
+        return self.router.route(instruction)
+
+    @contextmanager
+    def using(self, name: str | None) -> Iterator[PreTrainedModel]:
+        """The base with an expert merged, for this thread alone while the block runs.
+
+        Args:
+            name: of the expert; None, or "base", for the base as it is.
+
+        Raises:
+            UserError: as of `Switcher.switch`.
+        """
+        with self._lock, self.switcher.using(None if name in (None, BASE) else name) as model, self._nobody_beside():
+            yield model
+
+    def generate(
+        self, prompts: Sequence[Prompt], experts: Sequence[str | None] | str = AUTO, *, max_new_tokens: int = 128
+    ) -> list[str]:
+        """Answers to prompts of any experts, in one batch, greedily, each up to the end of its turn.
+
+        Args:
+            prompts: texts to go on from, or chats.
+            experts: for each prompt an expert's name, "base" or None for the base, or "auto" for whomever the router
+                finds; or one of these for all.
+            max_new_tokens: at most.
+
+        Raises:
+            UserError: an unknown expert, as many names as there are not prompts, texts and chats at once, or an expert
+                that cannot be read.
+        """
+        if not prompts:
+            return []
+        names = [experts] * len(prompts) if isinstance(experts, str) else list(experts)
+        if len(names) != len(prompts):
+            raise UserError(f"{len(prompts)} prompts and {len(names)} experts: name one for each, or one for all")
+        routes = iter(self.router.route_all([p for p, name in zip(prompts, names, strict=True) if name == AUTO]))
+        tasks = [(next(routes).expert if name == AUTO else name) or BASE for name in names]
+        with self._lock, quiet_libraries(), torch.no_grad():
+            self._stand_beside(tasks)
+            self.switcher.switch(None)
+            return self._generated(prompts, tasks, max_new_tokens)
+
+    def close(self) -> None:
+        """Leave the base as it was loaded."""
+        with self._lock:
+            self.switcher.close()
+            if self._mixed is not None:
+                self._mixed.close()
+                self._mixed, self._beside = None, {}
+
+    def _pairs(self, name: str) -> Pairs:
+        return self._fitting.pairs(self.library.load(name))
+
+    def _nobody_beside(self) -> AbstractContextManager[None]:
+        return self._mixed.call_context.use(BASE) if self._mixed is not None else nullcontext()
+
+    def _stand_beside(self, tasks: Sequence[str]) -> None:
+        """Let those be ready who are asked."""
+        wanted = [name for name in dict.fromkeys(tasks) if name != BASE and name not in self._beside]
+        found = {name: self.library.expert(name) for name in wanted}
+        pairs = {name: self._pairs(name) for name in wanted}
+        if self._mixed is None:
+            self._mixed = MixedBatches(self.model)
+        self._mixed.put(pairs)
+        self._beside |= found
+
+    def _generated(self, prompts: Sequence[Prompt], tasks: list[str], max_new_tokens: int) -> list[str]:
+        chats = [not isinstance(prompt, str) for prompt in prompts]
+        if any(chats) and not all(chats):
+            raise UserError("prompts are texts or chats, and here are both: ask for one kind at a time")
+        turn = turn_of(self.tokenizer) if all(chats) else None
+        texts = [p if isinstance(p, str) else apply_template(self.tokenizer, p, True) for p in prompts]
+        rows = [context_ids(text, self.tokenizer) for text in texts]
+        longest, pad = max(map(len, rows)), self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=self.model.device)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self.model.device)
+        ends = sorted({self.tokenizer.eos_token_id, turn.token if turn else None} - {None})
+        how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False, "eos_token_id": ends or None}
+        if turn is not None and turn.words:
+            how |= {"stop_strings": [turn.words], "tokenizer": self.tokenizer}
+        written = self.model.generate(ids, attention_mask=mask, pad_token_id=pad, tasks=tasks, **how)[:, longest:]
+        answers = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [turn.answer(answer) if turn is not None else answer for answer in answers]

@@ -1,0 +1,97 @@
+"""The manager: a library's experts routed to, merged in turn, and answering in one batch, the same each time."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from tiny_experts import bits, count_words
+from transformers import AutoModelForCausalLM
+
+from loraweave import ExpertLibrary, ExpertManager, UserError
+from loraweave.bases import load_base
+from loraweave.files import write_json
+
+PROMPTS = ["Go on: a", "Stop", "abc abc abc", "x"]
+
+
+@pytest.fixture
+def manager(library: ExpertLibrary) -> ExpertManager:
+    library.describe("small", description="red", prefixes=["Go on"])
+    library.describe("wide", description="blue sum")
+    return ExpertManager(library, embed=count_words, memory=10**9, device="cpu")
+
+
+def answer(model: Any, tokenizer: Any, prompt: str) -> str:
+    ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+    how = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": 2}
+    written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **how)
+    return tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def test_merged_in_turn_and_mixed_in_one_batch_answer_alike(manager: ExpertManager, base_folder: Path) -> None:
+    names = ["small", "base", "wide", "patterns"]
+    before = bits(manager.model)
+    mixed = manager.generate(PROMPTS, names, max_new_tokens=5)
+    in_turn = []
+    for prompt, name in zip(PROMPTS, names, strict=True):
+        with manager.using(name) as model:
+            in_turn.append(answer(model, manager.tokenizer, prompt))
+    assert mixed == in_turn
+    for prompt, name, said in zip(PROMPTS, names, mixed, strict=True):
+        alone: Any = AutoModelForCausalLM.from_pretrained(base_folder).eval()
+        if name != "base":
+            alone = PeftModel.from_pretrained(alone, str(manager.library.expert(name).folder)).eval()
+        assert answer(alone, manager.tokenizer, prompt) == said
+    assert manager.generate(PROMPTS, names, max_new_tokens=5) == mixed  # with an expert merged just now
+    manager.close()
+    assert bits(manager.model) == before
+    assert manager.generate([], "base") == []
+
+
+def test_requests_that_name_nobody_are_routed(manager: ExpertManager) -> None:
+    assert manager.route("Go on: b").by == "prefix"
+    assert manager.route("a sum").expert == "wide"
+    assert manager.route("nothing").expert is None
+    asked = ["Go on: b", "a sum", "nothing", "Go on: b"]
+    routed = manager.generate(asked, ["auto", "auto", "auto", "patterns"], max_new_tokens=4)
+    assert routed == manager.generate(asked, ["small", "wide", None, "patterns"], max_new_tokens=4)
+
+
+def test_what_changes_in_the_library_is_taken_over(
+    manager: ExpertManager, make_lora: Callable, loras: dict[str, Path], tmp_path: Path
+) -> None:
+    library = manager.library
+    first = manager.generate(["abc"] * 2, ["small", "wide"], max_new_tokens=5)
+    with manager.using("small") as model:
+        merged = bits(model)
+    library.add(make_lora(tmp_path / "new", 7, r=4, target_modules=["v_proj", "down_proj"]), "small", replace=True)
+    library.add(loras["small"], "again")
+    library.remove("patterns")
+    manager.refresh()
+    assert manager.experts == ["small", "wide", "again"]
+    second = manager.generate(["abc"] * 3, ["small", "wide", "again"], max_new_tokens=5)
+    assert (second[1], second[2]) == (first[1], first[0])
+    with manager.using("small") as model:
+        assert bits(model) != merged
+    with manager.using("again") as model:
+        assert bits(model) == merged
+    with pytest.raises(UserError, match="no expert 'patterns'"):
+        manager.generate(["abc"], "patterns")
+
+
+def test_a_base_that_is_another_one_and_wrong_requests_are_refused(
+    manager: ExpertManager, base_folder: Path, make_lora: Callable, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="2 prompts and 1 experts"):
+        manager.generate(["a", "b"], ["small"])
+    with pytest.raises(UserError, match="here are both"):
+        manager.generate(["a", [{"role": "user", "content": "b"}]], "small")
+    model, tokenizer = load_base(base_folder)
+    lora = make_lora(tmp_path / "lora")
+    write_json(lora / "base.json", {"name": str(base_folder), "fingerprint": "0" * 16})
+    manager.library.add(lora, "marked")
+    with pytest.raises(UserError, match="is not the one the adapter was trained on"):
+        ExpertManager(manager.library, (model, tokenizer))
