@@ -14,7 +14,6 @@ from loraweave.data.encode import encode
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate, macro_average
 from loraweave.evaluation.outcomes import read_outcomes, shares
-from loraweave.evaluation.scoring import default_batch_size
 from loraweave.tasks import load_tasks
 
 
@@ -165,10 +164,3 @@ def test_cut_prompts_are_counted(base, tasks):
     assert score["truncated"] == score["n"] == 8
     model.config.max_position_embeddings = 18  # a note has 7 tokens, what to remember 12
     assert evaluate(model, tokenizer, tasks[2:])["notes"]["truncated"] == 10
-
-
-def test_batch_size_shrinks_with_the_vocabulary(base):
-    model, _ = base
-    assert default_batch_size(model) == 64
-    model.config.vocab_size = 151_936
-    assert default_batch_size(model) == 2

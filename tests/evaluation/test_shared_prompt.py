@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from loraweave.evaluation.shared_prompt import batches, score_answers
+from loraweave.evaluation.shared_prompt import score_answers
 
 PROMPTS = [[1, 7, 9, 11, 4], [1, 5], [1, 8, 3, 3, 20, 21, 22]]
 ANSWERS = [[[30], [31, 32, 33]], [[40, 41]], [[50, 51], [52], [53, 54, 55, 56]]]
@@ -35,8 +35,3 @@ def test_a_sliding_window_is_left_to_lm_eval(tiny_model):
     config.sliding_window = 4
     model = AutoModelForCausalLM.from_config(config).eval()
     assert score_answers(model, PROMPTS, ANSWERS) is None
-
-
-def test_batches_fill_up_and_keep_the_order():
-    assert list(batches([2, 2, 3, 9, 1], 5)) == [[0, 1], [2], [3], [4]]
-    assert list(batches([], 5)) == []

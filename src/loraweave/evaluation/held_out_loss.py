@@ -3,36 +3,39 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import torch
-from torch.nn import functional
 from transformers import PreTrainedModel
 
-from loraweave.data.encode import IGNORED, Encoded, EncodedRow
-from loraweave.evaluation.outcomes import Outcomes, weighted
+from loraweave.data.encode import IGNORED, Encoded
+from loraweave.evaluation.outcomes import weighted
+from loraweave.evaluation.scored_tokens import batches, score_rows
 from loraweave.evaluation.scores import TaskScore
+
+Report = Callable[[int, int], None]
 
 
 def score_with_loss(
-    model: PreTrainedModel, encoded: Encoded, *, batch_size: int, pad: int, report: Callable[[int, int], None]
+    model: PreTrainedModel, encoded: Encoded, *, rows_at_once: int, tokens_at_once: int | None, report: Report
 ) -> TaskScore:
-    """Loss in nats per completion token over `encoded.rows`; `report(done, of)` counts rows.
+    """Loss in nats per completion token over `encoded.rows`, in `scored_tokens.batches` of so many rows and tokens;
+    `report(done, of)` counts rows.
 
     The mean is over tokens, as in training; its standard error is over examples, because the tokens of one example
     are not independent.
     """
     started = time.perf_counter()
     rows = encoded.rows
-    longest_first = sorted(range(len(rows)), key=lambda index: -len(rows[index]["input_ids"]))
-    losses: list[float] = []
-    counts: list[int] = []
-    for start in range(0, len(rows), batch_size):
-        batch = [rows[index] for index in longest_first[start : start + batch_size]]
-        batch_losses, batch_counts = _losses(model, batch, pad)
-        losses += batch_losses
-        counts += batch_counts
-        report(len(losses), len(rows))
+    counts = [sum(label != IGNORED for label in row["labels"][1:]) for row in rows]
+    losses = [0.0] * len(rows)
+    done = 0
+    for batch in batches([len(row["input_ids"]) for row in rows], rows_at_once, tokens_at_once):
+        asked = [_scored(rows[index]["labels"]) for index in batch]
+        found = score_rows(model, [rows[index]["input_ids"] for index in batch], asked)
+        for index, scores in zip(batch, found, strict=True):
+            losses[index] = -sum(log_prob for log_prob, _ in scores)
+        done += len(batch)
+        report(done, len(rows))
     tokens = sum(counts)
     mean = sum(losses) / tokens
     n = len(losses)
@@ -51,27 +54,10 @@ def score_with_loss(
         requests=hashlib.sha256(repr([row["input_ids"] for row in rows]).encode()).hexdigest()[:16],
         truncated=encoded.cut,
         seconds=time.perf_counter() - started,
-        outcomes=_outcomes(losses, counts, longest_first),
+        outcomes=weighted([loss / count if count else 0.0 for loss, count in zip(losses, counts, strict=True)], counts),
     )
 
 
-def _outcomes(losses: Sequence[float], counts: Sequence[int], order: Sequence[int]) -> Outcomes:
-    """Loss per token and number of tokens of each example, in the task's own order; they come in `order`."""
-    each = sorted(zip(order, losses, counts, strict=True))
-    return weighted([loss / count if count else 0.0 for _, loss, count in each], [count for _, _, count in each])
-
-
-def _losses(model: PreTrainedModel, batch: Sequence[EncodedRow], pad: int) -> tuple[list[float], list[int]]:
-    """Summed loss and number of scored tokens of each row."""
-    length = max(len(row["input_ids"]) for row in batch)
-
-    def padded(lists: list[list[int]], fill: int) -> torch.Tensor:
-        return torch.tensor([values + [fill] * (length - len(values)) for values in lists], device=model.device)
-
-    inputs = padded([row["input_ids"] for row in batch], pad)
-    mask = padded([[1] * len(row["input_ids"]) for row in batch], 0)
-    labels = padded([row["labels"] for row in batch], IGNORED)[:, 1:]
-    with torch.no_grad():
-        logits = model(input_ids=inputs, attention_mask=mask).logits[:, :-1].float()
-    each = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
-    return each.sum(dim=1).tolist(), (labels != IGNORED).sum(dim=1).tolist()
+def _scored(labels: list[int]) -> list[tuple[int, int]]:
+    """Each token that counts, with the column before it."""
+    return [(column, label) for column, label in enumerate(labels[1:]) if label != IGNORED]

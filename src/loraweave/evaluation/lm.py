@@ -16,10 +16,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loraweave.data.border import context_ids, split_ids
 from loraweave.data.notices import longest_answer
-from loraweave.evaluation.shared_prompt import batches, score_answers
+from loraweave.evaluation.scored_tokens import batches, score_rows
+from loraweave.evaluation.shared_prompt import score_answers
 from loraweave.tasks.sandbox import sandbox_chat_templates
 from loraweave.tasks.template import apply_template
 from loraweave.tasks.turn import Turn
+
+ROWS = 64
+TOKENS = {"cpu": 2**13}
+TOKENS_ELSEWHERE = 2**15
+"""Read at once, at most, where nobody says: rows, and the tokens that they fill, on a CPU and on an accelerator."""
+
+Request = tuple[tuple[str, str], list[int], list[int]]
+"""Prompt and answer as texts, and the ids of each."""
 
 
 class ProgressHook(CacheHook):
@@ -37,13 +46,22 @@ class ProgressHook(CacheHook):
 class LoadedModel(HFLM):
     """lm-eval's Hugging Face model around a loaded one, without its bars, counting what had to be cut.
 
+    Args:
+        model, tokenizer: as loaded.
+        batch_size: rows per forward pass; when None `ROWS`, of `TOKENS` at most.
+
     `truncated` is the number of requests since the start whose prompt was longer than the model can read, so that
     lm-eval dropped its beginning. `turn` is what stands around the answers: set for chats.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | None = None
+    ) -> None:
         sandbox_chat_templates()
-        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size or ROWS, backend="causal")
+        tokens = TOKENS.get(model.device.type, TOKENS_ELSEWHERE)
+        self.most_tokens = tokens if batch_size is None else None
+        self.shares_prompts = True  # until the model shows that it cannot
         self.truncated = 0
         self.turn: Turn | None = None
 
@@ -80,47 +98,86 @@ class LoadedModel(HFLM):
         return self._loglikelihood_tokens([(pair, *split_ids(*pair, self.tokenizer)) for pair in pairs])
 
     def _loglikelihood_tokens(
-        self,
-        requests: list[tuple[tuple[str, str], list[int], list[int]]],
-        disable_tqdm: bool = True,
-        override_bs: int | None = None,
+        self, requests: list[Request], disable_tqdm: bool = True, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        too_long = sum(len(prompt) + len(answer) > self.max_length + 1 for _, prompt, answer in requests)
-        self.truncated += too_long
-        by_prompt: dict[tuple[int, ...], list[int]] = {}
-        for index, (_, prompt, _) in enumerate(requests):
-            by_prompt.setdefault(tuple(prompt), []).append(index)
-        if len(by_prompt) < len(requests) and not too_long:
-            scored = self._score_by_prompt(requests, by_prompt)
-            if scored is not None:
-                return scored
-        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+        """The log-probability of each request's answer after its prompt, and whether it is what the model writes.
 
-    def _score_by_prompt(
-        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], by_prompt: dict[tuple[int, ...], list[int]]
-    ) -> list[tuple[float, bool]] | None:
-        """Each prompt read once for all its answers; None when the model cannot do that."""
-        groups = sorted(by_prompt.items(), key=lambda item: -len(item[0]))
+        As lm-eval's, except that a prompt with several answers is read once, and that what goes through the
+        language-model head is what is scored. A prompt that is too long loses its beginning.
+        """
+        by_prompt: dict[tuple[int, ...], list[int]] = {}
+        for index, (_, prompt, answer) in enumerate(requests):
+            if not 0 < len(answer) <= self.max_length:
+                raise ValueError(f"an answer of {len(answer)} tokens, and the model reads 1 to {self.max_length}")
+            if len(prompt) + len(answer) <= self.max_length + 1:
+                by_prompt.setdefault(tuple(prompt), []).append(index)
+            else:
+                self.truncated += 1
+        shared = [(prompt, indices) for prompt, indices in by_prompt.items() if len(indices) > 1]
         scored: dict[int, tuple[float, bool]] = {}
-        for batch in batches([len(indices) for _, indices in groups], self.batch_size):
-            picked = [groups[number] for number in batch]
-            answers = [[requests[index][2] for index in indices] for _, indices in picked]
-            found = score_answers(self.model, [list(prompt) for prompt, _ in picked], answers)
-            if found is None:
-                return None
-            for (_, indices), results in zip(picked, found, strict=True):
-                for index, result in zip(indices, results, strict=True):
-                    scored[index] = result
-                    self.cache_hook.add_partial("loglikelihood", requests[index][0], result)
+        for batch in batches([len(prompt) for prompt, _ in shared], self.batch_size, self.most_tokens):
+            if self.shares_prompts:
+                self._score_by_prompt(requests, [shared[number] for number in batch], scored)
+        self._score_row_by_row(requests, [index for index in range(len(requests)) if index not in scored], scored)
         return [scored[index] for index in range(len(requests))]
 
+    def _score_by_prompt(
+        self,
+        requests: list[Request],
+        prompts: list[tuple[tuple[int, ...], list[int]]],
+        scored: dict[int, tuple[float, bool]],
+    ) -> None:
+        """Each prompt read once for all its answers; nothing is scored when the model cannot do that."""
+        answers = [[requests[index][2] for index in indices] for _, indices in prompts]
+        found = score_answers(self.model, [prompt for prompt, _ in prompts], answers, self.batch_size, self.most_tokens)
+        self.shares_prompts = found is not None
+        for (_, indices), results in zip(prompts, found or (), strict=found is not None):
+            for index, result in zip(indices, results, strict=True):
+                self._keep(requests, index, result, scored)
+
+    def _score_row_by_row(
+        self, requests: list[Request], indices: list[int], scored: dict[int, tuple[float, bool]]
+    ) -> None:
+        """Prompt and answer read together; requests that are alike up to the answer's last token read once."""
+        by_row: dict[tuple[int, ...], list[int]] = {}
+        for index in indices:
+            _, prompt, answer = requests[index]
+            by_row.setdefault(tuple((*prompt, *answer)[-(self.max_length + 1) : -1]), []).append(index)
+        rows = list(by_row)
+        for batch in batches([len(row) for row in rows], self.batch_size, self.most_tokens):
+            asked = []
+            for number in batch:
+                end = len(rows[number])
+                answers = [requests[index][2] for index in by_row[rows[number]]]
+                asked.append([(end - len(a) + i, token) for a in answers for i, token in enumerate(a)])
+            found = score_rows(self.model, [rows[number] for number in batch], asked)
+            for number, scores in zip(batch, found, strict=True):
+                each = iter(scores)
+                for index in by_row[rows[number]]:
+                    values, greedy = zip(*(next(each) for _ in requests[index][2]), strict=True)
+                    self._keep(requests, index, (sum(values), all(greedy)), scored)
+
+    def _keep(
+        self, requests: list[Request], index: int, result: tuple[float, bool], scored: dict[int, tuple[float, bool]]
+    ) -> None:
+        scored[index] = result
+        if requests[index][0] is not None:  # else a part of a longer text, which lm-eval puts together
+            self.cache_hook.add_partial("loglikelihood", requests[index][0], result)
+
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        lengths = []
         for request in requests:
             prompt, settings = request.args
-            room = self.max_length - int(settings.get("max_gen_toks", self.max_gen_toks))
-            self.truncated += len(self.tok_encode(prompt)) > room
-        written = super().generate_until(requests, disable_tqdm=True)
-        return [self.turn.answer(text) for text in written] if self.turn else written
+            longest = int(settings.get("max_gen_toks", self.max_gen_toks))
+            size = len(self.tok_encode(prompt))
+            self.truncated += size > self.max_length - longest
+            lengths.append(min(size + longest, self.max_length))
+        written = [""] * len(requests)
+        for batch in batches(lengths, self.batch_size, self.most_tokens):
+            texts = super().generate_until([requests[index] for index in batch], disable_tqdm=True)
+            for index, text in zip(batch, texts, strict=True):
+                written[index] = self.turn.answer(text) if self.turn else text
+        return written
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **how: Any) -> torch.Tensor:
         """lm-eval's, but each row stops at its own end of text or of turn, however long the others go on."""

@@ -21,7 +21,6 @@ from loraweave.errors import UserError, nearest
 from loraweave.evaluation.beside import untouched
 from loraweave.evaluation.lm import LoadedModel, ends_of
 from loraweave.evaluation.predict import Prediction, Prompt, predict_rows, write_answers
-from loraweave.evaluation.scoring import default_batch_size
 from loraweave.files import file_hash
 from loraweave.quiet import quiet_libraries, without_bars
 from loraweave.runs.attaching import attach
@@ -187,7 +186,7 @@ class Loaded:
     @contextmanager
     def _speaking(self, task: str | None) -> Iterator[LoadedModel]:
         with quiet_libraries(), without_bars(), self._told(task), torch.no_grad():
-            yield LoadedModel(self.model, self.tokenizer, default_batch_size(self.model))
+            yield LoadedModel(self.model, self.tokenizer)
 
     def _told(self, task: str | None) -> AbstractContextManager[None]:
         if task is None and self.needs_tasks:

@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 
-# A batch's largest tensor holds a float32 logit per row, token and word of the vocabulary: this much at most, on a
-# CPU and on an accelerator, for prompts of a typical length.
-LOGIT_BYTES = {"cpu": 2**29}
-LOGIT_BYTES_ELSEWHERE = 2**32
-TYPICAL_TOKENS = 256
-
 
 def evaluate(
     model: PreTrainedModel | PeftModel,
@@ -58,7 +52,7 @@ def evaluate(
         tokenizer: the base's.
         tasks: from `load_tasks`.
         limit: the first so many test examples of each task; all when None.
-        batch_size: rows per forward pass; by default as many as a large vocabulary's logits allow, 64 at most.
+        batch_size: rows per forward pass; by default 64, and fewer where they are long (`lm.TOKENS`).
         num_fewshot: solved examples before each question. Training sees none, so 0 by default.
         seed: chooses the solved examples and the bootstrap's draws.
         progress: called with the task's name, requests done and requests in all.
@@ -76,7 +70,7 @@ def evaluate(
     try:
         with quiet_libraries(), without_bars(), torch.random.fork_rng():
             torch.manual_seed(seed)
-            lm = LoadedModel(model, tokenizer, batch_size or default_batch_size(model))
+            lm = LoadedModel(model, tokenizer, batch_size)
             model.eval()
             return {
                 task.name: _score(lm, task, limit, num_fewshot, seed, partial(progress or _unheard, task.name), keep)
@@ -84,13 +78,6 @@ def evaluate(
             }
     finally:
         model.train(was_training)
-
-
-def default_batch_size(model: PreTrainedModel | PeftModel) -> int:
-    """A power of two, 64 at most, so that a batch's logits stay within `LOGIT_BYTES`."""
-    budget = LOGIT_BYTES.get(model.device.type, LOGIT_BYTES_ELSEWHERE)
-    fits = budget // (4 * TYPICAL_TOKENS * model.config.get_text_config().vocab_size)
-    return min(64, 2 ** max(0, fits.bit_length() - 1))
 
 
 def _score(
@@ -123,7 +110,7 @@ def _score(
             )
         encoded = encode_all(examples, lm.tokenizer, lm.max_length)
         score = score_with_loss(
-            lm.model, encoded, batch_size=lm.batch_size, pad=lm.tokenizer.pad_token_id, report=report
+            lm.model, encoded, rows_at_once=lm.batch_size, tokens_at_once=lm.most_tokens, report=report
         )
         if keep is not None:
             keep(task.name, loss_samples(task.name, encoded.rows, lm.tokenizer, score["outcomes"]))

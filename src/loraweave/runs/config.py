@@ -26,7 +26,7 @@ class EvalConfig(BaseModel):
 
     Attributes:
         limit: test examples per task; all when None.
-        batch_size: rows per forward pass; chosen by the vocabulary's size when None.
+        batch_size: rows per forward pass; when None 64, and fewer where they are long.
         num_fewshot: solved examples before each question.
     """
 
