@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_tasks import write_jsonl
 
 from loraweave.errors import UserError
 from loraweave.tasks import load_tasks
@@ -207,3 +208,14 @@ def test_a_broken_array_and_a_broken_parquet(tmp_path: Path) -> None:
 
 def test_no_tasks(tmp_path: Path) -> None:
     assert "name at least one" in message_of([], tmp_path)
+
+
+@pytest.mark.parametrize("prompts", [["a"], ["a", "b"], ["a"] * 20])
+def test_a_share_that_cannot_be_held_out_is_told_before_anything_is_trained(prompts: list[str], tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "few.jsonl", [{"prompt": prompt, "completion": "this"} for prompt in prompts])
+    with pytest.raises(UserError, match=r"few\.jsonl: `test: 0\.25` cannot be met"):
+        load_tasks([{"task": "few.jsonl", "test": 0.25}], tmp_path)
+    if len(prompts) == 1:
+        (task,) = load_tasks([{"task": "few.jsonl", "validation": 0.25}], tmp_path)
+        with pytest.raises(UserError, match=r"task 'few': `validation: 0\.25` cannot be met"):
+            task.training_examples()

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from random import Random
 from typing import Any
 
+from loraweave.errors import UserError
 from loraweave.tasks.examples import Example
 
 VALIDATION_SHARE = 0.05
@@ -72,6 +73,11 @@ class Task(ABC):
             held_out: set[int] = set()
             if validation is None:
                 held_out = self._draw(len(groups))
+                if self._share is not None and not held_out:
+                    raise UserError(
+                        f"task {self.name!r}: `validation: {self._share}` cannot be met: {self.origin} leaves no more "
+                        "than one row to train on"
+                    )
                 validation = [example for i in sorted(held_out) for example in groups[i]]
             training = [example for i, group in enumerate(groups) if i not in held_out for example in group]
             self._split = training, validation

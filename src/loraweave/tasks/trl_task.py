@@ -44,6 +44,11 @@ class FileTask(Task):
         held_out: set[int] = set()
         if lm_eval is None and not isinstance(test, Path):
             held_out = rows_for_test(rows, test)
+            if test is not None and not held_out:
+                raise UserError(
+                    f"{path}: `test: {test}` cannot be met: rows to learn, to validate on and to test on take three that "
+                    "differ; name a test file"
+                )
         self._training = [group for i, group in enumerate(groups) if i not in held_out]
         self._test = [group for i, group in enumerate(groups) if i in held_out]
         if isinstance(test, Path):
