@@ -50,7 +50,7 @@ def test_presets_are_their_papers_choices(name: str, knobs: dict):
         ({"r": 0}, "r must be a whole number of at least 1, got 0"),
         ({"num_heads": 0}, "num_heads must be"),
         ({"rank_pattern": {"q_proj": 0}}, "rank_pattern"),
-        ({"lora_dropout": 1.0}, "lora_dropout must be in"),
+        ({"lora_dropout": 1.0}, "lora_dropout must be at least 0 and below 1, got 1.0"),
         ({"heads_by_depth": []}, "heads_by_depth must be a list"),
         ({"heads_by_depth": [2, 0]}, r"heads_by_depth\[1\] must be"),
         ({"gate": "token", "num_heads": 4, "heads_by_depth": [1, 4], "top_k": 2}, "heads_by_depth has 1"),

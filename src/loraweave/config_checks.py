@@ -1,7 +1,9 @@
 """Which values the knobs of a `WeaveConfig` take, and which of them go together."""
 
 import math
-from typing import Any, Literal, get_args
+import operator
+from collections.abc import Callable
+from typing import Any, Literal, TypedDict, get_args
 
 from loraweave.errors import UserError, nearest, shown
 
@@ -14,6 +16,33 @@ Bias = Literal["none", "all", "weave_only"]
 
 MOST = {"r": 65_536, "num_heads": 10_000, "task_embedding_dim": 65_536, "gate_groups": 65_536, "top_k": 10_000}
 """The largest that a knob may be: more is a slip of the keyboard, and no memory holds it."""
+
+
+class Limits(TypedDict, total=False):
+    """Between what a number lies, in pydantic's words: above, at least, below, at most."""
+
+    gt: float
+    ge: float
+    lt: float
+    le: float
+
+
+LIMITS: dict[str, Limits] = {
+    "lora_alpha": {},
+    "lora_dropout": {"ge": 0, "lt": 1},
+    "temperature": {"gt": 0},
+    "up_density": {"gt": 0, "le": 1},
+}
+
+BY_LAYER = {"rank_pattern": "r", "num_heads_pattern": "num_heads", "alpha_pattern": "lora_alpha"}
+"""What is given by layers' names, and the knob that it takes the place of there."""
+
+_SAID: dict[str, tuple[Callable[[float, float], bool], str]] = {
+    "gt": (operator.gt, "above"),
+    "ge": (operator.ge, "at least"),
+    "lt": (operator.lt, "below"),
+    "le": (operator.le, "at most"),
+}
 
 SOFTMAX_GATES = ("token", "task", "task_embedding")
 
@@ -30,27 +59,21 @@ def check_values(config: Any) -> None:
     for name, most in MOST.items():
         if name != "top_k" or config.top_k is not None:
             _check_count(name, getattr(config, name), most)
-    for name in ("lora_alpha", "lora_dropout", "temperature", "up_density"):
-        _check_number(name, getattr(config, name))
-    for name in ("rank_pattern", "num_heads_pattern", "alpha_pattern"):
+    for name, limits in LIMITS.items():
+        _check_number(name, getattr(config, name), limits)
+    for name, knob in BY_LAYER.items():
         patterns = getattr(config, name)
         if not isinstance(patterns, dict):
             raise UserError(f"{name} must map names of layers to numbers, got {shown(patterns)}")
         for pattern, value in patterns.items():
-            if name == "alpha_pattern":
-                _check_number(f"{name}[{pattern!r}]", value)
+            if knob in MOST:
+                _check_count(f"{name}[{pattern!r}]", value, MOST[knob])
             else:
-                _check_count(f"{name}[{pattern!r}]", value, MOST[name.removesuffix("_pattern").replace("rank", "r")])
+                _check_number(f"{name}[{pattern!r}]", value, LIMITS[knob])
     _check_counts("heads_by_depth", config.heads_by_depth, MOST["num_heads"])
     _check_counts("block_size", config.block_size, 2**24)
     if config.block_size is not None and len(config.block_size) != 2:
         raise UserError(f"block_size must be [d_in, d_out], got {shown(config.block_size)}")
-    if not 0.0 < config.up_density <= 1.0:
-        raise UserError(f"up_density must be above 0 and at most 1, got {config.up_density!r}")
-    if not 0.0 <= config.lora_dropout < 1.0:
-        raise UserError(f"lora_dropout must be in [0, 1), got {config.lora_dropout!r}")
-    if config.temperature <= 0:
-        raise UserError(f"temperature must be above 0, got {config.temperature!r}")
     if config.layers_pattern and config.layers_to_transform is None:
         raise UserError("layers_pattern is used only together with layers_to_transform")
     by_expression = isinstance(config.target_modules, str) and config.target_modules != "all-linear"
@@ -75,9 +98,13 @@ def _check_counts(name: str, values: Any, most: int) -> None:
         _check_count(f"{name}[{number}]", value, most)
 
 
-def _check_number(name: str, value: Any) -> None:
+def _check_number(name: str, value: Any, limits: Limits) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise UserError(f"{name} must be a number, got {shown(value)}")
+    said = [(*_SAID[how], limit) for how, limit in limits.items() if isinstance(limit, int | float)]
+    if not all(holds(value, limit) for holds, _, limit in said):
+        wanted = " and ".join(f"{word} {limit}" for _, word, limit in said)
+        raise UserError(f"{name} must be {wanted}, got {value!r}")
 
 
 def check_combination(config: Any) -> None:

@@ -10,6 +10,9 @@ _SHORT.maxlevel = 2
 _SHORT.maxstring = _SHORT.maxother = 80
 
 
+_LONGEST = 1000
+
+
 class UserError(ValueError):
     """Something the user gave is wrong. The message is one line: what, where, what would be right.
 
@@ -31,3 +34,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def shown(value: Any) -> str:
     """A value as Python writes it, cut to a line that a person reads, however much there is of it."""
     return _SHORT.repr(value)
+
+
+def in_a_line(error: BaseException) -> str:
+    """What an error of another library says, in one line, however much it is; its kind where it says nothing."""
+    line = " ".join(str(error)[:_LONGEST].split())
+    return line or type(error).__name__

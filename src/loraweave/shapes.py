@@ -27,16 +27,18 @@ def read_shaped(path: Path, kind: Any) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, each numbers by their names with a step; none where there is no such file.
+    """The lines of a metrics.jsonl, each numbers by their names, with step, seconds and tokens; none where there is no
+    such file.
 
     Raises:
-        UserError: a broken line, or one without a step or with something else than numbers.
+        UserError: a broken line, or one without these or with something else than numbers; names it.
     """
     lines = read_json_lines(path)
-    check_shape(lines, list[dict[str, float | None]], str(path))
     for number, line in enumerate(lines, start=1):
-        if not isinstance(line.get("step"), int):
-            raise UserError(f"{path}: entry {number} has no step, so it is none of this run's metrics")
+        check_shape(line, dict[str, float | None], f"{path}, line {number}")
+        for key in ("step", "seconds", "tokens"):
+            if line.get(key) is None or (key == "step" and line[key] != int(line[key])):
+                raise UserError(f"{path}, line {number}: a number is wanted for {key!r}")
     return lines
 
 

@@ -143,7 +143,9 @@ def test_the_lowest_of_equal_rates_is_chosen_and_edges_are_known():
 
 def test_the_loss_is_that_of_the_weights_that_were_saved(config, tmp_path):
     folder = RunFolder(tmp_path)
-    lines = [{"step": step, "eval_loss_macro": loss, "eval_loss/a": loss} for step, loss in ((2, 1.0), (4, 3.0))]
+    so_far = {"seconds": 1.0, "tokens": 10}
+    losses = ((2, 1.0), (4, 3.0))
+    lines = [{"step": step, **so_far, "eval_loss_macro": loss, "eval_loss/a": loss} for step, loss in losses]
     folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert validation_losses(folder, config, 4, 2) == {"a": 3.0}
     best = config.model_copy(update={"train": {**config.train, "load_best_model_at_end": True}})

@@ -1,5 +1,6 @@
 """Prompt and answer have the tokens that evaluation has, and nothing of an answer is lost at the border."""
 
+import copy
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,12 @@ def test_the_cases_of_text_at_the_border(shared: Path) -> None:
         context = context_ids(str(example.prompt), TOKENIZERS[kind])
         assert row["input_ids"][: len(context)] == context
         assert continues(context, learned(row)[:-1], str(example.completion), kind)
+
+
+def test_what_stands_in_front_of_a_text_may_change(tokenizers: dict[str, Any]) -> None:
+    tokenizer = copy.deepcopy(tokenizers["start"])
+    started = context_ids("number", tokenizer)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")
+    assert [tokenizer.bos_token_id, *context_ids("number", tokenizer)] == started
+    tokenizer.backend_tokenizer.post_processor = tokenizers["start"].backend_tokenizer.post_processor
+    assert context_ids("number", tokenizer) == started

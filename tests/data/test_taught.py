@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from tiny_tasks import write_jsonl
 
+from loraweave.data import taught
 from loraweave.data.taught import taught_in_vain
 from loraweave.tasks import load_tasks
+from loraweave.tasks.prompts import example_from
 
 TASK = """
 task: ask
@@ -41,6 +43,18 @@ def test_answers_that_are_taught_in_vain(more: str, said: str, tmp_path: Path) -
     found = taught_in_vain(task)
     assert said in found
     assert bool(found) == bool(said)
+
+
+def test_no_more_test_documents_are_made_into_examples_than_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ask.yaml").write_text(TASK)
+    write_jsonl(tmp_path / "rows.jsonl", [{"question": f"{i}?", "answer": "no"} for i in range(50)])
+    (task,) = load_tasks(["ask.yaml"], tmp_path)
+    made = []
+    monkeypatch.setattr(taught, "example_from", lambda *given: made.append(given) or example_from(*given))
+    assert taught_in_vain(task)
+    assert len(made) == taught.LOOKED_AT
 
 
 def test_chats_have_no_such_space(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ def save(folder: Path, step: int, best: int | None = None) -> Path:
         (written / "global_step").mkdir(parents=True)
         (written / "global_step" / "optimizer.pt").write_bytes(bytes([step]) * 100)
         (written / "rng_state.pth").write_bytes(b"state")
-        write_json(written / "trainer_state.json", {"best_global_step": best})
+        path = best and f"/where/it/was/checkpoint-{best}"
+        write_json(written / "trainer_state.json", {"best_model_checkpoint": path})
         finish(unfinished, checkpoint)
     return checkpoint
 

@@ -140,3 +140,8 @@ def test_a_method_that_does_not_fit_gives_the_base_back(tiny_model: Callable, sp
     assert [p.requires_grad for p in model.parameters()] == trainable
     with adapted(model, choose_method("multilora"), NAMES, 0, keep_base=True) as trained:
         assert any(p.requires_grad for p in trained.parameters())
+
+
+def test_a_presets_choice_of_heads_can_be_taken_back() -> None:
+    assert choose_method("mola").peft_config(["a"]).top_k == 2
+    assert choose_method({"name": "mola", "top_k": None}).peft_config(["a"]).top_k is None

@@ -6,6 +6,7 @@ import reference
 import torch
 from tiny_adapters import ON_INPUT, preset
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
 import loraweave
@@ -204,3 +205,31 @@ def test_tasks_per_token_do_not_fit_a_layer_that_sees_one_vector_per_sequence():
     model, _ = adapted(preset("mtllora", r=2, task_names=NAMES))
     with pytest.raises(UserError, match=r"tasks \(3, 5\) are per token, but an adapted layer gets 3 vectors.*exclude_"):
         model(torch.randn(3, 9, dtype=torch.float64), tasks=torch.zeros(3, 5, dtype=torch.long))
+
+
+class _Computed(TorchDispatchMode):
+    """Notes how many elements every new tensor has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and not made._is_view():
+            self.sizes.append(made.numel())
+        return made
+
+
+@pytest.mark.parametrize("density", [1.0, 0.1])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("ids", [[0, 0], [0, 1], [[0, 0, 1], [0, 1, 1]]])
+def test_heads_of_tasks_that_are_not_there_cost_nothing(density: float, autocast: bool, ids: list) -> None:
+    """Neither a mask on B nor another type is worked out for them."""
+    names = [chr(97 + number) for number in range(16)]
+    config = preset("own", r=8, up_density=density, task_names=names, target_modules=["layer"])
+    model, layer = adapted(config, nn.Linear(10, 40), torch.float32)
+    x = torch.randn(2, 3, 10)
+    with torch.no_grad(), _Computed() as computed, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        model(x, tasks=torch.tensor(ids))
+    assert max(computed.sizes) < layer.weave_B["default"].numel() / 4

@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftConfig
 
 from loraweave.adapters.fields import check_fields
 from loraweave.config import WeaveConfig
-from loraweave.errors import UserError
+from loraweave.errors import UserError, in_a_line
 from loraweave.files import read_json
 
 NAME = "adapter_config.json"
@@ -36,7 +36,7 @@ def read_config(folder: Path) -> PeftConfig:
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{folder}: {NAME} cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"{folder}: {NAME} cannot be read: {in_a_line(error)}") from error
     if type(config) is not LoraConfig and not isinstance(config, WeaveConfig):
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise UserError(f"{folder}: an adapter of the method {kind}; only LoRA and this package's can be read")

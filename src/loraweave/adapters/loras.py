@@ -10,7 +10,7 @@ from peft import LoraConfig
 
 from loraweave.adapters.config import NAME, beyond_plain
 from loraweave.adapters.file import WEIGHTS, AdapterFile, Size
-from loraweave.errors import UserError
+from loraweave.errors import UserError, in_a_line
 
 
 def fetched(where: str) -> Path:
@@ -24,7 +24,7 @@ def fetched(where: str) -> Path:
     try:
         return Path(snapshot_download(where, allow_patterns=[NAME, WEIGHTS]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = in_a_line(error)
         raise UserError(f"{where}: neither a folder nor to be had from the hub: {reason}") from error
 
 

@@ -18,7 +18,7 @@ from loraweave.comparison.recording import run_record
 from loraweave.comparison.records import BASE, Curves, RunRecord, Trial
 from loraweave.comparison.search import validation_losses
 from loraweave.comparison.store import ComparisonFolder
-from loraweave.errors import UserError
+from loraweave.errors import UserError, in_a_line
 from loraweave.evaluation import evaluate, macro_average
 from loraweave.evaluation.beside import Beside
 from loraweave.evaluation.record import evaluation_settings, record
@@ -102,7 +102,7 @@ class Runner:
             if not losses:
                 raise UserError("there is no validation loss of the end of the training to judge the rate by")
         except Exception as error:
-            reason = _reason(error)
+            reason = in_a_line(error)
             report.fail(reason)
             return Trial(
                 learning_rate=run.learning_rate,
@@ -143,7 +143,7 @@ class Runner:
                 folder.path / "results.json", evaluation_settings(config.eval, tasks, self.seed), tasks, Beside(scores)
             )
         except Exception as error:
-            reason = _reason(error)
+            reason = in_a_line(error)
             report.fail(reason)
             return failed_record(run, reason)
         report.finish(_said(scores))
@@ -224,10 +224,6 @@ def give_memory_back() -> None:
 def failed_record(run: Job, reason: str) -> RunRecord:
     """The record of a run that came to nothing."""
     return run_record(run.method, run.seed, {}, error=reason, learning_rate=run.learning_rate)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _said(scores: Mapping[str, TaskScore]) -> str:

@@ -6,11 +6,15 @@ divided there, and nothing of the answer is lost.
 """
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from loraweave.bases import check_ids
 
 ANCHORS = ("\n", "a", "0", ".", ")")
 """Texts that stand in front of another while it is encoded: no text joins its first token to all of them."""
+
+
+_STARTS: WeakKeyDictionary[Any, tuple[bytes, list[int]]] = WeakKeyDictionary()
 
 
 def context_ids(prompt: str, tokenizer: Any) -> list[int]:
@@ -71,7 +75,18 @@ def _started(ids: list[int], tokenizer: Any) -> list[int]:
 
 
 def _start(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts in front of a text."""
+    """What the tokenizer puts in front of a text: looked up once, as long as the same part of it puts it there."""
+    if not getattr(tokenizer, "is_fast", False):
+        return _found_start(tokenizer)
+    processor = tokenizer.backend_tokenizer.post_processor
+    by = processor.__getstate__() if processor else b""
+    known = _STARTS.get(tokenizer)
+    if known is None or known[0] != by:
+        known = _STARTS[tokenizer] = by, _found_start(tokenizer)
+    return known[1]
+
+
+def _found_start(tokenizer: Any) -> list[int]:
     text, plain = next((text, ids) for text in reversed(ANCHORS) if (ids := _plain(text, tokenizer)))
     whole = list(tokenizer.encode(text))
     return whole[: next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)]

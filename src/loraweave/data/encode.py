@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from loraweave.data.border import continued_ids, middle_ids, split_ids
 from loraweave.data.tail import last_tokens
-from loraweave.errors import UserError
+from loraweave.errors import UserError, shown
 from loraweave.tasks.chat import render
 from loraweave.tasks.examples import Example
 
@@ -100,7 +100,7 @@ def _encode(example: Example, tokenizer: Any, max_length: int) -> tuple[EncodedR
     if room < 1:
         raise TooLongError(
             f"an answer of {len(answer)} tokens does not fit into a sequence length of {max_length}: "
-            f"{text.completion.strip()[:60]!r}"
+            f"{shown(text.completion.strip())}"
         )
     was_cut = len(context) > room
     context = context[-room:]

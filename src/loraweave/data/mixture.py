@@ -10,13 +10,14 @@ that are compared see the same data in the same order.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 from zlib import crc32
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rich.table import Table
 from rich.text import Text
+from typing_extensions import NotRequired, TypedDict
 
 from loraweave.errors import UserError, nearest
 
@@ -98,8 +99,8 @@ class Realised(TypedDict):
     wanted: float
     share_of_examples: float
     share_of_tokens: float
-    cut: int
-    dropped: int
+    cut: NotRequired[int]  # older runs did not write it here
+    dropped: NotRequired[int]
 
 
 @dataclass

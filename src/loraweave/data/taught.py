@@ -5,6 +5,7 @@ from typing import Any
 
 from loraweave.tasks import Task
 from loraweave.tasks.harness_task import HarnessTask
+from loraweave.tasks.prompts import example_from
 
 LOOKED_AT = 8
 """How many of the test examples tell: what is wrong here is wrong everywhere."""
@@ -20,8 +21,10 @@ def taught_in_vain(task: Task) -> str:
         return ""
     if evaluated.config.process_results is not None or list(evaluated._metric_fn_list) != ["exact_match"]:
         return ""
-    pairs = list(islice(zip(evaluated.eval_docs, task.test_examples(), strict=True), LOOKED_AT))
-    taught = {str(example.completion): doc for doc, example in pairs}
+    taught = {}
+    for number, doc in enumerate(islice(evaluated.eval_docs, LOOKED_AT), 1):
+        example = example_from(evaluated, doc, task.chat_template, f"task {task.name!r}, test document {number}")
+        taught[str(example.completion)] = doc
     if any(_found_right(evaluated, doc, answer) for answer, doc in taught.items()):
         return ""
     cure = "see its filter_list and doc_to_target"

@@ -17,7 +17,7 @@ from loraweave.bases.load import has_tokenizer
 from loraweave.config import WeaveConfig
 from loraweave.data.mixture import Mixture, Realised
 from loraweave.data.prepare import longest_example
-from loraweave.errors import UserError
+from loraweave.errors import UserError, in_a_line
 from loraweave.estimate.fake_step import Batch
 from loraweave.estimate.memory import Device, Memory, StepPlan, estimate
 from loraweave.quiet import quiet_libraries
@@ -107,7 +107,7 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
             try:
                 memory = _memory(config, args, base, parameters, names)
             except Exception as error:  # a model may do anything on its way
-                unknown = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                unknown = f"{type(error).__name__}: {in_a_line(error)}"
     return DryRun(
         config=config,
         folder=run.folder.path,

@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 from lm_eval.api.task import Task as HarnessTask
 from lm_eval.evaluator import evaluate as harness_evaluate
 
-from loraweave.errors import UserError
+from loraweave.errors import UserError, in_a_line
 from loraweave.evaluation.lm import LoadedModel, ProgressHook
 from loraweave.evaluation.outcomes import shares
 from loraweave.evaluation.samples import Keep, harness_samples, named_metrics
@@ -77,7 +77,7 @@ def score_with_harness(
     except (TemplateError, ArithmeticError, RecursionError) as error:  # of a template of the task or of the tokenizer
         raise UserError(f"task {name!r}: a template fails: {reason_of(error)}") from error
     except (AssertionError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"task {name!r}: lm-eval cannot evaluate it: {' '.join(str(error).split())}") from error
+        raise UserError(f"task {name!r}: lm-eval cannot evaluate it: {in_a_line(error)}") from error
     measured = {key: value for key, value in results["results"][name].items() if isinstance(value, (int, float))}
     metric, used_filter = _headline(task, measured)
     share = metric in SHARES or metric.startswith(("pass@", "pass_at_"))

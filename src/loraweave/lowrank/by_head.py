@@ -57,29 +57,47 @@ def down(x: Tensor, A: Tensor, rows: HeadRows) -> Tensor:
     return torch.cat(products).index_select(0, order.argsort())
 
 
-def add_up(y: Tensor, u: Tensor, B: Tensor, rows: HeadRows, scaling: float, in_place: bool = False) -> Tensor:
+def add_up(
+    y: Tensor,
+    u: Tensor,
+    B: Tensor,
+    rows: HeadRows,
+    scaling: float,
+    in_place: bool = False,
+    mask: Tensor | None = None,
+) -> Tensor:
     """y + s · B_h u, each row with its own head's B.
 
     Args:
         y: (T, d_out); may be written into if `in_place`.
-        u: (T, r).
-        B: (N, d_out, r), in y's dtype, and u too.
+        u: (T, r), in y's dtype.
+        B: (N, d_out, r); the heads that are there are cast to y's dtype.
         rows: the head of each.
         scaling: s.
+        mask: (N, d_out, r) which entries of B count; None for all.
 
     Returns:
         (T, d_out).
     """
+
+    def of(heads: Tensor | int) -> Tensor:
+        chosen = _chosen(B, heads)
+        return (chosen if mask is None else chosen * _chosen(mask, heads)).to(y.dtype)
+
     if rows.stretches == 1:
-        up = B.index_select(0, rows.heads)[0].mT
+        up = of(rows.heads)[0].mT
         return y.addmm_(u, up, alpha=scaling) if in_place else torch.addmm(y, u, up, alpha=scaling)
     if rows.stretches:
         shape = (rows.stretches, -1)
-        up = B.index_select(0, rows.heads).mT
+        up = of(rows.heads).mT
         return torch.baddbmm(y.unflatten(0, shape), u.unflatten(0, shape), up, alpha=scaling).flatten(0, 1)
     order, present = rows.segments
     places = order.split([count for _, count in present])
     y = y if in_place else y.clone()
     for part, (head, _) in zip(places, present, strict=True):
-        y.index_add_(0, part, linear(u.index_select(0, part), B[head]), alpha=scaling)
+        y.index_add_(0, part, linear(u.index_select(0, part), of(head)), alpha=scaling)
     return y
+
+
+def _chosen(table: Tensor, heads: Tensor | int) -> Tensor:
+    return table[heads] if isinstance(heads, int) else table.index_select(0, heads)

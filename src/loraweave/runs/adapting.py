@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, set_seed
 
 from loraweave.adapters.config import changes_base
 from loraweave.adapters.fields import check_expressions, check_saved
-from loraweave.errors import UserError
+from loraweave.errors import UserError, in_a_line
 from loraweave.runs.language import check_excluded, freeze_beside_language
 from loraweave.runs.methods import ChosenMethod
 from loraweave.tuner.context import detach
@@ -79,7 +79,7 @@ def inject(base: PreTrainedModel, config: PeftConfig, method: str) -> PeftModel:
         _put_back(base, weights)
         detach(base)
         if isinstance(error, _REFUSALS) and not isinstance(error, UserError):  # PEFT's and torch's words
-            raise UserError(f"method {method}: {' '.join(str(error).split())}") from error
+            raise UserError(f"method {method}: {in_a_line(error)}") from error
         raise
 
 

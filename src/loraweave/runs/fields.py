@@ -8,25 +8,28 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from loraweave.config_checks import MOST
+from loraweave.config_checks import BY_LAYER, LIMITS, MOST
 from loraweave.errors import UserError, shown
 
+_KNOBS: dict[str, Any] = {
+    **{name: Annotated[int, Field(ge=1, le=most)] for name, most in MOST.items()},
+    **{name: Annotated[float, Field(**limits)] for name, limits in LIMITS.items()},
+}
 _NAMES = str | list[str] | None
 
 # Where PEFT's own hints say less than what it takes, or more.
 _HINTS: dict[str, Any] = {
-    **{name: Annotated[int, Field(ge=1, le=most)] for name, most in MOST.items()},
-    "lora_alpha": float,
-    "lora_dropout": Annotated[float, Field(ge=0, lt=1)],
-    "temperature": Annotated[float, Field(gt=0)],
+    **_KNOBS,
+    "top_k": _KNOBS["top_k"] | None,
+    **{
+        name: dict[str, _KNOBS[knob]]  # type: ignore[valid-type]
+        for name, knob in BY_LAYER.items()
+    },
     "target_modules": _NAMES,
     "exclude_modules": _NAMES,
     "layers_pattern": _NAMES,
     "modules_to_save": list[str] | None,
     "layers_to_transform": int | list[int] | None,
-    "rank_pattern": dict[str, Annotated[int, Field(ge=1, le=MOST["r"])]],
-    "num_heads_pattern": dict[str, Annotated[int, Field(ge=1, le=MOST["num_heads"])]],
-    "alpha_pattern": dict[str, float],
     "init_lora_weights": bool | str,
 }
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)

@@ -25,6 +25,7 @@ from typing import Any, Literal
 import torch
 from typing_extensions import NotRequired, Required, TypedDict
 
+from loraweave.data.mixture import Realised
 from loraweave.errors import UserError
 from loraweave.files import damage, is_left_over, make_folder
 from loraweave.runs.checkpoints import UNFINISHED, Start, checkpoints_in, newest_whole
@@ -104,23 +105,12 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
-class _Got(TypedDict, total=False):
-    task: Required[str]
-    available: int
-    drawn: int
-    passes: float
-    tokens: int
-    wanted: float
-    share_of_examples: float
-    share_of_tokens: float
-
-
 class _Summary(TypedDict, total=False):
     """Of summary.json what others read."""
 
     adapter: Required[Literal["adapter", "model"] | None]
     method: Required[str]
-    mixture: Required[list[_Got]]
+    mixture: Required[list[Realised]]
     learning_rate: float | None
     rank: int | None
     trained_files: dict[str, str]

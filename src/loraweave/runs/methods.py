@@ -32,7 +32,7 @@ from loraweave.config import (
     SmoraConfig,
     WeaveConfig,
 )
-from loraweave.errors import UserError, nearest, shown
+from loraweave.errors import UserError, in_a_line, nearest, shown
 from loraweave.runs.fields import check_fields
 from loraweave.runs.language import beside_language, leaving_out
 from loraweave.runs.loss_config import LossConfig
@@ -259,7 +259,7 @@ class ChosenMethod:
         try:
             return config_class(**values)
         except (ValueError, TypeError) as error:
-            raise UserError(f"method {self.name}: {' '.join(str(error).split())}") from error
+            raise UserError(f"method {self.name}: {in_a_line(error)}") from error
 
     def learning_rate(self, model: PreTrainedModel) -> float:
         """The default learning rate for a model: in inverse proportion to its width, below a hidden size of 2,048.

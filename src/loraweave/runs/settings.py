@@ -18,7 +18,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from trl import SFTConfig
 
 from loraweave.bases import device
-from loraweave.errors import UserError, nearest, shown
+from loraweave.errors import UserError, in_a_line, nearest, shown
 
 DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 3,
@@ -193,7 +193,7 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
             }
         )
     except (ValueError, TypeError, ImportError) as error:
-        raise UserError(f"train: {' '.join(str(error).split())}") from error
+        raise UserError(f"train: {in_a_line(error)}") from error
     if args.n_gpu > 1:  # without a launcher: one device per process, where transformers would take them all
         args._n_gpu = 1
     return args

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from loraweave.errors import UserError, shown
+from loraweave.errors import UserError, in_a_line, shown
 from loraweave.tasks.bounds import TemplateLimitError, checked
 
 
@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (ValueError, KeyError, OverflowError) as error:  # a number of 5,000 digits, the 31st of June, !!int x
             kind = node.tag.rpartition(":")[2]
-            reason = f"{shown(node.value)} cannot be read as {kind} ({' '.join(str(error).split())})"
+            reason = f"{shown(node.value)} cannot be read as {kind} ({in_a_line(error)})"
             raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -76,7 +76,7 @@ def parse_value(text: str) -> Any:
         raise NotYamlError("it is nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        reason = getattr(error, "problem", None) or in_a_line(error)
         raise NotYamlError(reason, mark.line + 1 if mark else None) from error
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from loraweave.errors import UserError
+from loraweave.errors import UserError, shown
 from loraweave.tasks.examples import Example, Message
 from loraweave.tasks.shown import check_shown
 from loraweave.tasks.template import PROBE, apply_template
@@ -51,17 +51,17 @@ def _render(example: Example, tokenizer: Any) -> Rendered:
     if not whole.startswith(prompt):
         raise UserError(
             "the tokenizer's chat template does not render a conversation as its prompt followed by its answer, "
-            f"so the answer {_short(example.completion[-1]['content'])} cannot be told apart: {_parting(prompt, whole)}"
+            f"so the answer {shown(example.completion[-1]['content'])} cannot be told apart: {_parting(prompt, whole)}"
         )
     answer = whole[len(prompt) :]
     said = str(example.completion[-1]["content"]).strip()
     if said not in answer:
-        raise UserError(f"the tokenizer's chat template leaves out the answer {_short(said)}")
+        raise UserError(f"the tokenizer's chat template leaves out the answer {shown(said)}")
     _, closing = around_answer([*example.prompt, *example.completion[:-1]], tokenizer, tools=example.tools)
     if example.completion[-1].get("tool_calls") and not answer.endswith(closing):  # such a turn may end in its own way
         return Rendered(prompt, answer)
     if not answer.endswith(closing) or said not in (text := answer.removesuffix(closing)):
-        raise UserError(f"the tokenizer's chat template closes the answer {_short(said)} in another way than others")
+        raise UserError(f"the tokenizer's chat template closes the answer {shown(said)} in another way than others")
     return Rendered(prompt, text, closing)
 
 
@@ -95,8 +95,4 @@ def _parting(prompt: str, whole: str) -> str:
     """Where the two go different ways, such as at a thought that the prompt opens and the answer does not have."""
     pairs = enumerate(zip_longest(prompt, whole))
     same = next(index for index, (one, other) in pairs if one != other)
-    return f"the prompt has {_short(prompt[same:])} where the whole has {_short(whole[same:])}"
-
-
-def _short(text: Any) -> str:
-    return repr(text if len(str(text)) <= 60 else str(text)[:57] + "...")
+    return f"the prompt has {shown(prompt[same:])} where the whole has {shown(whole[same:])}"

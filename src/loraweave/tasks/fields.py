@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Template, Undefined, UndefinedError
 
-from loraweave.errors import UserError, nearest
+from loraweave.errors import UserError, nearest, shown
 from loraweave.tasks.rows import FileRows
 from loraweave.tasks.sandbox import compiled, reason_of, sandbox_tasks
 
@@ -78,8 +78,7 @@ def used_fields(template: str, of: str, plain_name: bool) -> tuple[str, ...]:
         return tuple(sorted(meta.find_undeclared_variables(utils.env.parse(template))))
     except Exception as error:  # beside Jinja's own: numbers of thousands of digits, nesting without end
         reason = getattr(error, "message", None) or reason_of(error)
-        shown = repr(template if len(template) <= 200 else f"{template[:197]}...")
-        raise UserError(f"{of}: the template {shown} does not parse: {reason}") from None
+        raise UserError(f"{of}: the template {shown(template)} does not parse: {reason}") from None
 
 
 def rendered(template: str, document: Mapping[str, Any], place: str) -> str:

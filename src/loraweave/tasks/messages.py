@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from loraweave.errors import UserError, nearest
+from loraweave.errors import UserError, nearest, shown
 from loraweave.tasks.examples import Message
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -194,8 +194,7 @@ def _from_text(value: Any, what: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        shown = value if len(value) <= 60 else f"{value[:57]}..."
-        raise UserError(f"{what} is text that is not JSON: {shown!r}") from None
+        raise UserError(f"{what} is text that is not JSON: {shown(value)}") from None
 
 
 def _without_nulls(value: Any) -> Any:

@@ -46,7 +46,7 @@ class FileTask(Task):
             held_out = rows_for_test(rows, test)
             if test is not None and not held_out:
                 raise UserError(
-                    f"{path}: `test: {test}` cannot be met: rows to learn, to validate on and to test on take three that "
+                    f"{path}: `test: {test}` cannot be met: learning, validation and the test take three rows that "
                     "differ; name a test file"
                 )
         self._training = [group for i, group in enumerate(groups) if i not in held_out]

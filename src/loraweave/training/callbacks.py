@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from loraweave.errors import UserError
-from loraweave.files import append_json_line, read_json_lines, write_json, write_json_lines
+from loraweave.files import append_json_line, write_json, write_json_lines
+from loraweave.shapes import read_metrics
 from loraweave.training.progress import RunProgress
 from loraweave.training.resuming import is_logged
 
@@ -89,12 +89,7 @@ class MetricsFile(TrainerCallback):
         """
         if not self.path.exists() or not state.is_world_process_zero:
             return
-        lines = read_json_lines(self.path)
-        for number, line in enumerate(lines, 1):
-            for key in ("step", "seconds", "tokens"):
-                if not isinstance(line.get(key), int | float):
-                    raise UserError(f"{self.path}, line {number}: a number is wanted for {key!r}")
-        kept = [line for line in lines if line["step"] < state.global_step or is_logged(line, state)]
+        kept = [line for line in read_metrics(self.path) if line["step"] < state.global_step or is_logged(line, state)]
         write_json_lines(self.path, kept)
         if kept:
             self.clock.seconds = kept[-1]["seconds"]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from loraweave.data.rows import TokenRows
+from loraweave.errors import in_a_line
 from loraweave.files import read_json, write_json
 from loraweave.training.callbacks import Clock
 
@@ -94,9 +95,8 @@ class GradientRecord(TrainerCallback):
             with _unnoticed(trainer.model, trainer.args.device):
                 measured = self._measure(trainer)
         except RuntimeError as error:  # out of memory, an operation without a backward pass in evaluation mode
-            reason = " ".join(str(error).split())[:200]
             self.console.print(
-                f"the tasks' gradients at step {state.global_step} were not recorded: {reason}", markup=False
+                f"the tasks' gradients at step {state.global_step} were not recorded: {in_a_line(error)}", markup=False
             )
             return
         finally:

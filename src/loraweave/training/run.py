@@ -58,9 +58,7 @@ class RunResult:
         tokens_per_second: of training steps alone.
         peak_memory: in bytes, of the accelerator or else of the process.
         packed: whether rows held several examples.
-        mixture: what each task got.
-        cut: per task, the number of examples whose prompt was shortened.
-        dropped: per task, the number of examples left out as too long.
+        mixture: what each task got, and what the length limit cost it.
     """
 
     folder: Path
@@ -78,8 +76,6 @@ class RunResult:
     peak_memory: int
     packed: bool
     mixture: list[Realised]
-    cut: dict[str, int]
-    dropped: dict[str, int]
 
 
 def train(
@@ -238,8 +234,6 @@ def _trained(
             peak_memory=memory.bytes,
             packed=plan.packed,
             mixture=realised,
-            cut=data.cut,
-            dropped=data.dropped,
         )
 
 
@@ -298,4 +292,4 @@ def _write_summary(folder: RunFolder, result: RunResult) -> None:
 
 def _nothing_trained(run: ResolvedRun, memory: PeakMemory) -> RunResult:
     path, name = run.folder.path, run.method.name
-    return RunResult(path, name, None, None, None, 0, 0, None, None, 0.0, 0, 0.0, memory.bytes, False, [], {}, {})
+    return RunResult(path, name, None, None, None, 0, 0, None, None, 0.0, 0, 0.0, memory.bytes, False, [])

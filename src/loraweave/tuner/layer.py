@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from loraweave import lowrank
-from loraweave.adapters.tensors import FROZEN, PARAMETERS, TRAINED, first_values, rank_and_alpha, scaling_of
+from loraweave.adapters.tensors import FROZEN, MASK, PARAMETERS, TRAINED, first_values, rank_and_alpha, scaling_of
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.lowrank import by_head, dropping
@@ -209,8 +209,10 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
     def formula(self, adapter: str) -> Formula:
         """The adapter's update in this layer as a value, of its tensors as they are."""
         knobs = self.knobs[adapter]
-        tensors = {name: getattr(self, name)[adapter] for name in knobs.tensors}
-        return formula_of(knobs.config, tensors, knobs.scaling)
+        return formula_of(knobs.config, self._tensors(adapter), knobs.scaling)
+
+    def _tensors(self, adapter: str) -> dict[str, Tensor]:
+        return {name: getattr(self, name)[adapter] for name in self.knobs[adapter].tensors}
 
     def _product(self, adapter: str, x: Tensor, leading: torch.Size, pick: Pick) -> tuple[Tensor, Tensor, float, int]:
         """The adapter's update as one product: mixed (*leading, M), up (M, d_out), the scaling, and 1; or mixed
@@ -229,7 +231,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             weights = gate.of_tokens(logits)
         elif (table := gate.by_task(formula.B)) is not None:
             weights = pick(table)
-        self._show(adapter, formula, u, weights if weights is None or gate.groups == 1 else weights.mean(-2))
+        self._show(adapter, u, weights if weights is None or gate.groups == 1 else weights.mean(-2))
         if formula.transform is not None:
             u = lowrank.transformed(u, pick(formula.transform), formula.has_diagonal)
         masks = self._masks(adapter, u, heads, 1 / gate.share)
@@ -252,7 +254,9 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             leading: (batch, tokens), as task ids need it.
             pick: each token's row of a table by task.
         """
-        formula = self.formula(adapter)
+        knobs, tensors = self.knobs[adapter], self._tensors(adapter)
+        mask = tensors.pop(MASK, None)  # for the heads that are there alone
+        formula = formula_of(knobs.config, tensors, knobs.scaling)
         x = x.reshape(-1, x.shape[-1])
         numbers = torch.arange(formula.num_heads, device=x.device)
         rows = by_head.HeadRows(pick(numbers).flatten(), len(x))
@@ -263,22 +267,24 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         else:
             u = by_head.down(dropping.dropout(x, drop) if drop else x, formula.A, rows)
         u = u.view(*leading, 1, -1)
-        self._show(adapter, formula, u, None)
+        self._show(adapter, u, None)
         if formula.transform is not None:
             u = lowrank.transformed(u, pick(formula.transform), formula.has_diagonal)
         if (masks := self._masks(adapter, u, 1)) is not None:
             u = u * masks[0].unsqueeze(-2)
-        u, B = u.view(len(x), -1), formula.B
+        u = u.view(len(x), -1)
         if torch.is_autocast_enabled(y.device.type):
-            u, B = u.to(y.dtype), B.to(y.dtype)
-        if not u.dtype == B.dtype == y.dtype:
-            update = by_head.add_up(u.new_zeros(len(u), B.shape[1]), u, B, rows, formula.scaling, in_place=True)
+            u = u.to(y.dtype)
+        if u.dtype != y.dtype:
+            update = u.new_zeros(len(u), self.out_features)
+            update = by_head.add_up(update, u, formula.B, rows, formula.scaling, in_place=True, mask=mask)
             return y + update.view(y.shape).to(y.dtype)
-        return by_head.add_up(y.view(len(u), -1), u, B, rows, formula.scaling, in_place).view(y.shape)
+        return by_head.add_up(y.view(len(u), -1), u, formula.B, rows, formula.scaling, in_place, mask).view(y.shape)
 
-    def _show(self, adapter: str, formula: Formula, u: Tensor, weights: Tensor | None) -> None:
+    def _show(self, adapter: str, u: Tensor, weights: Tensor | None) -> None:
         if (probe := self.call_context.probe) is not None:
-            probe.see(f"{self.layer_name}.{adapter}", u, weights, formula.B)
+            B = self.formula(adapter).B if probe.overlaps else None
+            probe.see(f"{self.layer_name}.{adapter}", u, weights, B)
 
     def _by_the_formula(self, adapter: str, x: Tensor, pick: Pick) -> Tensor:
         """The update (…, d_out), term by term: what `_product` must equal; taken with LORAWEAVE_REFERENCE=1."""

@@ -79,7 +79,7 @@ class Probe:
             u: (…, a, r), A x.
             weights: (…, N) of the heads, their mean where groups of output channels are weighed apart; or None where
                 they are not weighed.
-            B: (N, d_out, r), where there are heads.
+            B: (N, d_out, r), where `overlaps` is asked for.
 
         Raises:
             UserError: gradients are wanted of a block that is run without them.
