@@ -206,13 +206,11 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         hooks = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
         return type(base) is nn.Linear and not hooks and "forward" not in base.__dict__
 
-    def formula(self, adapter: str) -> Formula:
-        """The adapter's update in this layer as a value, of its tensors as they are."""
+    def formula(self, adapter: str, without: Sequence[str] = ()) -> Formula:
+        """The adapter's update in this layer as a value, of its tensors as they are, or of those but some."""
         knobs = self.knobs[adapter]
-        return formula_of(knobs.config, self._tensors(adapter), knobs.scaling)
-
-    def _tensors(self, adapter: str) -> dict[str, Tensor]:
-        return {name: getattr(self, name)[adapter] for name in self.knobs[adapter].tensors}
+        tensors = {name: getattr(self, name)[adapter] for name in knobs.tensors if name not in without}
+        return formula_of(knobs.config, tensors, knobs.scaling)
 
     def _product(self, adapter: str, x: Tensor, leading: torch.Size, pick: Pick) -> tuple[Tensor, Tensor, float, int]:
         """The adapter's update as one product: mixed (*leading, M), up (M, d_out), the scaling, and 1; or mixed
@@ -254,9 +252,8 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             leading: (batch, tokens), as task ids need it.
             pick: each token's row of a table by task.
         """
-        knobs, tensors = self.knobs[adapter], self._tensors(adapter)
-        mask = tensors.pop(MASK, None)  # for the heads that are there alone
-        formula = formula_of(knobs.config, tensors, knobs.scaling)
+        formula = self.formula(adapter, without=[MASK])  # it is for the heads that are there alone
+        mask = getattr(self, MASK)[adapter] if MASK in self.knobs[adapter].tensors else None
         x = x.reshape(-1, x.shape[-1])
         numbers = torch.arange(formula.num_heads, device=x.device)
         rows = by_head.HeadRows(pick(numbers).flatten(), len(x))
@@ -276,8 +273,8 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         if torch.is_autocast_enabled(y.device.type):
             u = u.to(y.dtype)
         if u.dtype != y.dtype:
-            update = u.new_zeros(len(u), self.out_features)
-            update = by_head.add_up(update, u, formula.B, rows, formula.scaling, in_place=True, mask=mask)
+            none = u.new_zeros(len(u), self.out_features)
+            update = by_head.add_up(none, u, formula.B, rows, formula.scaling, True, mask)
             return y + update.view(y.shape).to(y.dtype)
         return by_head.add_up(y.view(len(u), -1), u, formula.B, rows, formula.scaling, in_place, mask).view(y.shape)
 
