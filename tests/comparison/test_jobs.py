@@ -26,7 +26,7 @@ def begun(seeds=(0, 1), rates=(), widen=False) -> Results:
     return found
 
 
-def trial(rate: float, loss: float | None) -> Trial:
+def trial(rate: float, loss: float | None, steps: int | None = None) -> Trial:
     return Trial(
         learning_rate=rate,
         status="failed" if loss is None else "finished",
@@ -35,6 +35,7 @@ def trial(rate: float, loss: float | None) -> Trial:
         by_task={},
         seconds=1.0,
         run="",
+        steps=steps,
     )
 
 
@@ -85,6 +86,87 @@ def test_a_search_widens_by_one_rate_after_the_other():
             put(found, job, trial(job.learning_rate, abs(job.learning_rate - 8e-3)))
     assert tried == [[1e-3, 2e-3], [4e-3], [8e-3], [1.6e-2]]
     assert {job.learning_rate for job in next_jobs(found) if job.kind == "run"} == {8e-3}
+
+
+RATES = ["1x", "2x", "4x", "8x", "16x", "32x"]
+
+
+def in_rounds(loss, steps=100, rates=RATES, widen=False) -> Results:
+    """LoRA's search in rounds, worked through; `loss` gives the validation loss of a rate after so many steps."""
+    found = begun(seeds=[0])
+    found["asked"] |= {"methods": ["lora"], "widen": widen}
+    found["settings"]["learning_rates"] = list(rates)
+    begin_searches(found, {"lora": 1e-3}, steps)
+    while trials := [job for job in next_jobs(found) if job.kind == "trial"]:
+        for job in trials:
+            put(found, job, trial(job.learning_rate, loss(job.learning_rate, job.steps), job.steps))
+    return found
+
+
+def tried(found: Results) -> dict[int | None, list[float]]:
+    by_round: dict[int | None, list[float]] = {}
+    for each in found["searches"][0]["trials"]:
+        by_round.setdefault(each["steps"], []).append(each["learning_rate"])
+    return by_round
+
+
+def test_rounds_halve_the_field_and_double_the_steps():
+    found = in_rounds(lambda rate, steps: abs(rate - 5.5e-3) + 1 / steps)
+    assert tried(found) == {25: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2], 50: [2e-3, 4e-3, 8e-3], 100: [4e-3, 8e-3]}
+    assert found["searches"][0]["chosen"] == 4e-3
+    run = next(job for job in next_jobs(found) if job.kind == "run")
+    assert (run.learning_rate, run.steps) == (4e-3, None)  # a whole training, which no trial has done
+
+
+def test_a_later_round_decides_and_losses_of_unlike_lengths_are_not_compared():
+    """8e-3 looks best early, but 4e-3 is better after twice the steps; the first loss of 8e-3 is the lowest of all."""
+    found = in_rounds(lambda rate, steps: {8e-3: 0.1 if steps == 25 else 0.9, 4e-3: 0.5}.get(rate, 2.0))
+    assert found["searches"][0]["chosen"] == 4e-3
+
+
+def test_what_fails_in_a_later_round_is_out_and_the_search_ends():
+    found = in_rounds(lambda rate, steps: None if steps > 25 else abs(rate - 5.5e-3))
+    assert tried(found) == {25: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2], 50: [2e-3, 4e-3, 8e-3]}
+    assert found["searches"][0]["chosen"] == 1e-3  # the best of those that did not fail
+    assert any(job.kind == "run" for job in next_jobs(found))
+
+
+def test_rounds_widen_in_the_first_which_is_the_cheapest():
+    found = in_rounds(lambda rate, steps: abs(rate - 9.5e-3), rates=["1x", "2x"], steps=40, widen=True)
+    assert tried(found) == {40: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]}
+    wide = in_rounds(lambda rate, steps: abs(rate - 9.5e-3), rates=["1x", "2x", "4x"], steps=40, widen=True)
+    assert tried(wide) == {20: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], 40: [4e-3, 8e-3, 1.6e-2]}
+    assert wide["searches"][0]["chosen"] == 8e-3
+
+
+def test_any_order_of_work_in_rounds_comes_to_the_same():
+    def loss(rate: float, steps: int | None) -> float:
+        return abs(rate - 5e-3) + rate / (steps or 1)
+
+    whole = in_rounds(loss)["searches"]
+    for seed in range(20):
+        order, found = random.Random(seed), begun(seeds=[0])
+        found["asked"]["methods"] = ["lora"]
+        found["settings"]["learning_rates"] = list(RATES)
+        begin_searches(found, {"lora": 1e-3}, 100)
+        running: list[Job] = []
+        while True:
+            running += [job for job in next_jobs(found, running) if job.kind == "trial"]
+            if not running:
+                break
+            job = running.pop(order.randrange(len(running)))
+            put(found, job, trial(job.learning_rate, loss(job.learning_rate, job.steps), job.steps))
+        assert found["searches"] == whole
+
+
+def test_a_new_rate_joins_the_first_round():
+    found = in_rounds(lambda rate, steps: abs(rate - 5e-3), rates=["1x", "2x", "8x", "16x"])
+    assert found["searches"][0]["chosen"] == 2e-3  # of 2e-3 and 8e-3, both off by 3e-3, the lower
+    found["settings"]["learning_rates"].append("4x")
+    jobs = [(job.learning_rate, job.steps) for job in next_jobs(found) if job.kind == "trial"]
+    assert jobs == [(4e-3, 50)]
+    put(found, Job("trial", "lora", "lora", 0, 4e-3, 50), trial(4e-3, 0.001, 50))
+    assert [(job.learning_rate, job.steps) for job in next_jobs(found) if job.kind == "trial"] == [(4e-3, 100)]
 
 
 def test_a_better_rate_makes_old_runs_due_again_and_the_same_one_does_not():

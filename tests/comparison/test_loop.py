@@ -1,18 +1,21 @@
 """Comparisons of real runs: what is recorded, resumed, refused, and survived."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
-from tiny_project import write_base
+from tiny_project import write_base, write_project, write_run_file
 
+from loraweave.analysis.subjects import open_runs
 from loraweave.bases import fingerprint, load_base
 from loraweave.comparison import compare, loop
 from loraweave.comparison.runner import give_memory_back
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate
+from loraweave.runs.config import RunConfig
 from loraweave.runs.loading import load_run
 from loraweave.tasks import load_tasks
 
@@ -248,3 +251,28 @@ def test_memory_of_earlier_runs_is_given_back():
     give_memory_back()
     assert resident() < before - 120
     assert keep.sum() == 15_000
+
+
+def test_records_of_another_machine_are_gone_on_with(compared, tmp_path):
+    """results.json alone, beside a base and data that lie elsewhere: finished runs stand, new ones are made."""
+    results, folder = compared
+    project = tmp_path / "elsewhere"
+    config = RunConfig.load(write_run_file(write_project(project)))
+    there = tmp_path / "out"
+    there.mkdir()
+    shutil.copy(folder / "results.json", there)
+    with pytest.raises(UserError, match="2 of its 2 finished runs are not here, lora-seed0 first"):
+        open_runs([there])
+    found = compare(config, ["lora", "rlora"], [0, 1], match_params=True, output=there, resume=True)
+    assert json.loads(json.dumps(found.results["runs"][:3])) == json.loads(json.dumps(results["runs"]))
+    assert [(run["method"], run["seed"]) for run in found.results["runs"][3:]] == [("lora", 1), ("rlora", 1)]
+    assert {path.name for path in (there / "runs").iterdir()} == {"lora-seed1", "rlora-seed1"}
+    assert set(found.adapters) == {("lora", 1), ("rlora", 1)}
+    assert found.elsewhere == [("lora", 0), ("rlora", 0)]
+    page = found.page.read_text()
+    assert "rlora, seed 0" in page
+    assert found.results["summary"][1]["finished"] == 2
+    shutil.rmtree(project / "base")
+    write_base(project / "base", seed=1)
+    with pytest.raises(UserError, match="is not the base that this was begun with"):
+        compare(config, ["lora", "rlora"], [0, 2], match_params=True, output=there, resume=True)

@@ -10,6 +10,7 @@ from comparison.recorded import recorded_search
 from loraweave.comparison import compare
 from loraweave.comparison.search import MOST_BEYOND, beyond, parse_rates, rates_of, validation_losses
 from loraweave.errors import UserError
+from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder
 
 RATES = ["1e-4", "3e-2"]
@@ -203,3 +204,45 @@ def test_one_rate_alone_cannot_be_widened(config, tmp_path):
     with pytest.raises(UserError, match="from two learning rates on"):
         compare(config, ["lora"], [0], learning_rates=["1x"], widen=True, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_rates_are_chosen_on_shorter_trainings_and_the_runs_are_whole(config, tmp_path):
+    warm = config.model_copy(update={"train": {**config.train, "warmup_steps": 3, "load_best_model_at_end": True}})
+    rates, folder = ["1e-4", "1e-2", "3e-2"], tmp_path / "out"
+    results = compare(warm, ["lora"], [0], learning_rates=rates, search_steps="67%", output=folder).results
+    (search,) = results["searches"]
+    assert search["rounds"] == [2, 4]  # of six
+    steps = [(trial["learning_rate"], trial["steps"]) for trial in search["trials"]]
+    assert steps[:3] == [(1e-4, 2), (1e-2, 2), (3e-2, 2)]
+    assert [count for _, count in steps[3:]] == [4, 4]
+    for trial in search["trials"]:
+        settings = RunConfig.load(folder / trial["run"] / "run.yaml").train
+        assert (settings["max_steps"], settings["warmup_steps"]) == (trial["steps"], 0.5)
+        logged = [json.loads(line) for line in (folder / trial["run"] / "metrics.jsonl").read_text().splitlines()]
+        looked = [line for line in logged if "eval_loss_macro" in line]
+        assert [line["step"] for line in looked] == [trial["steps"]]  # once, at the end
+        assert trial["validation_loss"] == pytest.approx(looked[0]["eval_loss_macro"])
+    (run,) = results["runs"][1:]
+    assert run["learning_rate"] == search["chosen"]
+    summary = json.loads((folder / run["adapter"]).with_name("summary.json").read_text())
+    assert summary["steps"] == 6
+    before = files(folder)
+    again = compare(warm, ["lora"], [0], output=folder, resume=True).results
+    assert files(folder) == before
+    assert again["settings"]["search_steps"] == "67%"
+    with pytest.raises(
+        UserError, match=r"the searches of this comparison were begun with 67%; leave --search-steps out"
+    ):
+        compare(warm, ["lora"], [0], search_steps=3, output=folder, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [("half", "write a number of steps such as 100"), ("6", "below the 6 of a run"), ("0%", "has to be at least 1")],
+)
+def test_search_steps_that_are_none_are_refused(config, tmp_path, steps, words):
+    with pytest.raises(UserError, match=words):
+        compare(config, ["lora"], [0], learning_rates=["1x", "2x"], search_steps=steps, output=tmp_path / "out")
+    with pytest.raises(UserError, match="search steps are of a search for learning rates"):
+        compare(config, ["lora"], [0], search_steps=3, output=tmp_path / "out")
+    assert not (tmp_path / "out" / "runs").exists()

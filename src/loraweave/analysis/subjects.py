@@ -121,12 +121,18 @@ class _Comparison(TypedDict):
 
 def _expanded(folder: Path) -> list[Path]:
     """The runs in the table of a comparison's folder, or the folder itself."""
-    if not (folder / "results.json").is_file() or not (folder / "runs").is_dir():
+    if not (folder / "results.json").is_file() or RunFolder(folder).config.exists():
         return [folder]
     record = read_shaped(folder / "results.json", _Comparison)
     runs = [folder / Path(run["adapter"]).parent for run in record.get("runs", []) if run.get("adapter")]
     if not runs:
         raise UserError(f"{folder}: no run of this comparison is finished")
+    missing = [run for run in runs if not run.is_dir()]
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} of its {len(runs)} finished runs are not here, {missing[0].name} first: copy "
+            "their folders from where they were made, or name the folders of those that are here"
+        )
     return runs
 
 

@@ -29,6 +29,14 @@ def compare(
     widen: Annotated[
         bool, typer.Option("--widen", help="Try rates beyond those given where the best is the lowest or the highest.")
     ] = False,
+    search_steps: Annotated[
+        str | None,
+        typer.Option(
+            help="Choose rates on shorter trainings, in rounds that halve the field, up to so many steps or to a share "
+            "of a run's.",
+            metavar="N|25%",
+        ),
+    ] = None,
     match_params: Annotated[
         bool, typer.Option("--match-params", help="Ranks such that all train as many parameters as the first.")
     ] = False,
@@ -63,6 +71,7 @@ def compare(
         _numbers(seeds),
         learning_rates=_names(learning_rates),
         widen=widen,
+        search_steps=search_steps,
         match_params=match_params,
         against=against,
         margin=margin,
@@ -103,6 +112,9 @@ def _show(found: "Comparison") -> None:
     console.print()
     for adapter in found.adapters.values():
         console.print(f"adapter  {adapter}", soft_wrap=True)
+    if found.elsewhere:
+        runs = ", ".join(f"{method} seed {seed}" for method, seed in found.elsewhere)
+        console.print(f"adapters of {runs}: not here, their records alone are", markup=False, soft_wrap=True)
     console.print(f"results  {found.folder / 'results.json'}", soft_wrap=True)
     console.print(f"page     {found.page}", soft_wrap=True)
     if found.failed:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loraweave.comparison.records import BASE, Results, RunRecord, Search, Trial
-from loraweave.comparison.search import add_trial, beyond, parse_rates, rate_name, rates_of
+from loraweave.comparison.search import add_trial, due, parse_rates, rate_name, rates_of, rounds
 from loraweave.runs.methods import MethodSpec
 
 
@@ -21,6 +21,7 @@ class Job:
         spec: the method as it is compared, with its fields.
         seed: of the training; None for the base.
         learning_rate: None where the method has its own and none was searched for.
+        steps: of a trial that is shorter than a run; None for whole trainings.
     """
 
     kind: Literal["base", "trial", "run"]
@@ -28,21 +29,23 @@ class Job:
     spec: MethodSpec
     seed: int | None = None
     learning_rate: float | None = None
+    steps: int | None = None
 
     @property
     def name(self) -> str:
         """What it is called where progress is shown."""
         if self.kind == "trial":
             assert self.learning_rate is not None
-            return f"{self.method}, learning rate {rate_name(self.learning_rate)}"
+            short = "" if self.steps is None else f", {self.steps:,} steps"
+            return f"{self.method}, learning rate {rate_name(self.learning_rate)}{short}"
         return self.method if self.seed is None else f"{self.method}, seed {self.seed}"
 
 
 def next_jobs(results: Results, running: Sequence[Job] = ()) -> list[Job]:
     """The jobs that can be started now, the most urgent first: those that wait for no other one and are not `running`.
 
-    A search that is to be widened offers one rate at a time, for the next depends on how that one went. A method's runs
-    wait for its whole search.
+    A search that is to be widened offers one rate at a time, for the next depends on how that one went; one in rounds
+    offers those of one round. A method's runs wait for its whole search.
     """
     due = [*_base(results), *_trials(results), *(job for job in _runs(results) if _is_ready(results, job))]
     return [job for job in due if job not in running]
@@ -53,12 +56,20 @@ def expected(results: Results) -> list[Job]:
     return [*_base(results), *_trials(results), *_runs(results)]
 
 
-def begin_searches(results: Results, own_rates: Mapping[str, float]) -> None:
-    """Give every method with a rate in `own_rates` its entry among the searches, if it has none."""
+def begin_searches(results: Results, own_rates: Mapping[str, float], steps: int | None = None) -> None:
+    """Give every method with a rate in `own_rates` its entry among the searches, if it has none.
+
+    Args:
+        own_rates: the run file's rate of each method, or else the method's own.
+        steps: of the longest trials, in rounds that halve the field; None for one round of whole trainings.
+    """
+    rates = parse_rates(results["settings"]["learning_rates"])
     for method, own in own_rates.items():
         if find_search(results, method) is None:
             seed = results["settings"]["seeds"][0]
             made = Search(method=method, seed=seed, own_rate=own, trials=[], chosen=None, edge=None)
+            if steps is not None:
+                made["rounds"] = rounds(len(rates_of(rates, own)), steps)
             results["searches"].append(made)
     order = [*results["settings"]["methods"]]
     results["searches"].sort(key=lambda search: order.index(search["method"]))
@@ -120,13 +131,9 @@ def _trials(results: Results) -> Iterator[Job]:
     for search in results["searches"]:
         if search["method"] not in results["asked"]["methods"]:
             continue
-        tried = {trial["learning_rate"] for trial in search["trials"]}
-        given = rates_of(rates, search["own_rate"])
-        left: list[float] = [rate for rate in given if rate not in tried]
-        if not left and results["asked"]["widen"] and (rate := beyond(search, given)) is not None:
-            left = [rate]
         spec = results["settings"]["methods"][search["method"]]
-        yield from (Job("trial", search["method"], spec, search["seed"], rate) for rate in left)
+        for rate, steps in due(search, rates_of(rates, search["own_rate"]), results["asked"]["widen"]):
+            yield Job("trial", search["method"], spec, search["seed"], rate, steps)
 
 
 def _searching(results: Results, method: str) -> bool:

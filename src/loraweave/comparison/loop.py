@@ -1,6 +1,7 @@
 """Train and evaluate every method with every seed on the same data, and record everything."""
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -10,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from loraweave.bases import device, load_base
+from loraweave.bases import Base, device, load_base
 from loraweave.comparison.conclusions import conclude
 from loraweave.comparison.differences import reference
 from loraweave.comparison.display import ComparisonProgress
@@ -29,7 +30,7 @@ from loraweave.comparison.page import write_page
 from loraweave.comparison.recording import new_results
 from loraweave.comparison.records import BASE, Asked, Results
 from loraweave.comparison.runner import Runner, failed_record
-from loraweave.comparison.search import check_searchable, parse_rates
+from loraweave.comparison.search import check_searchable, parse_rates, parse_search_steps
 from loraweave.comparison.store import ComparisonFolder
 from loraweave.errors import UserError
 from loraweave.evaluation.record import describe
@@ -38,7 +39,7 @@ from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import environment
 from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.runs.origin import check_base, check_data, describe_base, describe_scored_data
-from loraweave.runs.resolve import own_rate
+from loraweave.runs.resolve import own_rate, resolve
 from loraweave.terminal import plain_console
 
 PAGE_EVERY = 600.0
@@ -52,6 +53,7 @@ def compare(
     *,
     learning_rates: Sequence[str | float] = (),
     widen: bool = False,
+    search_steps: str | int | None = None,
     match_params: bool = False,
     against: str | None = None,
     margin: float | None = None,
@@ -75,6 +77,8 @@ def compare(
         learning_rates: to choose from by validation loss, such as 1e-3, or "0.5x" for half of each method's own. No
             search if empty.
         widen: where the best of the rates is the lowest or highest, try the ones beyond it, as far apart as these are.
+        search_steps: choose learning rates on shorter trainings, in rounds that halve the field and double the steps up
+            to these: 100, or "25%" of a run's. By default on whole trainings.
         match_params: choose each adapter's rank so that it trains as many parameters as the first one, within 3 %.
         against: the method that the others are held against; by default LoRA, else the first adapter.
         margin: how much worse than the best a simpler method may be and still be taken, in points (or, for losses, in
@@ -100,8 +104,10 @@ def compare(
     check_seeds(seeds)
     rates = [str(rate) for rate in learning_rates]
     parse_rates(rates)
+    if search_steps is not None:
+        parse_search_steps(search_steps, sys.maxsize)
     folder = ComparisonFolder(output_folder(config, output))
-    settings = settings_of(config, specs, seeds, rates, match_params, against, margin)
+    settings = settings_of(config, specs, seeds, rates, match_params, against, margin, search_steps)
     asked = Asked(methods=[*specs], seeds=[*seeds], widen=widen)
     with locked(folder.path, "the comparison's folder"):
         results = _opened(config, folder, settings, asked, resume, command)
@@ -140,6 +146,8 @@ def _opened(
         raise UserError("a search can be widened from two learning rates on: name them in --learning-rates")
     if rates:
         check_searchable(config)
+    elif results["settings"]["search_steps"] is not None:
+        raise UserError("search steps are of a search for learning rates: name some in --learning-rates")
     return results
 
 
@@ -152,11 +160,15 @@ def _complete(config: RunConfig, results: Results, folder: ComparisonFolder, con
     results["base"] = now
     base = (model.to(device()), tokenizer)
     forget_failures(results)
+    steps, wanted = None, results["settings"]["search_steps"]
     if results["settings"]["learning_rates"]:
         specs = {name: results["settings"]["methods"][name] for name in results["asked"]["methods"] if name != BASE}
-        begin_searches(results, {name: own_rate(config, choose_method(spec), model) for name, spec in specs.items()})
+        if wanted is not None:
+            steps = _steps_of_a_run(config, results["settings"]["seeds"][0], (model, tokenizer))
+        own = {name: own_rate(config, choose_method(spec), model) for name, spec in specs.items()}
+        begin_searches(results, own, None if steps is None else parse_search_steps(wanted, steps))
     with ComparisonProgress([job.name for job in expected(results)], console) as display:
-        runner = Runner(config, results["settings"]["seeds"][0], folder, base, display.run, console)
+        runner = Runner(config, results["settings"]["seeds"][0], folder, base, display.run, console, steps)
         try:
             _work(results, runner, folder, InThisProcess())
         except BaseException:  # stopped by hand, too
@@ -170,6 +182,15 @@ def _complete(config: RunConfig, results: Results, folder: ComparisonFolder, con
     conclude(results)
     folder.write(results)
     write_page(results, folder.page)
+
+
+def _steps_of_a_run(config: RunConfig, seed: int, base: Base) -> int:
+    """Optimizer steps of a whole run; all methods of a seed have the same rows, and so as many."""
+    run = resolve(config.model_copy(update={"seed": seed}), base[0])
+    if run.args.max_steps > 0:
+        return int(run.args.max_steps)
+    _, plan, _ = run.prepare_data(run.config.load_tasks(), *base, Console(quiet=True))
+    return run.schedule.steps(len(plan))
 
 
 def _work(results: Results, runner: Runner, folder: ComparisonFolder, executor: Executor, at_once: int = 1) -> None:

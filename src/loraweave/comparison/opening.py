@@ -69,6 +69,7 @@ def settings_of(
     match_params: bool,
     against: str | None,
     margin: float | None,
+    search_steps: str | int | None = None,
 ) -> dict[str, Any]:
     """Everything that decides what the numbers are, and what is made of them."""
     if margin is not None and not 0 <= margin < math.inf:
@@ -80,6 +81,7 @@ def settings_of(
         "methods": dict(specs),
         "seeds": list(seeds),
         "learning_rates": list(learning_rates),
+        "search_steps": None if search_steps is None else str(search_steps),
         "match_params": match_params,
         "against": against,
         "margin": margin,
@@ -90,9 +92,16 @@ def continued(earlier: Results, settings: dict[str, Any], asked: Asked, command:
     """The results so far, with what the new command adds. Learning rates given earlier stay in force."""
     before = earlier["settings"]
     check_same_methods(earlier, settings["methods"])
+    steps = before.get("search_steps")
+    if earlier["searches"] and settings["search_steps"] not in (None, steps):
+        raise UserError(
+            f"search steps {settings['search_steps']}: the searches of this comparison were begun with "
+            f"{'whole trainings' if steps is None else steps}; leave --search-steps out, or choose another --output"
+        )
     earlier["settings"] = {
         **settings,
         "against": settings["against"] or before.get("against"),
+        "search_steps": settings["search_steps"] or steps,
         "margin": before.get("margin") if settings["margin"] is None else settings["margin"],
         "methods": before["methods"] | settings["methods"],
         **{key: list(dict.fromkeys([*before[key], *settings[key]])) for key in ("seeds", "learning_rates")},

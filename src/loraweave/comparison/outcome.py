@@ -39,12 +39,18 @@ class Comparison:
 
     @property
     def adapters(self) -> dict[tuple[str, int | None], Path]:
-        """The adapter's folder of each run that has one, by method and seed."""
+        """The adapter's folder of each run that has one here, by method and seed."""
         return {
             (run["method"], run["seed"]): self.folder / run["adapter"]
             for run in self.results["runs"]
-            if run["adapter"] is not None
+            if run["adapter"] is not None and (self.folder / run["adapter"]).is_dir()
         }
+
+    @property
+    def elsewhere(self) -> list[tuple[str, int | None]]:
+        """The runs, by method and seed, that are finished and whose adapters are not here: made on another machine."""
+        there = [(run["method"], run["seed"]) for run in self.results["runs"] if run["adapter"] is not None]
+        return [each for each in there if each not in self.adapters]
 
     @property
     def failed(self) -> dict[tuple[str, int | None], str]:

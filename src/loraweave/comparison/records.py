@@ -3,7 +3,7 @@ plain JSON types throughout."""
 
 from typing import Any, Literal
 
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from loraweave.evaluation.paired import Verdict
 from loraweave.evaluation.scores import TaskScore
@@ -70,7 +70,8 @@ class Trial(TypedDict):
     """One method trained at one learning rate of its search, and judged on validation examples alone.
 
     `validation_loss` is the mean over tasks of `by_task`, in nats per completion token, of what was saved at the end;
-    `seconds` are of the training alone. `run` is the run's folder, relative to the comparison's.
+    `seconds` are of the training alone. `run` is the run's folder, relative to the comparison's. `steps` are those of
+    a training that is shorter than a run, for the search alone; None, or not there, for a whole one.
     """
 
     learning_rate: float
@@ -80,6 +81,7 @@ class Trial(TypedDict):
     by_task: dict[str, float]
     seconds: float | None
     run: str
+    steps: NotRequired[int | None]
 
 
 class Search(TypedDict):
@@ -87,7 +89,8 @@ class Search(TypedDict):
 
     `own_rate` is the run file's, or else the method's default. `chosen` is the rate with the lowest validation loss;
     None while no trial has finished. `edge` says on which end of the rates tried the chosen one lies; None for neither,
-    or where only one was tried.
+    or where only one was tried. `rounds` are the steps of the trials of each round, of a search that halves its field
+    from round to round; without them the trials are whole trainings.
     """
 
     method: str
@@ -96,6 +99,7 @@ class Search(TypedDict):
     trials: list[Trial]
     chosen: float | None
     edge: Literal["lowest", "highest"] | None
+    rounds: NotRequired[list[int] | None]
 
 
 class MethodSummary(TypedDict):

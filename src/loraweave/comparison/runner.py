@@ -55,6 +55,7 @@ class Runner:
         base: model and tokenizer.
         reports: makes what a job of some name reports to.
         console: where the mixture is printed, once for each seed: all methods of a seed draw the same.
+        steps: of a whole run, where there are shorter trials; None where there are none.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class Runner:
         base: Base,
         reports: Callable[[str], OneRun],
         console: Console,
+        steps: int | None = None,
     ) -> None:
         self.config = config
+        self.steps = steps
         self.seed = seed
         self.folder = folder
         self.base = base
@@ -95,7 +98,7 @@ class Runner:
         """Train at one rate of a search and read the validation loss."""
         assert run.seed is not None
         assert run.learning_rate is not None
-        folder = RunFolder(self.folder.run(run.method, run.seed, run.learning_rate))
+        folder = RunFolder(self.folder.run(run.method, run.seed, run.learning_rate, run.steps))
         where = str(folder.path.relative_to(self.folder.path))
         try:
             summary, losses = self._trained(run, folder, report)
@@ -112,6 +115,7 @@ class Runner:
                 by_task={},
                 seconds=None,
                 run=where,
+                steps=run.steps,
             )
         loss = sum(losses.values()) / len(losses)
         report.finish(f"validation loss {loss:.3f}")
@@ -123,6 +127,7 @@ class Runner:
             by_task=losses,
             seconds=summary["seconds"],
             run=where,
+            steps=run.steps,
         )
 
     def _run(self, run: Job, report: OneRun) -> RunRecord:
@@ -188,8 +193,24 @@ class Runner:
     def _config_of(self, run: Job) -> RunConfig:
         searched = {} if run.learning_rate is None else {"learning_rate": run.learning_rate}
         train = {**self.config.train, **searched}
+        if run.steps is not None:
+            train |= self._shorter(train, run.steps)
         config = self.config.model_copy(update={"method": run.spec, "seed": run.seed, "train": train})
         return with_defaults(config, choose_method(run.spec), self.base[0])
+
+    def _shorter(self, train: Mapping[str, Any], steps: int) -> dict[str, Any]:
+        """What makes a training one of so many steps with a schedule of its own, that is looked at once, at its end."""
+        shorter = {
+            "max_steps": steps,
+            "eval_strategy": "steps",
+            "eval_steps": steps,
+            "save_strategy": "no",
+            "load_best_model_at_end": False,
+        }
+        warmup = train.get("warmup_steps", 0)
+        if warmup >= 1 and self.steps is not None:  # the same part of a shorter training
+            shorter["warmup_steps"] = min(warmup / self.steps, 0.999)
+        return shorter
 
     def _tasks_of(self, seed: int) -> list[Task]:
         if self._tasks is None or self._tasks[0] != seed:

@@ -4,8 +4,9 @@ Only validation examples judge a rate: test examples are for the runs at the rat
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from loraweave.comparison.records import Search, Trial
 from loraweave.errors import UserError
@@ -89,18 +90,96 @@ def validation_losses(folder: RunFolder, config: RunConfig, steps: int, best_ste
     return found
 
 
+def parse_search_steps(given: str | int, whole: int) -> int:
+    """The optimizer steps of the longest trainings of a search: `100`, or `"25%"` of the `whole` training's.
+
+    Raises:
+        UserError: neither, or not shorter than the training itself.
+    """
+    text = str(given).strip()
+    try:
+        share = text.endswith("%")
+        steps = round(float(text.removesuffix("%")) * whole / 100) if share else int(text)
+    except (ValueError, OverflowError):
+        raise UserError(f"search steps {text!r}: write a number of steps such as 100, or a share such as 25%") from None
+    if not 1 <= steps < whole:
+        raise UserError(f"search steps {text}: has to be at least 1, and below the {whole:,} of a run; it is {steps:,}")
+    return steps
+
+
+def rounds(rates: int, steps: int) -> list[int]:
+    """The steps of each round of a search that halves its field and doubles the steps, the last round's being `steps`.
+
+    After Jamieson and Talwalkar's successive halving (2016): as many rounds as it takes to come from `rates` to one.
+    """
+    count = max(1, math.ceil(math.log2(rates)))
+    return list(dict.fromkeys(math.ceil(steps / 2 ** (count - 1 - number)) for number in range(count)))
+
+
+def rounds_of(search: Search) -> Sequence[int | None]:
+    """The steps of the trials of each round; one round of whole trainings (None) where a search has no rounds."""
+    return search.get("rounds") or [None]
+
+
+def due(search: Search, given: Sequence[float], widen: bool) -> list[tuple[float, int | None]]:
+    """The trials that a search wants next, each a rate and its steps; none where it has come to its end.
+
+    The first round is of the rates given, and where it is to be widened of those beyond. Each further one is of the
+    better half of the one before, by validation loss.
+
+    Args:
+        given: the rates to begin with.
+        widen: try rates beyond the best where that is the lowest or the highest.
+    """
+    field: list[float] = []
+    for number, steps in enumerate(rounds_of(search)):
+        done = trials_at(search, steps)
+        tried = {trial["learning_rate"] for trial in done}
+        field = sorted({*given, *tried}) if number == 0 else field
+        left = [rate for rate in field if rate not in tried]
+        if number == 0 and not left and widen and (rate := beyond(search, given)) is not None:
+            left = [rate]
+        if left:
+            return [(rate, steps) for rate in left]
+        losses = losses_of(trial for trial in done if trial["learning_rate"] in field)
+        field = sorted(sorted(losses), key=losses.__getitem__)[: math.ceil(len(field) / 2)]
+        if len(field) < 2:
+            break
+    return []
+
+
+def trials_at(search: Search, steps: int | None) -> list[Trial]:
+    """The trials of a round, the lowest rate first."""
+    return sorted((t for t in search["trials"] if t.get("steps") == steps), key=lambda t: t["learning_rate"])
+
+
 def choose(search: Search) -> None:
-    """Choose the rate with the lowest validation loss among the trials so far, the lower of two that are equal."""
-    losses = {t["learning_rate"]: t["validation_loss"] for t in search["trials"] if t["validation_loss"] is not None}
-    chosen = min(sorted(losses), key=lambda rate: losses[rate], default=None)
-    tried = [trial["learning_rate"] for trial in search["trials"]]
-    search["chosen"], search["edge"] = chosen, None
-    if chosen is not None and len(tried) > 1:
-        search["edge"] = {min(tried): "lowest", max(tried): "highest"}.get(chosen)  # type: ignore[typeddict-item]
+    """Choose the rate with the lowest validation loss among the longest trials so far, the lower of two that are equal.
+    A rate that failed once is out."""
+    failed = {trial["learning_rate"] for trial in search["trials"] if trial["validation_loss"] is None}
+    search["chosen"] = None
+    for steps in rounds_of(search):
+        losses = losses_of(trial for trial in trials_at(search, steps) if trial["learning_rate"] not in failed)
+        search["chosen"] = min(sorted(losses), key=losses.__getitem__, default=search["chosen"])
+    search["edge"] = _edge(search["chosen"], [trial["learning_rate"] for trial in search["trials"]])
+
+
+def losses_of(trials: Iterable[Trial]) -> dict[float, float]:
+    """Validation loss by learning rate, of the trials that have one."""
+    return {t["learning_rate"]: t["validation_loss"] for t in trials if t["validation_loss"] is not None}
+
+
+def _edge(best: float | None, tried: Sequence[float]) -> Literal["lowest", "highest"] | None:
+    """At which end of the rates tried the best one lies, if at any."""
+    if best is None or len(set(tried)) < 2 or best not in (min(tried), max(tried)):
+        return None
+    return "lowest" if best == min(tried) else "highest"
 
 
 def beyond(search: Search, given: Sequence[float]) -> float | None:
     """The next rate to try where the best so far is at an end: as far beyond it as its neighbour is on the other side.
+
+    Of a search in rounds this is asked of the first, which is the shortest.
 
     Args:
         given: the rates that the search began with.
@@ -108,18 +187,24 @@ def beyond(search: Search, given: Sequence[float]) -> float | None:
     Returns:
         None where the best is at no end, or `MOST_BEYOND` rates were tried beyond those given.
     """
-    tried = [trial["learning_rate"] for trial in search["trials"]]
-    if search["edge"] == "lowest":
-        (end, neighbour), outside = tried[:2], [rate for rate in tried if rate < min(given)]
-    elif search["edge"] == "highest":
-        (neighbour, end), outside = tried[-2:], [rate for rate in tried if rate > max(given)]
-    else:
+    trials = trials_at(search, rounds_of(search)[0])
+    tried, losses = [trial["learning_rate"] for trial in trials], losses_of(trials)
+    edge = _edge(min(sorted(losses), key=losses.__getitem__, default=None), tried)
+    if edge is None:
         return None
+    if edge == "lowest":
+        (end, neighbour), outside = tried[:2], [rate for rate in tried if rate < min(given)]
+    else:
+        (neighbour, end), outside = tried[-2:], [rate for rate in tried if rate > max(given)]
     return float(f"{end * end / neighbour:.6g}") if len(outside) < MOST_BEYOND else None
 
 
 def add_trial(search: Search, trial: Trial) -> None:
     """Put a trial in its place, which an earlier, failed one may hold, and choose anew."""
-    kept = [earlier for earlier in search["trials"] if earlier["learning_rate"] != trial["learning_rate"]]
-    search["trials"] = sorted([*kept, trial], key=lambda each: each["learning_rate"])
+    place = _place(trial)
+    search["trials"] = sorted([*(each for each in search["trials"] if _place(each) != place), trial], key=_place)
     choose(search)
+
+
+def _place(trial: Trial) -> tuple[int, float]:
+    return trial.get("steps") or 0, trial["learning_rate"]

@@ -6,9 +6,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from loraweave.comparison import words
 from loraweave.comparison.cost_charts import series_of
 from loraweave.comparison.records import Results, Search
-from loraweave.comparison.search import rate_name
+from loraweave.comparison.search import losses_of, rate_name, rounds_of, trials_at
 from loraweave.pages import figures
 from loraweave.pages.charts import Chart, Panel, Table
 from loraweave.pages.palette import COLOURS
@@ -24,14 +25,14 @@ def search_chart(results: Results) -> Chart | None:
     searches = [search for search in results["searches"] if search["method"] in series and search["chosen"] is not None]
     if not searches:
         return None
-    drawn = {search["method"]: losses for search in searches if len(losses := _losses(search)) > 1}
+    drawn = {search["method"]: _first(search) for search in searches if len(_first(search)) > 1}
     panels = [
         Panel(search["method"], _tried(search, figures.line(series.index(search["method"]), True)), *SMALL)
         for search in searches
         if search["method"] in drawn  # one point alone is read from the table
     ]
     table = Table(
-        ["method", "learning rate", "validation loss", "chosen", "error"],
+        ["method", "learning rate", "validation loss", "chosen", "error", "steps"],
         [
             [
                 search["method"],
@@ -39,6 +40,7 @@ def search_chart(results: Results) -> Chart | None:
                 trial["validation_loss"],
                 "yes" if trial["learning_rate"] == search["chosen"] else "no",
                 trial["error"] or "",
+                trial.get("steps") or "all",
             ]
             for search in searches
             for trial in search["trials"]
@@ -48,6 +50,13 @@ def search_chart(results: Results) -> Chart | None:
         f"Mean over tasks of the loss on validation examples at the end of training with seed {searches[0]['seed']}, "
         "in nats per token."
     )
+    if lengths := dict.fromkeys(
+        words.listed([f"{steps:,}" for steps in each]) for search in searches if (each := search.get("rounds"))
+    ):
+        note += (
+            f" These trainings are shorter than the runs, with {' or '.join(lengths)} steps; each round is of the "
+            "better half of the one before."
+        )
     if panels:
         note += " Each panel has a scale of its own. A ring marks the rate that was chosen, a cross one that failed."
     if any(max(losses.values()) > _range(losses)[1] for losses in drawn.values()):
@@ -55,9 +64,14 @@ def search_chart(results: Results) -> Chart | None:
     return Chart("search", "Validation loss by learning rate", note, panels, table)
 
 
-def _losses(search: Search) -> dict[float, float]:
-    """Validation loss by learning rate, of the trials that have one."""
-    return {t["learning_rate"]: t["validation_loss"] for t in search["trials"] if t["validation_loss"] is not None}
+def _losses(search: Search) -> list[dict[float, float]]:
+    """Validation loss by learning rate, of the trials of each round that have one."""
+    return [losses_of(trials_at(search, steps)) for steps in rounds_of(search)]
+
+
+def _first(search: Search) -> dict[float, float]:
+    """Those of the first round, which has all the rates."""
+    return _losses(search)[0]
 
 
 def _range(losses: Mapping[float, float]) -> tuple[float, float]:
@@ -71,19 +85,22 @@ def _range(losses: Mapping[float, float]) -> tuple[float, float]:
 
 def _tried(search: Search, look: dict[str, Any]) -> Callable[[Axes], None]:
     """One method's search."""
-    losses = _losses(search)
-    low, high = _range(losses)
+    by_round = [losses for losses in _losses(search) if losses]
+    ends = [_range(losses) if len(losses) > 1 else (min(losses.values()), max(losses.values())) for losses in by_round]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     failed = [trial["learning_rate"] for trial in search["trials"] if trial["validation_loss"] is None]
-    rates = [trial["learning_rate"] for trial in search["trials"]]
+    rates = sorted({trial["learning_rate"] for trial in search["trials"]})
     best = search["chosen"] or rates[0]
     near = (rates[-1] / rates[0]) ** 0.35  # an end that is nearer to the best than that has no room for its name
     ticks = [best, *(end for end in (rates[0], rates[-1]) if max(end / best, best / end) > near)]
 
     def draw(axes: Axes) -> None:
         axes.set_xscale("log")
-        axes.plot([*losses], [*losses.values()], **look)
+        for losses in by_round:
+            axes.plot([*losses], [*losses.values()], **look)
+        last = next(losses for losses in reversed(by_round) if best in losses)
         paper = COLOURS["paper"].light
-        axes.plot([best], [losses[best]], "o", ms=12, mfc=paper, mec=look["color"], mew=1.2, zorder=1.5)
+        axes.plot([best], [last[best]], "o", ms=12, mfc=paper, mec=look["color"], mew=1.2, zorder=1.5)
         top: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "color": COLOURS["bad"].light}
         axes.plot(failed, [0.95] * len(failed), "X", ms=7, mew=0, **top)
         room = 0.12 * (high - low) or 0.1 * low

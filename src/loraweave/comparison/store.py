@@ -14,13 +14,15 @@ from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.shapes import check_shape
 
 
-def _fixed(settings: dict[str, Any], methods: Mapping[str, MethodSpec], evaluated: bool) -> dict[str, Any]:
+def _fixed(settings: dict[str, Any], methods: Mapping[str, MethodSpec], evaluated: bool, known: bool) -> dict[str, Any]:
     """What must stay for old and new runs to stand in one table.
 
     Lists of runs may grow, the folder may move, and the batch size of the evaluation decides no score. Of learning
-    rates by method those of `methods` count; how to evaluate counts once something was.
+    rates by method those of `methods` count; how to evaluate counts once something was. Where base and data lie does
+    not count once what they are is `known`.
     """
-    config = {key: value for key, value in settings["config"].items() if key not in ("base_dir", "eval")}
+    places = ("base_dir", *(("model", "data_dir") if known else ()))
+    config = {key: value for key, value in settings["config"].items() if key not in (*places, "eval")}
     rate = config["train"].get("learning_rate")
     if isinstance(rate, Mapping):
         names = {choose_method(spec).method.name for spec in methods.values()}
@@ -53,12 +55,14 @@ class ComparisonFolder:
         self.results = path / "results.json"
         self.page = path / "index.html"
 
-    def run(self, method: str, seed: int, learning_rate: float | None = None) -> Path:
+    def run(self, method: str, seed: int, learning_rate: float | None = None, steps: int | None = None) -> Path:
         """Where the run of one method and seed lives; those of a search, and what follows from it, have their rate
-        in the name, unless there is one with that rate from before the search."""
+        in the name, unless there is one with that rate from before the search; shorter ones their steps too."""
         plain = self.path / "runs" / f"{method}-seed{seed}"
         if learning_rate is None:
             return plain
+        if steps is not None:
+            return plain.with_name(f"{plain.name}-lr{rate_name(learning_rate)}-steps{steps}")
         summary = RunFolder(plain).summary
         if summary.is_file() and read_json(summary).get("learning_rate") == learning_rate:
             return plain
@@ -80,7 +84,8 @@ class ComparisonFolder:
             earlier = self._read()
             methods = earlier["settings"]["methods"]
             evaluated = any(run["scores"] for run in earlier["runs"])
-            old, new = (_fixed(given, methods, evaluated) for given in (earlier["settings"], settings))
+            known = bool(earlier["base"] and earlier["data"])
+            old, new = (_fixed(given, methods, evaluated, known) for given in (earlier["settings"], settings))
             changed = changed_settings(old, new)
             if changed:
                 raise UserError(f"{self.path} holds another comparison, which cannot be resumed: {'; '.join(changed)}")
