@@ -170,3 +170,17 @@ def test_every_recommendation_reads_as_sentences(seed):
         assert sentence.endswith(".")
         assert not any(bad in sentence for bad in ("  ", "None", "nan", "()"))
         assert sentence[0].isupper() or sentence.split()[0] in methods
+
+
+def test_what_sharing_does_to_each_task_is_told_beside_a_lora_of_its_own_for_each():
+    answers = {  # of 200 questions in each of three tasks
+        "own": {"a": "1" * 100 + "0" * 100, "b": "1" * 160 + "0" * 40, "c": "1" * 120 + "0" * 80},
+        "mlora": {"a": "1" * 160 + "0" * 40, "b": "1" * 100 + "0" * 100, "c": "1" * 120 + "0" * 80},
+        "lora": {"a": "1" * 100 + "0" * 100, "b": "1" * 160 + "0" * 40, "c": "1" * 121 + "0" * 79},
+    }
+    made = with_answers({method: [each] for method, each in answers.items()})["recommendation"]
+    (told,) = (point for point in made["points"] if point.startswith("Beside one LoRA for each task"))
+    assert "mlora is better on a (transfer) and worse on b (interference)" in told
+    assert told.endswith("lora cannot be told from it on any task.")
+    without = {method: [each] for method, each in answers.items() if method != "own"}
+    assert not any("transfer" in point for point in with_answers(without)["recommendation"]["points"])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loraweave.cli.output import console, path_given
+from loraweave.cli.output import console, errors, path_given
 from loraweave.cli.train import Overrides, RunFile, TrustCode
 from loraweave.errors import UserError
 
@@ -24,6 +24,36 @@ Embedding = Annotated[
     str | None, typer.Option(help="A sentence-transformers model; the one that comes with the extra by default.")
 ]
 Name = Annotated[str, typer.Argument(help="The expert's name.", metavar="NAME", show_default=False)]
+
+
+@app.command("train")
+def train(
+    run_file: RunFile,
+    library: Annotated[Path, typer.Option(help="The library's folder; made if it is not there.", callback=path_given)],
+    set_: Overrides = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Only the expert of this task; may be given several times.", metavar="NAME")
+    ] = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="Experts with the same settings share a run, in mixed batches.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Pass over experts that are there, and go on with the others.")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Take the places of experts of the same names.")] = False,
+    trust_code: TrustCode = False,
+) -> None:
+    """Train one LoRA for each task of a run file, and add it to a library; no other expert is touched."""
+    from loraweave.experts.config import ExpertsConfig
+    from loraweave.experts.train import train_experts
+    from loraweave.training.progress import ProgressBar
+
+    config = ExpertsConfig.load(run_file, set_ or ())
+    config.trust_code |= trust_code
+    how: dict[str, Any] = {"together": together, "resume": resume, "replace": replace}
+    added = train_experts(config, library, only=task, progress=ProgressBar(errors), console=errors, **how)
+    for name, expert in added.items():
+        console.print(f"{name}  {expert.folder}", markup=False, soft_wrap=True)
 
 
 @app.command("add")

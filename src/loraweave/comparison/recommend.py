@@ -11,6 +11,7 @@ from loraweave.comparison.ranking import Ranking, is_better
 from loraweave.comparison.records import BASE, Recommendation, Results
 from loraweave.comparison.simplicity import WHOLE_MODEL
 from loraweave.comparison.statistics import seeds_needed
+from loraweave.comparison.transfer import transfer
 
 MOST_SEEDS = 50
 
@@ -23,7 +24,7 @@ def recommend(evidence: Evidence) -> Recommendation:
         return Recommendation(method=None, text=_no_means(results), points=[])
     found = Ranking(evidence, rows)
     points = [_in_use(found), *_as_an_adapter(found), _costs(found), *_worse(found), *_more_seeds(found)]
-    points += [*_edges(found), *_not_made(results)]
+    points += [*transfer(evidence), *_edges(found), *_not_made(results)]
     better = {each["method"]: is_better(each) for each in against(evidence, BASE) if each["missing"] is None}
     if better and not any(better.values()):
         base = next(row for row in results["summary"] if row["method"] == BASE)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from typing_extensions import Self
 
 from loraweave.data.mixture import MixtureConfig
 from loraweave.errors import UserError, nearest, shown
@@ -102,7 +103,7 @@ class RunConfig(BaseModel):
         self._fill(values, Lines(Path("RunConfig"), None), {})
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """Read a run file and put settings over it.
 
         Relative `model`, `data_dir` and `output` start at the file's folder; given as an override, where the command
@@ -131,7 +132,7 @@ class RunConfig(BaseModel):
         return config
 
     @classmethod
-    def of(cls, given: "RunConfig | str | Path") -> "RunConfig":
+    def of(cls, given: "RunConfig | str | Path") -> Self:
         """A run file that is read already, or read now.
 
         Args:

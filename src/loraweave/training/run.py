@@ -34,6 +34,7 @@ from loraweave.training.callbacks import Clock, MetricsFile, Reporter, RoutingFi
 from loraweave.training.gradients import GradientRecord
 from loraweave.training.memory import PeakMemory
 from loraweave.training.progress import RunProgress
+from loraweave.training.recipe import USUAL, Recipe
 from loraweave.training.resuming import MissedEvaluation, StopWhenAsked
 from loraweave.training.trainer import MultiTaskTrainer
 from loraweave.tuner.wrappers import without_checkpoint_wrappers
@@ -87,6 +88,7 @@ def train(
     progress: RunProgress | None = None,
     console: Console | None = None,
     resume: bool = False,
+    recipe: Recipe = USUAL,
 ) -> RunResult:
     """Train what a run file asks for, as `loraweave train` does.
 
@@ -98,6 +100,7 @@ def train(
         progress: shows how the run goes; nothing is shown when None.
         console: where the realised mixture and warnings are printed; stderr when None.
         resume: go on from the last good checkpoint in `output`, if there is one.
+        recipe: what this run does in a way of its own.
 
     Raises:
         UserError: anything that a person can put right: an impossible configuration, bad data, a folder that already
@@ -137,6 +140,7 @@ def train(
                     progress,
                     console,
                     request,
+                    recipe,
                 )
             if run.is_main:
                 _write_summary(run.folder, result)
@@ -182,11 +186,12 @@ def _trained(
     progress: RunProgress | None,
     console: Console,
     request: Request,
+    recipe: Recipe,
 ) -> RunResult:
     folder, names = run.folder, [task.name for task in tasks]
     if notice := language_notice(base[0]):
         console.print(notice, markup=False, soft_wrap=True)
-    data, plan, validation = run.prepare_data(tasks, *base, console)
+    data, plan, validation = recipe.prepare(run, tasks, base, console)
     seen = plan.seen(run.schedule.rows(len(plan)))
     realised = data.realised(seen)
     if run.is_main:
@@ -195,6 +200,7 @@ def _trained(
 
     clock = Clock()
     with adapted(base[0], run.method, names, run.config.seed, keep_base) as model:
+        recipe.begin(model)
         callbacks = _callbacks(run, clock, progress)
         sources = [rows for rows in (data.validation, data.training) if rows is not None]
         wait_for_trainer: list[Any] = [
@@ -204,7 +210,7 @@ def _trained(
             MissedEvaluation(),
         ]
         callbacks += wait_for_trainer
-        trainer = MultiTaskTrainer(model, run.args, base[1], plan, validation, names, callbacks, run.method.losses)
+        trainer = recipe.trainer(model, run.args, base[1], plan, validation, names, callbacks, run.method.losses)
         for one in (clock, *wait_for_trainer):
             one.trainer = trainer
         try:

@@ -98,9 +98,7 @@ class MultiTaskTrainer(SFTTrainer):
         losses = -outputs.log_probs.flatten()
         self.task_losses[mode].add(losses.detach(), tasks, self.state.global_step + (mode == "train"))
 
-        # A batch of blank rows, which evens out the processes, has no scored token.
-        items = len(scored) if num_items_in_batch is None else num_items_in_batch
-        loss = losses.sum() / (items.clamp(min=1) if isinstance(items, torch.Tensor) else max(1, items))
+        loss = self.mean_loss(losses, tasks, num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())  # DDP averages over processes
         if self.aux_loss_enabled:
@@ -110,6 +108,16 @@ class MultiTaskTrainer(SFTTrainer):
             added = self.auxiliary.loss(probe, micro_batches, last=self.accelerator.sync_gradients)
             loss = loss if added is None else loss + added
         return loss
+
+    def mean_loss(self, losses: torch.Tensor, tasks: torch.Tensor, items: Any) -> torch.Tensor:
+        """A batch's part of the mean over all scored tokens of a step.
+
+        Args:
+            losses: (n,) of its scored tokens. tasks: (n,) their ids.
+            items: the scored tokens of the step; those of the batch when None.
+        """
+        items = len(losses) if items is None else items  # none, in a batch of blank rows, which evens out processes
+        return losses.sum() / (items.clamp(min=1) if isinstance(items, torch.Tensor) else max(1, items))
 
     def scored_outputs(self, model: Any, inputs: dict[str, Any]) -> Any:
         """The model's outputs for a batch; their `log_probs` (1, n) are of its scored positions alone."""

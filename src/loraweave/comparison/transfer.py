@@ -1,0 +1,37 @@
+"""What sharing does to each task: every method beside a LoRA of its own for each, which shares nothing (`own`)."""
+
+from loraweave.comparison import words
+from loraweave.comparison.differences import against
+from loraweave.comparison.evidence import Evidence
+from loraweave.comparison.records import BASE
+from loraweave.runs.methods import choose_method
+
+OWN = "own"
+
+
+def transfer(evidence: Evidence) -> list[str]:
+    """For each adapter that tasks share, on which of them it is better than `own` (they help each other) or worse (they
+    disturb each other); nothing where `own` is not compared."""
+    results = evidence.results
+    specs = {name: choose_method(spec) for name, spec in results["settings"]["methods"].items() if name != BASE}
+    own = next((name for name, chosen in specs.items() if chosen.name == OWN and name in evidence.runs), None)
+    if own is None or len(results["tasks"]) < 2:
+        return []
+    said, alike = [], []
+    for each in against(evidence, own):
+        name = each["method"]
+        if name == BASE or specs[name].method.trains != "adapter" or not each["tasks"]:
+            continue
+        better = [task for task, found in each["tasks"].items() if found["verdict"] == "win"]
+        worse = [task for task, found in each["tasks"].items() if found["verdict"] == "loss"]
+        parts = [f"better on {words.listed(better)} (transfer)"] if better else []
+        parts += [f"worse on {words.listed(worse)} (interference)"] if worse else []
+        if parts:
+            said.append(f"{name} is {' and '.join(parts)}")
+        else:
+            alike.append(name)
+    if alike:
+        said.append(f"{words.listed(alike)} cannot be told from it on any task")
+    if not said:
+        return []
+    return [f"Beside one LoRA for each task, which shares nothing ({own}), task by task: {'; '.join(said)}."]
