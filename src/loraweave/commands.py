@@ -9,23 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from loraweave import analysis, evaluation
 from loraweave.analysis.numbers import check_free
-from loraweave.bases import device, load_base
 from loraweave.comparison.run_page import write_run_page
-from loraweave.errors import UserError, nearest
+from loraweave.errors import UserError
 from loraweave.evaluation import TaskScore
 from loraweave.evaluation.beside import Beside, untouched
 from loraweave.evaluation.record import evaluation_settings, record
 from loraweave.evaluation.samples import Sample, write_samples
 from loraweave.evaluation.scoring import Progress
+from loraweave.evaluation.subject import Subject, load_subject, subject_of
 from loraweave.files import locked
-from loraweave.runs.folder import RunFolder, next_free
-from loraweave.runs.loading import Run, load_run
+from loraweave.runs.folder import next_free
+from loraweave.runs.loading import Run
 from loraweave.runs.run_card import write_scores
-from loraweave.tasks import Task
 
 WAIT = 60.0
 """Seconds for which another evaluation of the run may be writing what it found."""
@@ -78,9 +75,12 @@ class Evaluation:
 def evaluate(
     run: Run | str | Path,
     *,
-    tasks: Sequence[str] | None = None,
+    tasks: Sequence[Any] | None = None,
     limit: int | None = None,
     base: bool = True,
+    data_dir: str | Path | None = None,
+    base_model: str | None = None,
+    chat_template: bool = False,
     trust_code: bool = False,
     command: str = "",
     progress: Progress | None = None,
@@ -88,52 +88,65 @@ def evaluate(
     """Score a finished run on its tasks and keep the result in its folder, as `loraweave eval` does.
 
     Beside the run its untouched base answers the same questions. What both said is kept as samples.jsonl, and shown on
-    evaluation.html.
+    evaluation.html. An adapter or a model by itself is scored on tasks that are named.
 
     Args:
-        run: the folder of a finished run, or what `load_run` gave.
-        tasks: only these of the run's, by name; all when None.
+        run: the folder of a finished run, of an adapter or of a model, or what `load_run` gave.
+        tasks: only these of a run's, by name; all when None. For what is no run, lm-eval names, files or mappings, as
+            in a run file.
         limit: only so many test examples of each task; what the run file says when None.
-        trust_code: where `run` is a folder: run functions that its task files name, and code that comes with its base.
         base: score the untouched base too.
+        data_dir: where a run's task and data files are now, by the paths that they had from its run file's folder;
+            their training and validation examples must be those of the run. For what is no run, where task YAMLs look
+            for their data.
+        base_model: name or folder of the base, in the place of the one that the folder names.
+        chat_template: for what is no run, send prompts through the tokenizer's chat template, as it was trained.
+        trust_code: where `run` is a folder: run functions that its task files name, and code that comes with its base.
         command: what was typed, kept with the page.
         progress: called with the task's name (and "base: " before it), requests done and requests in all.
 
     Raises:
-        UserError: the folder holds no finished run, or cannot be written to; the run has no such task, or a task cannot
-            be evaluated.
+        UserError: the folder holds nothing finished, or cannot be written to; its data are others; there is no such
+            task, or a task cannot be evaluated.
     """
-    if not isinstance(run, Run):
-        _check_no_comparison(Path(run))
-        run = load_run(run, trust_code=trust_code)
-    chosen = _chosen(run.tasks, tasks)
-    with locked(run.folder, "the run's folder", WAIT):
+    if isinstance(run, Run):
+        if data_dir is not None or base_model is not None or chat_template:
+            raise UserError("data_dir, base_model and chat_template are for folders; this run is loaded already")
+        subject = subject_of(run, tasks)
+    else:
+        subject = load_subject(
+            Path(run),
+            tasks,
+            data_dir=data_dir,
+            base=base_model,
+            chat_template=chat_template,
+            trust_code=trust_code,
+        )
+    with locked(subject.folder, "the run's folder", WAIT):
         pass  # what cannot be kept need not be found out
-    settings = run.config.eval if limit is None else run.config.eval.model_copy(update={"limit": limit})
-    model = run.model.to(device())
+    settings = subject.settings if limit is None else subject.settings.model_copy(update={"limit": limit})
+    how = {**settings.model_dump(), "seed": subject.seed}
     samples: dict[str, list[Sample]] = {}
-    how = {**settings.model_dump(), "seed": run.config.seed}
-    scores = evaluation.evaluate(model, run.tokenizer, chosen, **how, progress=progress, keep=samples.__setitem__)
+    scores = evaluation.evaluate(
+        subject.model, subject.tokenizer, subject.tasks, **how, progress=progress, keep=samples.__setitem__
+    )
     beside, notes = Beside(scores, samples=samples), tuple[str, ...]()
-    if base and run.summary["adapter"] is not None:
-        beside, notes = _with_base(run, beside, chosen, how, progress)
-    found = Evaluation(run.folder, scores, beside, notes)
-    with locked(run.folder, "the run's folder", WAIT):
-        record(found.results, evaluation_settings(settings, chosen, run.config.seed), chosen, beside)
+    if base and subject.trained:
+        beside, notes = _with_base(subject, beside, how, progress)
+    found = Evaluation(subject.folder, scores, beside, notes)
+    with locked(subject.folder, "the run's folder", WAIT):
+        record(found.results, evaluation_settings(settings, subject.tasks, subject.seed), subject.tasks, beside)
         write_samples(found.samples, beside.samples, beside.base_samples)
-        write_run_page(found.page, run, beside, notes, command)
+        write_run_page(found.page, subject, beside, notes, command)
         if settings.limit is None:
-            write_scores(RunFolder(run.folder).adapter, scores)
+            write_scores(subject.card, scores)
     return found
 
 
 def _with_base(
-    run: Run, beside: Beside, tasks: Sequence[Task], how: Mapping[str, Any], progress: Progress | None
+    subject: Subject, beside: Beside, how: Mapping[str, Any], progress: Progress | None
 ) -> tuple[Beside, tuple[str, ...]]:
     """What the untouched base says to the same; where it cannot be had, a note says so."""
-
-    def load() -> PreTrainedModel:
-        return load_base(run.config.model, trust_code=run.config.trust_code)[0].to(run.model.device)
 
     def tell(name: str, done: int, of: int) -> None:
         if progress is not None:
@@ -141,32 +154,13 @@ def _with_base(
 
     samples: dict[str, list[Sample]] = {}
     try:
-        with untouched(run.model, load) as model:
-            scores = evaluation.evaluate(model, run.tokenizer, tasks, **how, progress=tell, keep=samples.__setitem__)
+        with untouched(subject.model, subject.load_untouched) as model:
+            scores = evaluation.evaluate(
+                model, subject.tokenizer, subject.tasks, **how, progress=tell, keep=samples.__setitem__
+            )
     except UserError as error:
         return beside, (f"the untouched base was not scored: {error}",)
     return replace(beside, base=scores, base_samples=samples), ()
-
-
-def _check_no_comparison(folder: Path) -> None:
-    if (folder / "results.json").is_file() and (folder / "runs").is_dir():
-        inside = next((folder / "runs").iterdir(), folder / "runs")
-        raise UserError(f"{folder} holds a comparison; name one of its runs, such as {inside}")
-
-
-def _chosen(available: Sequence[Task], names: Sequence[str] | None) -> list[Task]:
-    """The tasks of a run that are asked for, in the order asked."""
-    by_name = {task.name: task for task in available}
-    if names is None:
-        return list(available)
-    if isinstance(names, str):
-        raise UserError(f"tasks: a list of names, got {names!r} alone")
-    if not names:
-        raise UserError(f"tasks, or --tasks: name at least one of {', '.join(by_name)}")
-    for name in names:
-        if name not in by_name:
-            raise UserError(f"the run has no task {name!r}{nearest(name, by_name)} (its tasks: {', '.join(by_name)})")
-    return [by_name[name] for name in dict.fromkeys(names)]
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,7 @@ def test_what_is_not_in_the_mean_is_said(found: Beside) -> None:
 
 
 def test_the_page_counts_confusions_and_shows_right_and_wrong(found: Beside, tmp_path) -> None:
-    run = SimpleNamespace(
-        summary={"method": "rlora"}, config=SimpleNamespace(model="/models/nano"), folder=tmp_path / "run"
-    )
+    run = SimpleNamespace(method="rlora", base="/models/nano", folder=tmp_path / "run")
     write_run_page(tmp_path / "evaluation.html", run, found, ["a <note>"], "loraweave eval run")
     page = (tmp_path / "evaluation.html").read_text()
     assert "<h1>rlora on 3 tasks</h1>" in page

@@ -20,14 +20,38 @@ MARKS = {"win": ("▲ ", "green"), "loss": ("▼ ", "red"), "tie": ("", "")}
 def evaluate(
     run: Annotated[
         Path,
-        typer.Argument(help="The folder of a finished run.", metavar="RUN", show_default=False, callback=path_given),
+        typer.Argument(
+            help="The folder of a finished run, or of an adapter or a model by itself.",
+            metavar="RUN",
+            show_default=False,
+            callback=path_given,
+        ),
     ],
-    tasks: Annotated[str | None, typer.Option(help="Only these, separated by commas.", metavar="A,B")] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a run only these, separated by commas. What is no run is scored on these: names or files.",
+            metavar="A,B",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many test examples of each task.")] = None,
-    base: Annotated[bool, typer.Option("--base/--no-base", help="Score the untouched base beside the run.")] = True,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where a run's task and data files are now, by the paths that they had from its run file; or where "
+            "the task files of what is no run look for their data.",
+            callback=path_given,
+        ),
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="The base's name or folder, in the place of its own.")] = None,
+    no_base: Annotated[bool, typer.Option("--no-base", help="Do not score the untouched base beside it.")] = False,
+    chat_template: Annotated[
+        bool,
+        typer.Option("--chat-template", help="Of what is no run: prompts go through the tokenizer's chat template."),
+    ] = False,
     trust_code: TrustCode = False,
 ) -> None:
-    """Score a finished run on its tasks and keep the result in its folder."""
+    """Score a finished run on its tasks, or an adapter on tasks that are named, and keep the result in its folder."""
     from rich.padding import Padding
     from rich.text import Text
 
@@ -37,7 +61,16 @@ def evaluate(
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
     with progress("loading the run") as show:
         found = commands.evaluate(
-            run, tasks=names, limit=limit, base=base, trust_code=trust_code, command=typed(), progress=show
+            run,
+            tasks=names,
+            limit=limit,
+            base=not no_base,
+            data_dir=data_dir,
+            base_model=base,
+            chat_template=chat_template,
+            trust_code=trust_code,
+            command=typed(),
+            progress=show,
         )
     console.print(_table(found.beside))
     for note in [*about(found.beside), *found.notes]:

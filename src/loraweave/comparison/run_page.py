@@ -14,9 +14,9 @@ from loraweave.evaluation.mean import mean_rule
 from loraweave.evaluation.paired import PairedDifference, verdict
 from loraweave.evaluation.samples import Sample, classes, with_base
 from loraweave.evaluation.scores import NATS, PERCENT, TaskScore
+from loraweave.evaluation.subject import Subject
 from loraweave.files import write_text
 from loraweave.pages import render
-from loraweave.runs.loading import Run
 
 MOST_SHOWN = 10
 """Examples of a kind, right or wrong, of each task; samples.jsonl has all."""
@@ -27,19 +27,19 @@ WIDEST = 20
 OTHERS = "(others)"
 
 
-def write_run_page(path: Path, run: Run, found: Beside, notes: Sequence[str], command: str) -> None:
+def write_run_page(path: Path, subject: Subject, found: Beside, notes: Sequence[str], command: str) -> None:
     """Write the page of an evaluation to `path`.
 
     Args:
         path: of the page.
-        run: that was evaluated.
+        subject: that was evaluated.
         found: its scores and samples, with the base's where it was asked.
         notes: what else is to be said.
         command: what was typed.
     """
     content = {
-        "title": f"{run.summary['method']} on {len(found.scores)} task{'s' * (len(found.scores) != 1)}",
-        "subtitle": f"Base model {Path(run.config.model).name}, {run.folder.name}, "
+        "title": f"{subject.method} on {len(found.scores)} task{'s' * (len(found.scores) != 1)}",
+        "subtitle": f"Base model {Path(subject.base).name}, {subject.folder.resolve().name}, "
         f"{datetime.now(timezone.utc):%Y-%m-%d}",
         "has_base": bool(found.base),
         "has_majority": bool(found.majority),

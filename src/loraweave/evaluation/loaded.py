@@ -48,6 +48,7 @@ class Loaded:
         tasks: names of the tasks that it was trained on.
         needs_tasks: whether it answers by task, so that one must be named.
         folder: that it was loaded from.
+        load_untouched: as given, called once at most.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Loaded:
         self.tokenizer = tokenizer
         self.tasks = list(tasks)
         self._found = found
-        self._untouched = cache(load_untouched)
+        self.load_untouched = cache(load_untouched)
         self.folder = folder
         self._adapter = adapter
         config: Any = model.active_peft_config if isinstance(model, PeftModel) else None
@@ -132,7 +133,7 @@ class Loaded:
 
         def run() -> None:
             try:
-                speaking = nullcontext(self.model) if adapter else untouched(self.model, self._untouched)
+                speaking = nullcontext(self.model) if adapter else untouched(self.model, self.load_untouched)
                 with quiet_libraries(), self._told(task), speaking as model:
                     ids = torch.tensor([context_ids(text, self.tokenizer)], device=model.device)
                     ends = ends_of(model, self.tokenizer, turn)

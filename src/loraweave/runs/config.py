@@ -165,6 +165,28 @@ class RunConfig(BaseModel):
         except UserError as error:
             raise UserError(f"{_where([key], lines, set_here)}: {key}: {error}") from None
 
+    def moved_to(self, folder: Path) -> "RunConfig":
+        """The same with its files below another folder than `base_dir`, by the paths that they had from there; whatever
+        was outside of it, in that folder by its name. The base stays where it is unless it is there too."""
+
+        def moved(written: Any) -> Any:
+            if not isinstance(written, str) or not (path := user_path(written)).is_absolute():
+                return written
+            beside = path.relative_to(self.base_dir) if path.is_relative_to(self.base_dir) else Path(path.name)
+            return str(folder / beside)
+
+        paths = ("task", "eval", "validation", "test", "data_dir")
+        tasks = [
+            {key: moved(value) if key in paths else value for key, value in task.items()}
+            if isinstance(task, dict)
+            else moved(task)
+            for task in self.tasks
+        ]
+        there = moved(self.model)
+        model = there if Path(there).is_dir() else self.model
+        changed = {"base_dir": folder, "tasks": tasks, "data_dir": moved(self.data_dir), "model": model}
+        return self.model_copy(update=changed)
+
     @property
     def method_name(self) -> str:
         """The method's name, "weave" for bare knobs."""

@@ -9,11 +9,14 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loraweave.bases import Base, check_fingerprint, load_base
+from loraweave.errors import UserError
+from loraweave.paths import user_path
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import take_off
 from loraweave.runs.attaching import attach
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary
+from loraweave.runs.origin import check_moved_data
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
 
@@ -47,27 +50,35 @@ class Run:
 def load_run(
     folder: str | Path,
     *,
-    base: Base | None = None,
+    base: Base | str | None = None,
     tasks: Sequence[Task] | None = None,
+    data_dir: str | Path | None = None,
     trust_code: bool = False,
 ) -> Run:
     """Load a finished run.
 
     Args:
         folder: of the run.
-        base: the base model and tokenizer, if already loaded; call `Run.release` to have it back untouched.
+        base: the base model and tokenizer, if already loaded (call `Run.release` to have it back untouched); or the
+            name or folder where the base is now.
         tasks: if already loaded.
+        data_dir: where its task and data files are now, by the paths that they had from the run file's folder. Their
+            training and validation examples must be the same.
         trust_code: run functions that its task files name, and code that comes with its base; whatever its run file
             says, since a folder may be somebody else's.
 
     Raises:
         UserError: the folder holds no finished run, the adapter is broken or does not fit (what is wrong is named), or
-            the base is not the one that the run was trained on.
+            the base, or what is in `data_dir`, is not what the run was trained on.
     """
     run = RunFolder(folder)
     summary = read_summary(folder)
     check_trained(run.path, summary)
     config = RunConfig.load(run.config).model_copy(update={"trust_code": trust_code})
+    if data_dir is not None:
+        config = config.moved_to(_existing(data_dir))
+    if isinstance(base, str):
+        config, base = config.model_copy(update={"model": base}), None
     with quiet_libraries():
         if summary["adapter"] == run.model.name:
             model, tokenizer = load_base(run.model, trust_code=trust_code)
@@ -76,4 +87,25 @@ def load_run(
             check_fingerprint(model, read_shaped(run.base, BaseRecord).get("fingerprint", "none"), str(run.path))
         if summary["adapter"] == run.adapter.name:
             model = attach(model, run.adapter)
-        return Run(run.path, config, summary, model.eval(), tokenizer, list(tasks or config.load_tasks()))
+        tasks = list(tasks or _tasks_of(config))
+    if data_dir is not None:
+        check_moved_data(run, tasks, Path(data_dir))
+    return Run(run.path, config, summary, model.eval(), tokenizer, tasks)
+
+
+def _existing(folder: str | Path) -> Path:
+    path = user_path(folder).absolute()
+    if not path.is_dir():
+        raise UserError(f"data_dir: there is no folder {path}")
+    return path
+
+
+def _tasks_of(config: RunConfig) -> list[Task]:
+    try:
+        return config.load_tasks()
+    except UserError as error:
+        if config.base_dir.is_dir():
+            raise
+        raise UserError(
+            f"{error} (the run's own folder of data is not here: say with --data-dir where it is)"
+        ) from None

@@ -82,3 +82,18 @@ def check_data(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
             f"{folder}: cannot resume, the examples of {', '.join(changed)} have changed since this was begun; "
             "put them back, or choose another output"
         )
+
+
+def check_moved_data(folder: RunFolder, tasks: Sequence[Task], where: Path) -> None:
+    """Raise `UserError` where tasks of a finished run, read below another folder, have other training or validation
+    examples than it was trained on; names the tasks."""
+    if not folder.data.is_file():
+        raise UserError(
+            f"{folder.path}: no {folder.data.name}, so whether the data in {where} are its own cannot be told"
+        )
+    before, now = read_shaped(folder.data, dict[str, dict[str, str]]), describe_data(tasks)
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    if changed:
+        raise UserError(
+            f"{where}: the examples of {', '.join(changed)} are not those that {folder.path} was trained on"
+        )
