@@ -15,6 +15,7 @@ from loraweave.comparison.run_page import write_run_page
 from loraweave.errors import UserError
 from loraweave.evaluation import TaskScore
 from loraweave.evaluation.beside import Beside, untouched
+from loraweave.evaluation.forgetting import evaluate_untrained
 from loraweave.evaluation.record import evaluation_settings, record
 from loraweave.evaluation.samples import Sample, write_samples
 from loraweave.evaluation.scoring import Progress
@@ -23,6 +24,7 @@ from loraweave.files import locked
 from loraweave.runs.folder import next_free
 from loraweave.runs.loading import Run
 from loraweave.runs.run_card import write_scores
+from loraweave.tasks import Task
 
 WAIT = 60.0
 """Seconds for which another evaluation of the run may be writing what it found."""
@@ -81,6 +83,7 @@ def evaluate(
     data_dir: str | Path | None = None,
     base_model: str | None = None,
     chat_template: bool = False,
+    forgetting: Sequence[str | dict[str, Any]] | None = None,
     trust_code: bool = False,
     command: str = "",
     progress: Progress | None = None,
@@ -96,6 +99,8 @@ def evaluate(
             in a run file.
         limit: only so many test examples of each task; what the run file says when None.
         base: score the untouched base too.
+        forgetting: score these too, which the run was not trained for, as a run file's `eval.forgetting` has them;
+            those of the run file when None.
         data_dir: where a run's task and data files are now, by the paths that they had from its run file's folder;
             their training and validation examples must be those of the run. For what is no run, where task YAMLs look
             for their data.
@@ -124,15 +129,18 @@ def evaluate(
         )
     with locked(subject.folder, "the run's folder", WAIT):
         pass  # what cannot be kept need not be found out
-    settings = subject.settings if limit is None else subject.settings.model_copy(update={"limit": limit})
-    how = {**settings.model_dump(), "seed": subject.seed}
+    given = {"limit": limit, "forgetting": None if forgetting is None else [*forgetting]}
+    settings = subject.settings.model_copy(update={key: value for key, value in given.items() if value is not None})
+    untrained = subject.load_untrained(settings.forgetting)
+    how = {**settings.model_dump(exclude={"forgetting"}), "seed": subject.seed}
     samples: dict[str, list[Sample]] = {}
     scores = evaluation.evaluate(
         subject.model, subject.tokenizer, subject.tasks, **how, progress=progress, keep=samples.__setitem__
     )
-    beside, notes = Beside(scores, samples=samples), tuple[str, ...]()
+    lost = evaluate_untrained(subject.model, subject.tokenizer, untrained, **how, progress=progress)
+    beside, notes = Beside(scores, samples=samples, forgetting=Beside(lost) if lost else None), tuple[str, ...]()
     if base and subject.trained:
-        beside, notes = _with_base(subject, beside, how, progress)
+        beside, notes = _with_base(subject, beside, untrained, how, progress)
     found = Evaluation(subject.folder, scores, beside, notes)
     with locked(subject.folder, "the run's folder", WAIT):
         record(found.results, evaluation_settings(settings, subject.tasks, subject.seed), subject.tasks, beside)
@@ -144,9 +152,14 @@ def evaluate(
 
 
 def _with_base(
-    subject: Subject, beside: Beside, how: Mapping[str, Any], progress: Progress | None
+    subject: Subject,
+    beside: Beside,
+    untrained: Sequence[Task],
+    how: Mapping[str, Any],
+    progress: Progress | None,
 ) -> tuple[Beside, tuple[str, ...]]:
-    """What the untouched base says to the same; where it cannot be had, a note says so."""
+    """What the untouched base says to the same, tasks and what nothing was trained for; where it cannot be had, a note
+    says so."""
 
     def tell(name: str, done: int, of: int) -> None:
         if progress is not None:
@@ -158,9 +171,11 @@ def _with_base(
             scores = evaluation.evaluate(
                 model, subject.tokenizer, subject.tasks, **how, progress=tell, keep=samples.__setitem__
             )
+            before = evaluate_untrained(model, subject.tokenizer, untrained, **how, progress=tell)
     except UserError as error:
         return beside, (f"the untouched base was not scored: {error}",)
-    return replace(beside, base=scores, base_samples=samples), ()
+    lost = None if beside.forgetting is None else replace(beside.forgetting, base=before)
+    return replace(beside, base=scores, base_samples=samples, forgetting=lost), ()
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,23 @@ def test_eval_prints_scores_and_keeps_every_evaluation(command, trained):
     assert f"{score:.3f}" in command("eval", trained, "--tasks", "notes")[1]
 
 
+def test_eval_shows_what_was_forgotten(command, trained, tmp_path):
+    run, text = tmp_path / "run", tmp_path / "story.txt"
+    shutil.copytree(trained, run)
+    text.write_text("Once there was a model. " * 60)
+    code, out, _ = command("eval", run, "--tasks", "parity", "--limit", 4, "--forgetting", f"plain_english,{text}")
+    assert code == 0
+    below = out[out.index("not trained for") :]
+    assert below.index("plain_english") < below.index("story")
+    assert "bits per byte ↓" in below
+    kept = json.loads((run / "results.json").read_text())["evaluations"][-1]
+    assert set(kept["forgetting"]["scores"]) == set(kept["forgetting"]["base"]) == {"plain_english", "story"}
+    assert kept["settings"]["forgetting"] == ["plain_english", str(text)]
+    assert 'id="forgetting"' in (run / "evaluation.html").read_text()
+    code, _, err = command("eval", run, "--forgetting", "nowhere.txt")
+    assert (code, "no such text" in err) == (2, True)
+
+
 def test_eval_shows_the_base_and_keeps_what_was_said(command, trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run)

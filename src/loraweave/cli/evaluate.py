@@ -49,6 +49,13 @@ def evaluate(
         bool,
         typer.Option("--chat-template", help="Of what is no run: prompts go through the tokenizer's chat template."),
     ] = False,
+    forgetting: Annotated[
+        str | None,
+        typer.Option(
+            help="Score these too, which it was not trained for: tasks, text files, plain_english.",
+            metavar="A,B",
+        ),
+    ] = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Score a finished run on its tasks, or an adapter on tasks that are named, and keep the result in its folder."""
@@ -56,9 +63,12 @@ def evaluate(
     from rich.text import Text
 
     from loraweave import commands
-    from loraweave.comparison.run_page import about
+    from loraweave.comparison.run_page import about, rows, untrained_rows
 
-    names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
+    names = None if tasks is None else _names(tasks)
+    things = (
+        None if forgetting is None else [str(Path(x).resolve()) if Path(x).is_file() else x for x in _names(forgetting)]
+    )
     with progress("loading the run") as show:
         found = commands.evaluate(
             run,
@@ -68,32 +78,38 @@ def evaluate(
             data_dir=data_dir,
             base_model=base,
             chat_template=chat_template,
+            forgetting=things,
             trust_code=trust_code,
             command=typed(),
             progress=show,
         )
-    console.print(_table(found.beside))
+    console.print(_table(found.beside, "task", rows(found.beside)))
+    if (lost := found.beside.forgetting) is not None:
+        console.print()
+        console.print(_table(lost, "not trained for", untrained_rows(lost)))
     for note in [*about(found.beside), *found.notes]:
         console.print(Padding(Text(note, style="dim"), (0, 0, 0, 1)))
     for name, path in (("results", found.results), ("samples", found.samples), ("page", found.page)):
         console.print(f"{name:7}  {path}", soft_wrap=True)
 
 
-def _table(found: "Beside") -> "Table":
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def _table(found: "Beside", heading: str, shown: "list[dict[str, str]]") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from loraweave.comparison.run_page import rows
-
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("task")
+    table.add_column(heading)
     heads = ["score", "95 % interval"]
     heads += ["base", "difference"] if found.base else []
     heads += ["majority"] if found.majority else []
     for head in (*heads, "examples"):
         table.add_column(head, justify="right")
     table.add_column("metric")
-    for row in rows(found):
+    for row in shown:
         cells: list[str | Text] = [Text(row["score"], style="bold"), row["interval"]]
         if found.base:
             sign, style = MARKS[row["verdict"]]

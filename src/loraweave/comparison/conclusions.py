@@ -2,6 +2,7 @@
 
 from loraweave.comparison.differences import against, reference
 from loraweave.comparison.evidence import Evidence
+from loraweave.comparison.forgetting import forgotten
 from loraweave.comparison.recommend import recommend
 from loraweave.comparison.records import Results
 from loraweave.comparison.summary import describe_tasks, summarise
@@ -14,4 +15,5 @@ def conclude(results: Results) -> None:
     results["summary"] = summarise(evidence)
     results["reference"] = reference(results, results["settings"]["against"])
     results["differences"] = against(evidence, results["reference"])
+    results["forgetting"] = forgotten(results)
     results["recommendation"] = recommend(evidence)

@@ -32,6 +32,7 @@ from loraweave.comparison.records import BASE, Asked, Results
 from loraweave.comparison.runner import Runner, failed_record
 from loraweave.comparison.search import check_searchable, parse_rates, parse_search_steps
 from loraweave.comparison.store import ComparisonFolder
+from loraweave.data.identity import content_hash
 from loraweave.errors import UserError
 from loraweave.evaluation.record import describe
 from loraweave.files import locked
@@ -122,7 +123,10 @@ def _opened(
     earlier = folder.open(settings, resume)
     first_seed = (earlier["settings"] if earlier is not None else settings)["seeds"][0]
     described = config.model_copy(update={"seed": first_seed}).load_tasks()
-    data = describe_scored_data(described)
+    untrained = config.load_forgetting(described)
+    data = describe_scored_data(described) | {
+        thing.name: {"test": content_hash(thing.test_examples())} for thing in untrained
+    }
     if earlier is not None:
         check_data(folder.path, earlier["data"], data)
     if settings["match_params"]:
@@ -135,7 +139,7 @@ def _opened(
             asked,
             command=command,
             environment=environment(first_seed),
-            task_configs=describe(described),
+            task_configs=describe([*described, *untrained]),
         )
     else:
         results = continued(earlier, settings, asked, command)

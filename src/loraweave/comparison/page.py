@@ -9,7 +9,7 @@ import yaml
 from markupsafe import Markup, escape
 
 from loraweave import amounts
-from loraweave.comparison import words
+from loraweave.comparison import forgetting, words
 from loraweave.comparison.cost_charts import cost_chart
 from loraweave.comparison.loss_charts import final_losses, loss_charts
 from loraweave.comparison.records import BASE, Difference, MethodSummary, Recommendation, Results, RunRecord, Spread
@@ -46,7 +46,11 @@ def _content(results: Results) -> dict[str, Any]:
         ],
         "mean_unit": words.mean_unit(tasks),
         "rows": [_row(results, row, best) for row in in_order(summary, tasks)],
-        "notes": notes(results),
+        "untrained": [
+            {"head": _breakable(name), "metric": words.metric(info), "n": f"{info['n']:,}"}
+            for name, info in forgetting.things(results).items()
+        ],
+        "notes": [*notes(results), *forgetting.notes(results)],
         "costs": cost_chart(results),
         "search": search_chart(results),
         "losses": loss_charts(results),
@@ -113,6 +117,7 @@ def _row(results: Results, row: MethodSummary, best: dict[str, set[str]]) -> dic
         "mean": _cell(row["mean"], words.mean_unit(tasks), method in best[""]),
         "runs": "–" if method == BASE else row["finished"],
         "cells": cells,
+        "untrained": [forgetting.cell(results, method, name)._asdict() for name in forgetting.things(results)],
         "parameters": amounts.count(row["trainable_parameters"] or None),
         "seconds": amounts.duration(row["seconds"]),
         "memory": amounts.memory(row["peak_memory"]),

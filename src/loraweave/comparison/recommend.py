@@ -4,7 +4,7 @@
 """
 
 from loraweave import amounts
-from loraweave.comparison import words
+from loraweave.comparison import forgetting, words
 from loraweave.comparison.differences import against
 from loraweave.comparison.evidence import MEAN, Evidence
 from loraweave.comparison.ranking import Ranking, is_better
@@ -24,7 +24,7 @@ def recommend(evidence: Evidence) -> Recommendation:
         return Recommendation(method=None, text=_no_means(results), points=[])
     found = Ranking(evidence, rows)
     points = [_in_use(found), *_as_an_adapter(found), _costs(found), *_worse(found), *_more_seeds(found)]
-    points += [*transfer(evidence), *_edges(found), *_not_made(results)]
+    points += [*forgetting.points(results, found.taken), *transfer(evidence), *_edges(found), *_not_made(results)]
     better = {each["method"]: is_better(each) for each in against(evidence, BASE) if each["missing"] is None}
     if better and not any(better.values()):
         base = next(row for row in results["summary"] if row["method"] == BASE)

@@ -40,7 +40,7 @@ def run_record(
         curves=Curves(training={}, validation={}),
         mixture=[],
     )
-    return _with(made, known)
+    return _with(made, known, "forgetting")
 
 
 def new_results(settings: dict[str, Any], asked: Asked, **known: Any) -> Results:
@@ -72,7 +72,7 @@ def new_results(settings: dict[str, Any], asked: Asked, **known: Any) -> Results
     return _with(made, known)
 
 
-def _with(record: Any, known: Mapping[str, Any]) -> Any:
-    if unknown := known.keys() - record.keys():
+def _with(record: Any, known: Mapping[str, Any], *more: str) -> Any:
+    if unknown := known.keys() - {*record, *more}:
         raise TypeError(f"no field of a record: {', '.join(sorted(unknown))}")
     return {**record, **known}

@@ -41,6 +41,7 @@ class Curves(TypedDict):
 class RunRecord(TypedDict):
     """One method trained with one seed and evaluated on every task.
 
+    `forgetting` has scores on what nothing was trained for, where the run file names such; other records lack it.
     `validation_loss` is the mean over tasks of the loss on held-out examples (nats per completion token) of what was
     saved; None where nothing was held out. `seconds` and `tokens_per_second` are of the training alone; `peak_memory`
     is in bytes, of the process (CPU) or the accelerator. The untouched base has no seed, no training and no adapter.
@@ -64,6 +65,7 @@ class RunRecord(TypedDict):
     adapter: str | None
     curves: Curves
     mixture: list[dict[str, Any]]
+    forgetting: NotRequired[dict[str, TaskScore]]
 
 
 class Trial(TypedDict):
@@ -156,6 +158,15 @@ class Against(TypedDict):
     missing: str | None
 
 
+class Forgetting(TypedDict):
+    """What became of things that nothing was trained for: what they are, the untouched base's scores on them, and the
+    differences of every method to it, which hold for them as `differences` does for the tasks."""
+
+    tasks: dict[str, TaskInfo]
+    base: dict[str, Score]
+    differences: list[Against]
+
+
 class Recommendation(TypedDict):
     """`method` is None where nothing can be recommended; `text` is a short paragraph, `points` what goes with it."""
 
@@ -192,4 +203,5 @@ class Results(TypedDict):
     summary: list[MethodSummary]
     reference: str
     differences: list[Against]
+    forgetting: NotRequired[Forgetting]
     recommendation: Recommendation

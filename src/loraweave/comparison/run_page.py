@@ -44,6 +44,7 @@ def write_run_page(path: Path, subject: Subject, found: Beside, notes: Sequence[
         "has_base": bool(found.base),
         "has_majority": bool(found.majority),
         "rows": [*rows(found)],
+        "untrained": [] if found.forgetting is None else untrained_rows(found.forgetting),
         "notes": [*about(found), *notes],
         "tasks": [_task(name, found) for name in found.scores if name in found.samples],
         "command": command,
@@ -89,6 +90,11 @@ def rows(found: Beside) -> list[dict[str, str]]:
     return made
 
 
+def untrained_rows(found: Beside) -> list[dict[str, str]]:
+    """A row for each thing that the run was not trained for, without their mean."""
+    return [row for row in rows(found) if not row["total"]]
+
+
 def about(found: Beside) -> list[str]:
     """What the columns are, and which tasks the mean leaves out."""
     said = []
@@ -100,6 +106,10 @@ def about(found: Beside) -> list[str]:
         )
     if found.majority:
         said.append("Majority: how often the most frequent answer is right; whoever knows nothing else gets as much.")
+    if found.forgetting is not None:
+        said.append(
+            f"{words.listed([*found.forgetting.scores])}: not trained for; beside the base it tells what was forgotten."
+        )
     rule = mean_rule(found.scores)
     if rule.counted:
         said += [f"Not in the mean: {name}: {reason}." for name, reason in rule.left_out.items()]

@@ -21,6 +21,7 @@ from loraweave.comparison.store import ComparisonFolder
 from loraweave.errors import UserError, in_a_line
 from loraweave.evaluation import evaluate, macro_average
 from loraweave.evaluation.beside import Beside
+from loraweave.evaluation.forgetting import evaluate_untrained
 from loraweave.evaluation.record import evaluation_settings, record
 from loraweave.evaluation.scores import TaskScore
 from loraweave.runs.config import RunConfig
@@ -77,6 +78,7 @@ class Runner:
         self.console = console
         self._shown: set[int] = set()
         self._tasks: tuple[int, list[Task]] | None = None
+        self._untrained: list[Task] | None = None
 
     def run_job(self, job: Job) -> RunRecord | Trial:
         """Do one job, and say what it came to. What goes wrong with a method is recorded.
@@ -90,9 +92,9 @@ class Runner:
         return self._trial(job, report) if job.kind == "trial" else self._run(job, report)
 
     def _untouched(self, report: OneRun) -> RunRecord:
-        scores, seconds = self._evaluated(self.config, self.base[0], self._tasks_of(self.seed), report)
+        scores, lost, seconds = self._evaluated(self.config, self.base[0], self._tasks_of(self.seed), report)
         report.finish(_said(scores))
-        return run_record(BASE, None, scores, evaluation_seconds=seconds)
+        return run_record(BASE, None, scores, evaluation_seconds=seconds, **lost)
 
     def _trial(self, run: Job, report: OneRun) -> Trial:
         """Train at one rate of a search and read the validation loss."""
@@ -141,12 +143,11 @@ class Runner:
             loaded = load_run(folder.path, base=self.base, tasks=tasks)
             try:
                 model = loaded.model.to(self.base[0].device)
-                scores, seconds = self._evaluated(config, model, tasks, report)
+                scores, lost, seconds = self._evaluated(config, model, tasks, report)
             finally:
                 loaded.release()
-            record(
-                folder.path / "results.json", evaluation_settings(config.eval, tasks, self.seed), tasks, Beside(scores)
-            )
+            found = Beside(scores, forgetting=Beside(lost["forgetting"]) if lost else None)
+            record(folder.path / "results.json", evaluation_settings(config.eval, tasks, self.seed), tasks, found)
         except Exception as error:
             reason = in_a_line(error)
             report.fail(reason)
@@ -162,6 +163,7 @@ class Runner:
             evaluation_seconds=seconds,
             adapter=adapter,
             curves=curves,
+            **lost,
             **{key: summary[key] for key in OF_THE_TRAINING if key in summary},
         )
 
@@ -219,19 +221,15 @@ class Runner:
 
     def _evaluated(
         self, config: RunConfig, model: Any, tasks: Sequence[Task], report: OneRun
-    ) -> tuple[dict[str, TaskScore], float]:
+    ) -> tuple[dict[str, TaskScore], dict[str, Any], float]:
+        """Scores on the tasks, those on what nothing was trained for as a field of the record, and seconds."""
         started = time.perf_counter()
-        scores = evaluate(
-            model,
-            self.base[1],
-            tasks,
-            limit=config.eval.limit,
-            batch_size=config.eval.batch_size,
-            num_fewshot=config.eval.num_fewshot,
-            seed=self.seed,
-            progress=report.evaluated,
-        )
-        return scores, time.perf_counter() - started
+        how = config.eval.model_dump(exclude={"forgetting"}) | {"seed": self.seed, "progress": report.evaluated}
+        scores = evaluate(model, self.base[1], tasks, **how)
+        if self._untrained is None:
+            self._untrained = self.config.load_forgetting(tasks)
+        lost = evaluate_untrained(model, self.base[1], self._untrained, **how)
+        return scores, {"forgetting": lost} if lost else {}, time.perf_counter() - started
 
 
 def give_memory_back() -> None:

@@ -28,7 +28,8 @@ def _fixed(settings: dict[str, Any], methods: Mapping[str, MethodSpec], evaluate
         names = {choose_method(spec).method.name for spec in methods.values()}
         config["train"] = config["train"] | {"learning_rate": {name: rate.get(name) for name in sorted(names)}}
     if evaluated:
-        config["eval"] = {key: value for key, value in settings["config"]["eval"].items() if key != "batch_size"}
+        asked = {"forgetting": [], **settings["config"]["eval"]}
+        config["eval"] = {key: value for key, value in asked.items() if key != "batch_size"}
     return {"config": config, "match_params": settings["match_params"]}
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loraweave import amounts
-from loraweave.comparison import words
+from loraweave.comparison import forgetting, words
 from loraweave.comparison.records import BASE, MethodSummary, Results, Score, Spread
 from loraweave.comparison.summary import best_methods, in_order, notes
 
@@ -40,12 +40,13 @@ def comparison_table(results: Results, width: int) -> RenderableType:
     gap = next((gap for gap in (WIDE_GAP, NARROW_GAP) if _width([*scores, *totals], gap) <= left), WIDE_GAP)
     for group in _fold(scores, totals, left, gap):
         parts += [_table(methods, group, results["summary"], gap), ""]
-    parts += [Padding(Text(note, style="dim"), (0, 0, 0, 1)) for note in notes(results)]
+    said = [*notes(results), *forgetting.notes(results)]
+    parts += [Padding(Text(note, style="dim"), (0, 0, 0, 1)) for note in said]
     return Group(*parts)
 
 
 def _columns(results: Results) -> tuple[list[Column], list[Column]]:
-    """One column per task; and the four that sum a method up."""
+    """One column per task, and one for each thing that nothing was trained for; and the four that sum a method up."""
     summary, tasks = results["summary"], results["tasks"]
     best = best_methods(summary, tasks)
     seeds = max((row["finished"] for row in summary if row["method"] != BASE), default=0)
@@ -54,6 +55,10 @@ def _columns(results: Results) -> tuple[list[Column], list[Column]]:
         head = Text("\n").join([*(Text(line) for line in _lines(name)), Text(words.metric(info), style="dim")])
         values = [(_bare(row["scores"].get(name), seeds), row["method"] in best[name]) for row in summary]
         columns.append(Column(head, _cells(values, info["unit"])))
+    for name, info in forgetting.things(results).items():
+        lines = [*(Text(line) for line in _lines(name)), Text("forgetting"), Text(words.metric(info), style="dim")]
+        found = [forgetting.cell(results, row["method"], name) for row in summary]
+        columns.append(Column(Text("\n").join(lines), [_change(each) for each in found]))
     means = [(row["mean"], row["method"] in best[""]) for row in summary]
     totals = [Column(Text("mean"), _cells(means, words.mean_unit(tasks)))]
     for title, texts in (
@@ -121,6 +126,12 @@ def _cells(values: Sequence[tuple[Spread | None, bool]], unit: str) -> list[Text
             cell.append(f" {interval.ljust(widest)}", style="not bold dim")
         cells.append(cell)
     return cells
+
+
+def _change(found: forgetting.Cell) -> Text:
+    """The base's score, or how far a method is off it."""
+    text = Text(found.text, style={"win": "green", "loss": "red"}.get(found.verdict, ""))
+    return text.append(f" {found.interval}", style="not bold dim") if found.interval else text
 
 
 def _lines(name: str) -> list[str]:

@@ -43,12 +43,14 @@ class Beside:
         scores: of the run, by task.
         base: of the untouched base on the same examples; empty where it was not asked.
         samples, base_samples: of each task, what either said.
+        forgetting: the same of what the run was not trained for; None where nothing of the kind was asked.
     """
 
     scores: Mapping[str, TaskScore]
     base: Mapping[str, TaskScore] = field(default_factory=dict)
     samples: Mapping[str, list[Sample]] = field(default_factory=dict)
     base_samples: Mapping[str, list[Sample]] = field(default_factory=dict)
+    forgetting: "Beside | None" = None
 
     @property
     def majority(self) -> dict[str, float]:

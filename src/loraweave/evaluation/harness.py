@@ -1,6 +1,7 @@
 """One lm-eval task, scored by lm-eval itself: its prompts, its metrics, its standard errors."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,8 @@ from lm_eval.evaluator import evaluate as harness_evaluate
 
 from loraweave.errors import UserError, in_a_line
 from loraweave.evaluation.lm import LoadedModel, ProgressHook
-from loraweave.evaluation.outcomes import shares
+from loraweave.evaluation.outcomes import Outcomes, read_outcomes, shares, weighted
+from loraweave.evaluation.paired import estimate
 from loraweave.evaluation.samples import Keep, harness_samples, named_metrics
 from loraweave.evaluation.scores import PERCENT, TaskScore
 from loraweave.tasks.sandbox import reason_of
@@ -59,6 +61,7 @@ def score_with_harness(
     when lm-eval cannot run the task, with its reason.
     """
     started = time.perf_counter()
+    num_fewshot = 0 if task.OUTPUT_TYPE == "loglikelihood_rolling" else num_fewshot  # a text asks nothing
     task.set_config(key="num_fewshot", value=num_fewshot)
     task.set_fewshot_seed(seed=seed)
     lm.set_cache_hook(ProgressHook(lambda done: report(done, _total(task))))
@@ -87,7 +90,9 @@ def score_with_harness(
     version = results["versions"].get(name)
     score = scale * measured[f"{metric},{used_filter}"]
     answered = _answered(results["samples"][name], used_filter)
-    outcomes = shares([sample.get(metric) for sample in answered], score, scale)
+    outcomes = _outcomes([sample.get(metric) for sample in answered], metric, score, scale)
+    if stderr is None and metric == "bits_per_byte":
+        stderr = _stderr(outcomes)
     if keep is not None:
         keep(name, harness_samples(name, task, answered, metric, outcomes))
     return TaskScore(
@@ -106,6 +111,22 @@ def score_with_harness(
         seconds=time.perf_counter() - started,
         outcomes=outcomes,
     )
+
+
+def _outcomes(each: Sequence[Any], metric: str, score: float, scale: float) -> Outcomes | None:
+    """Of each example; of a text its bits per byte, which count by its bytes."""
+    if metric == "bits_per_byte":
+        return weighted([-nats / size / math.log(2) for nats, size in each], [size for _, size in each])
+    return shares(each, score, scale)
+
+
+def _stderr(outcomes: Outcomes | None) -> float | None:
+    """Of a mean of weighted outcomes, for which lm-eval has none; None where a single one tells nothing."""
+    examples = read_outcomes(outcomes)
+    if examples is None:
+        return None
+    variance = estimate([examples.values], examples.weights, False).examples.value
+    return None if math.isnan(variance) else math.sqrt(variance)
 
 
 def _answered(samples: Sequence[Mapping[str, Any]], used_filter: str) -> list[Mapping[str, Any]]:

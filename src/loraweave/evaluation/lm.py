@@ -12,6 +12,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loraweave.data.border import context_ids, split_ids
@@ -163,6 +164,22 @@ class LoadedModel(HFLM):
         scored[index] = result
         if requests[index][0] is not None:  # else a part of a longer text, which lm-eval puts together
             self.cache_hook.add_partial("loglikelihood", requests[index][0], result)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
+        """Of whole texts, as they are trained on: the start of a text is read and not scored. lm-eval encodes a text as
+        a prompt, whose start it would score, and puts another before it."""
+        windows: list[Any] = []
+        of_text: list[int] = []
+        for number, (text,) in enumerate(request.args for request in requests):
+            start, ids = split_ids("", text, self.tokenizer)
+            for window in get_rolling_token_windows(ids, start[-1], self.max_length, context_len=1):
+                windows.append(((text,), *make_disjoint_window(window)))
+                of_text.append(number)
+        found = [0.0] * len(requests)
+        parts = self._loglikelihood_tokens(windows)
+        for number, (likelihood, _) in zip(of_text, parts, strict=True):
+            found[number] += likelihood
+        return found
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         lengths = []

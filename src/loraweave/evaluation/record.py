@@ -19,12 +19,13 @@ FORMAT = 1
 
 def evaluation_settings(config: EvalConfig, tasks: Sequence[Task], seed: int) -> dict[str, Any]:
     """What decides a run's scores: kept with them. The batch size does not."""
-    return {
+    settings = {
         "tasks": [task.name for task in tasks],
         "limit": config.limit,
         "num_fewshot": config.num_fewshot,
         "seed": seed,
     }
+    return settings | ({"forgetting": config.forgetting} if config.forgetting else {})
 
 
 def describe(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
@@ -66,6 +67,12 @@ def record(path: Path, settings: Mapping[str, Any], tasks: Sequence[Task], found
         "majority": found.majority,
         "differences": {name: each._asdict() for name, each in found.differences.items()},
     }
+    if (lost := found.forgetting) is not None:
+        made["forgetting"] = {
+            "scores": dict(lost.scores),
+            "base": dict(lost.base),
+            "differences": {name: each._asdict() for name, each in lost.differences.items()},
+        }
     write_json(path, {"format": FORMAT, "evaluations": [*kept, made]})
 
 

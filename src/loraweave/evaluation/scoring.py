@@ -40,6 +40,7 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
     keep: Keep | None = None,
+    told_as: str | None = None,
 ) -> dict[str, TaskScore]:
     """Score `model` on each of `tasks`.
 
@@ -57,6 +58,7 @@ def evaluate(
         seed: chooses the solved examples and the bootstrap's draws.
         progress: called with the task's name, requests done and requests in all.
         keep: called with the task's name and its samples, once a task is scored.
+        told_as: the task that an adapter is told, in the place of each one's own name.
 
     Returns:
         A score per task, in the order of `tasks`.
@@ -72,10 +74,12 @@ def evaluate(
             torch.manual_seed(seed)
             lm = LoadedModel(model, tokenizer, batch_size)
             model.eval()
-            return {
-                task.name: _score(lm, task, limit, num_fewshot, seed, partial(progress or _unheard, task.name), keep)
-                for task in tasks
-            }
+            found = {}
+            for task in tasks:
+                report = partial(progress or _unheard, task.name)
+                with _told_the_task(model, told_as or task.name):
+                    found[task.name] = _score(lm, task, limit, num_fewshot, seed, report, keep)
+            return found
     finally:
         model.train(was_training)
 
@@ -89,32 +93,28 @@ def _score(
     report: Callable[[int, int], None],
     keep: Keep | None,
 ) -> TaskScore:
-    with _told_the_task(lm.model, task.name):
-        if task.lm_eval is not None:
-            return score_with_harness(
-                lm,
-                task.name,
-                task.lm_eval,
-                limit=limit,
-                num_fewshot=num_fewshot,
-                chat_template=task.chat_template,
-                seed=seed,
-                report=report,
-                keep=keep,
-            )
-        examples = task.test_examples()[:limit]
-        if not examples:
-            raise UserError(
-                f"task {task.name!r}: {task.origin} has too few rows to hold some out for the score: "
-                "name a file as 'test'"
-            )
-        encoded = encode_all(examples, lm.tokenizer, lm.max_length)
-        score = score_with_loss(
-            lm.model, encoded, rows_at_once=lm.batch_size, tokens_at_once=lm.most_tokens, report=report
+    if task.lm_eval is not None:
+        return score_with_harness(
+            lm,
+            task.name,
+            task.lm_eval,
+            limit=limit,
+            num_fewshot=num_fewshot,
+            chat_template=task.chat_template,
+            seed=seed,
+            report=report,
+            keep=keep,
         )
-        if keep is not None:
-            keep(task.name, loss_samples(task.name, encoded.rows, lm.tokenizer, score["outcomes"]))
-        return score
+    examples = task.test_examples()[:limit]
+    if not examples:
+        raise UserError(
+            f"task {task.name!r}: {task.origin} has too few rows to hold some out for the score: name a file as 'test'"
+        )
+    encoded = encode_all(examples, lm.tokenizer, lm.max_length)
+    score = score_with_loss(lm.model, encoded, rows_at_once=lm.batch_size, tokens_at_once=lm.most_tokens, report=report)
+    if keep is not None:
+        keep(task.name, loss_samples(task.name, encoded.rows, lm.tokenizer, score["outcomes"]))
+    return score
 
 
 def _told_the_task(model: PreTrainedModel | PeftModel, name: str) -> AbstractContextManager[None]:

@@ -16,6 +16,7 @@ from loraweave.runs.config import EvalConfig
 from loraweave.runs.folder import RunFolder
 from loraweave.runs.loading import Run, load_run
 from loraweave.tasks import Task, load_tasks
+from loraweave.tasks.untrained import load_untrained
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Subject:
         model, tokenizer: as loaded.
         load_untouched: gives the model as it was before it was trained.
         tasks: that it is scored on.
+        load_untrained: gives what it was not trained for, from entries as of `eval.forgetting`.
         settings, seed: how.
     """
 
@@ -42,6 +44,7 @@ class Subject:
     tokenizer: PreTrainedTokenizerBase
     load_untouched: Callable[[], PreTrainedModel]
     tasks: list[Task]
+    load_untrained: Callable[[Sequence[Any]], list[Task]]
     settings: EvalConfig
     seed: int
 
@@ -63,6 +66,7 @@ def subject_of(run: Run, names: Sequence[str] | None = None) -> Subject:
         tokenizer=run.tokenizer,
         load_untouched=lambda: load_base(config.model, trust_code=config.trust_code)[0].to(where),
         tasks=_chosen(run.tasks, names),
+        load_untrained=lambda given: config.load_forgetting(run.tasks, given),
         settings=config.eval,
         seed=config.seed,
     )
@@ -97,11 +101,14 @@ def load_subject(
         return subject_of(load_run(folder, base=base, data_dir=data_dir, trust_code=trust_code), tasks)
     if isinstance(tasks, str) or not tasks:
         raise UserError(
-            f"{folder}: this folder holds no run, so nothing says what its tasks are: name them with tasks=[...], or --tasks"
+            f"{folder}: this folder holds no run, so nothing says what its tasks are: name them with tasks=[...], "
+            "or --tasks"
         )
     loaded = load(folder, base=base, trust_code=trust_code)
     config: Any = getattr(loaded.model, "active_peft_config", None)
     method = getattr(config, "method", "") if isinstance(config, WeaveConfig) else "LoRA" if config else "model"
+    named = load_tasks(tasks, Path.cwd(), data_dir, chat_template, trust_code=trust_code)
+    known = {task.name: task.origin for task in named}
     return Subject(
         folder=folder,
         card=folder,
@@ -111,7 +118,8 @@ def load_subject(
         model=loaded.model,
         tokenizer=loaded.tokenizer,
         load_untouched=loaded.load_untouched,
-        tasks=load_tasks(tasks, Path.cwd(), data_dir, chat_template, trust_code=trust_code),
+        tasks=named,
+        load_untrained=lambda given: load_untrained(given, known, Path.cwd(), data_dir, chat_template, 0, trust_code),
         settings=EvalConfig(),
         seed=0,
     )

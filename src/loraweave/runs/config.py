@@ -18,8 +18,19 @@ from loraweave.runs.settings import check_train_values
 from loraweave.runs.yamlfile import Lines, NotYamlError, parse_value, read_yaml
 from loraweave.tasks import Task, load_tasks
 from loraweave.tasks.spec import parse_spec
+from loraweave.tasks.untrained import load_untrained
 
 MAX_SEED = 2**32 - 1  # what NumPy takes
+
+
+def _fit_task(entry: str | dict[str, Any]) -> str | dict[str, Any]:
+    parse_spec(entry, "tasks")
+    return entry
+
+
+def _fit_untrained(entry: str | dict[str, Any]) -> str | dict[str, Any]:
+    parse_spec(entry, "eval.forgetting")
+    return entry
 
 
 class EvalConfig(BaseModel):
@@ -29,6 +40,8 @@ class EvalConfig(BaseModel):
         limit: test examples per task; all when None.
         batch_size: rows per forward pass; when None 64, and fewer where they are long.
         num_fewshot: solved examples before each question.
+        forgetting: what the run is not trained for and is scored on all the same, before and after: tasks as under
+            `tasks`, a text file (`.txt`), or "plain_english", a text that ships.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -36,11 +49,7 @@ class EvalConfig(BaseModel):
     limit: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     num_fewshot: int = Field(default=0, ge=0)
-
-
-def _fit_task(entry: str | dict[str, Any]) -> str | dict[str, Any]:
-    parse_spec(entry, "tasks")
-    return entry
+    forgetting: list[Annotated[str | dict[str, Any], AfterValidator(_fit_untrained)]] = Field(default_factory=list)
 
 
 class RunConfig(BaseModel):
@@ -196,6 +205,17 @@ class RunConfig(BaseModel):
         """The tasks of the run file, in the order of their ids."""
         return load_tasks(self.tasks, self.base_dir, self.data_dir, self.chat_template, self.seed, self.trust_code)
 
+    def load_forgetting(self, tasks: Sequence[Task], entries: Sequence[Any] | None = None) -> list[Task]:
+        """What the run is not trained for and is scored on.
+
+        Args:
+            tasks: that it is trained on.
+            entries: in the place of the run file's `eval.forgetting`.
+        """
+        trained = {task.name: task.origin for task in tasks}
+        where = self.base_dir, self.data_dir, self.chat_template, self.seed, self.trust_code
+        return load_untrained(self.eval.forgetting if entries is None else entries, trained, *where)
+
     def as_dict(self) -> dict[str, Any]:
         """The run file as plain values, defaults included."""
         return self.model_dump(mode="json")
@@ -242,7 +262,7 @@ def _first_problem(error: ValidationError, lines: Lines, set_here: Mapping[tuple
     if problem["type"] == "missing":
         return f"{lines.path}: the key {name!r} is missing"
     cause = (problem.get("ctx") or {}).get("error")
-    if isinstance(cause, UserError) and place[0] == "tasks":
+    if isinstance(cause, UserError) and place[0] in ("tasks", "eval"):
         return f"{where}: {cause}"
     if isinstance(cause, UserError):  # from a method or a training argument: the message names the field
         return f"{_place_of_field(str(cause), str(place[0]), lines, set_here)}: {cause}"

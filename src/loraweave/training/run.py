@@ -119,7 +119,9 @@ def train(
             start = _opened(run, resume)
             memory = PeakMemory()
             console = console if run.is_main else Console(quiet=True)
-            tasks = tasks or run.config.load_tasks()
+            if not tasks:
+                tasks = run.config.load_tasks()
+                run.config.load_forgetting(tasks)  # what is wrong with it must show before training, not after it
             trains = run.method.method.trains != "nothing"
             if run.is_main:
                 described = describe_base(run.config.model, model, tokenizer)
