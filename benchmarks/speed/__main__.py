@@ -11,7 +11,7 @@ import torch
 
 from loraweave.runs.folder import environment
 
-from . import layers, models, training
+from . import experts, layers, models, training
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "speed"
 
@@ -28,6 +28,8 @@ def parts_for(device: str) -> dict[str, Callable[[], Any]]:
             "models": lambda: models.compare_models(device="cuda", autocast=True),
             "training": training.compare_training,
             "inference": lambda: models.inference(device="cuda"),
+            "switching": lambda: experts.switching(device="cuda"),
+            "mixed": lambda: experts.mixed_batches(device="cuda"),
         }
     return {
         "layers": layers.compare_layers,
@@ -37,6 +39,8 @@ def parts_for(device: str) -> dict[str, Callable[[], Any]]:
         "models": models.compare_models,
         "training": training.compare_training,
         "inference": models.inference,
+        "switching": experts.switching,
+        "mixed": experts.mixed_batches,
     }
 
 

@@ -75,6 +75,16 @@ def targets(results: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
         what = "64 heads of rank 1, the best 16 for each token, against LoRA of rank 64, same dropout"
         add(f"{what}: the median over shapes", 1.05, statistics.median(ratio for ratio, _ in sparse))
         add(f"{what}: the worst shape", 1.05, *max(sparse))
+    if switching := results.get("switching"):
+        for row in switching["results"]:
+            what = f"a switch of experts against a plain copy of the weights it touches, {row['dtype']}"
+            add(f"{what}, merged anew", 2.00, row["merged anew"]["ratio"])
+            add(f"{what}, kept", 2.00, row["kept"]["ratio"])
+    if mixed := results.get("mixed"):
+        for row in mixed["results"]:
+            what = f"a batch of 32 for {row['in the batch']} of {row['experts']} experts in one pass"
+            add(f"{what} against PEFT's adapter_names", 1.00, row["mixed"]["ratio"])
+            add(f"{what} against merging each in turn", 1.00, row["mixed"]["ms"] / row["in turn"]["ms"])
     if training := results.get("training"):
         add(
             "`loraweave train` with LoRA against the bare script",

@@ -44,7 +44,7 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "method": {"name": "lora", "r": 4, "lora_dropout": 0.0},
         "tasks": [str(TASKS / f"{name}.yaml") for name in PREFIXES],
         "train": {
-            "max_steps": 12,
+            "max_steps": 6,
             "max_length": 128,
             "per_device_train_batch_size": 2,
             "learning_rate": 5e-3,
