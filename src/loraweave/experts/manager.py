@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from loraweave import bases
 from loraweave.bases import Base, check_fingerprint, load_base
 from loraweave.data.border import context_ids
 from loraweave.errors import UserError
@@ -68,7 +69,7 @@ class ExpertManager:
         if base is None:
             with quiet_libraries():
                 model, tokenizer = load_base(record["name"], dtype, trust_code=trust_code)
-            base = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer
+            base = model.to(device or bases.device()).eval(), tokenizer
         self.model: PreTrainedModel = base[0]
         self.tokenizer: PreTrainedTokenizerBase = base[1]
         if "fingerprint" in record:
