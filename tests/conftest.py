@@ -17,8 +17,11 @@ os.environ.setdefault(
 
 import pytest
 import torch
+from counts import count, pytest_addoption, pytest_runtest_logreport, pytest_terminal_summary
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
+
+__all__ = ["count", "pytest_addoption", "pytest_runtest_logreport", "pytest_terminal_summary"]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -70,8 +70,8 @@ def in_time() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def survives(good: Path, folder: Path, file: str, content: bytes, *arguments: str) -> None:
-    """Run a command on a copy of the project with one file of other content."""
+def survives(good: Path, folder: Path, file: str, content: bytes, *arguments: str) -> str:
+    """Run a command on a copy of the project with one file of other content; says how it ended."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(good, folder / "project")
     (folder / "project" / file).write_bytes(content)
@@ -96,36 +96,37 @@ def survives(good: Path, folder: Path, file: str, content: bytes, *arguments: st
         assert len(lines[0]) < 4100
     beside = {path for path in everything(folder) - before if path.parts[:2] != ("project", "out")}
     assert beside <= {Path("project/trained") / name for name in KEPT}, beside
+    return "refused in one line" if code == 2 else "done"
 
 
 def everything(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
 
 
-def dry_run(draw: st.DataObject, good: Path, folder: Path) -> None:
+def dry_run(draw: st.DataObject, good: Path, folder: Path) -> str:
     """A run file, looked at."""
     keys = draw.draw(st.sampled_from([RUN_KEYS, TRAIN_KEYS]))
     content = draw.draw(mutated((good / "run.yaml").read_bytes(), yaml.safe_load, as_yaml, keys))
-    survives(good, folder, "run.yaml", content, "train", "run.yaml", "--dry-run", "--output", "out")
+    return survives(good, folder, "run.yaml", content, "train", "run.yaml", "--dry-run", "--output", "out")
 
 
-def task_file(draw: st.DataObject, good: Path, folder: Path) -> None:
+def task_file(draw: st.DataObject, good: Path, folder: Path) -> str:
     """A task in lm-eval's format."""
     file = draw.draw(st.sampled_from(["parity.yaml", "double.yaml"]))
     content = draw.draw(mutated((good / file).read_bytes(), yaml.safe_load, as_yaml, TASK_KEYS))
-    survives(good, folder, file, content, "tasks", "preview", file, "--model", "base")
+    return survives(good, folder, file, content, "tasks", "preview", file, "--model", "base")
 
 
-def data_file(draw: st.DataObject, good: Path, folder: Path) -> None:
+def data_file(draw: st.DataObject, good: Path, folder: Path) -> str:
     """Rows to learn from."""
     file = draw.draw(st.sampled_from(["notes.jsonl", "parity_train.jsonl", "double_test.jsonl"]))
     first, *rest = (good / file).read_bytes().splitlines()
     content = draw.draw(mutated(first, json.loads, as_json, ("messages", "tools", "weight", "prompt")))
     asked = file if file == "notes.jsonl" else f"{file.partition('_')[0]}.yaml"
-    survives(good, folder, file, b"\n".join([content, *rest]), "tasks", "preview", asked, "--model", "base")
+    return survives(good, folder, file, b"\n".join([content, *rest]), "tasks", "preview", asked, "--model", "base")
 
 
-def adapter(draw: st.DataObject, good: Path, folder: Path) -> None:
+def adapter(draw: st.DataObject, good: Path, folder: Path) -> str:
     """An adapter's configuration or tensors, evaluated or analysed."""
     file = draw.draw(st.sampled_from(["adapter_config.json", "adapter_config.json", "adapter_model.safetensors"]))
     content = (good / "trained" / "adapter" / file).read_bytes()
@@ -133,7 +134,7 @@ def adapter(draw: st.DataObject, good: Path, folder: Path) -> None:
     tensors = file.endswith("safetensors")
     made = draw.draw(_tensors(content) if tensors else mutated(content, json.loads, as_json, keys))
     asked = draw.draw(st.sampled_from([("eval", "trained", "--limit", "1"), ("analyze", "trained", "--output", "out")]))
-    survives(good, folder, f"trained/adapter/{file}", made, *asked)
+    return survives(good, folder, f"trained/adapter/{file}", made, *asked)
 
 
 def _tensors(content: bytes) -> st.SearchStrategy[bytes]:
@@ -145,29 +146,36 @@ def _tensors(content: bytes) -> st.SearchStrategy[bytes]:
     ).map(lambda end: content[:end])
 
 
-def record(draw: st.DataObject, good: Path, folder: Path) -> None:
+def record(draw: st.DataObject, good: Path, folder: Path) -> str:
     """What a run wrote about itself."""
     file = draw.draw(st.sampled_from(["summary.json", "base.json", "gradients.json", "routing.json", "run.yaml"]))
     content = (good / "trained" / file).read_bytes()
     read, write = (yaml.safe_load, as_yaml) if file == "run.yaml" else (json.loads, as_json)
     made = draw.draw(mutated(content, read, write))
     asked = draw.draw(st.sampled_from([("eval", "trained", "--limit", "1"), ("analyze", "trained", "--output", "out")]))
-    survives(good, folder, f"trained/{file}", made, *asked)
+    return survives(good, folder, f"trained/{file}", made, *asked)
 
 
-def base(draw: st.DataObject, good: Path, folder: Path) -> None:
+def base(draw: st.DataObject, good: Path, folder: Path) -> str:
     """A base model's files."""
     file = draw.draw(st.sampled_from(["config.json", "tokenizer_config.json", "tokenizer.json"]))
     content = draw.draw(
         mutated((good / "base" / file).read_bytes(), json.loads, as_json, ("chat_template", "auto_map"))
     )
-    survives(good, folder, f"base/{file}", content, "train", "run.yaml", "--dry-run", "--output", "out")
+    return survives(good, folder, f"base/{file}", content, "train", "run.yaml", "--dry-run", "--output", "out")
 
 
-KINDS = [dry_run, task_file, data_file, adapter, record, base]
+KINDS = {
+    "run file": dry_run,
+    "task file": task_file,
+    "data file": data_file,
+    "adapter's file": adapter,
+    "run's record": record,
+    "base's file": base,
+}
 
 
-def search(kind: Callable, good: Path, folder: Path, examples: int) -> None:
+def search(kind: str, good: Path, folder: Path, examples: int, count: Callable[[str, str], None]) -> None:
     @settings(
         max_examples=examples,
         deadline=None,
@@ -178,17 +186,19 @@ def search(kind: Callable, good: Path, folder: Path, examples: int) -> None:
     )
     @given(st.data())
     def one(draw: st.DataObject) -> None:
-        kind(draw, good, folder)
+        count(f"a {kind} with values or bytes that are not what they were", KINDS[kind](draw, good, folder))
 
     one()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_whatever_a_file_holds(kind: Callable, good: Path, tmp_path: Path) -> None:
-    search(kind, good, tmp_path / "fuzz", QUICK)
+def test_whatever_a_file_holds(kind: str, good: Path, tmp_path: Path, count: Callable[[str, str], None]) -> None:
+    search(kind, good, tmp_path / "fuzz", QUICK, count)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
-def test_whatever_a_file_holds_for_an_hour(kind: Callable, good: Path, tmp_path: Path) -> None:
-    search(kind, good, tmp_path / "fuzz", LONG)
+def test_whatever_a_file_holds_for_an_hour(
+    kind: str, good: Path, tmp_path: Path, count: Callable[[str, str], None]
+) -> None:
+    search(kind, good, tmp_path / "fuzz", LONG, count)
