@@ -18,6 +18,7 @@ from loraweave.comparison import compare
 from loraweave.comparison import runner as runs
 from loraweave.errors import UserError
 from loraweave.runs.config import RunConfig
+from loraweave.stopping import Stopped
 
 RATES = ["1e-3", "1e-2"]
 COMMAND = "from loraweave.cli import main; main()"
@@ -168,3 +169,26 @@ def test_a_comparison_on_changed_data_or_another_base_is_refused(tmp_path, file)
         with pytest.raises(UserError, match=r"out: cannot resume, .*base is not the base that this was begun with"):
             compare(config, ["lora", "rlora"], [0], output=folder, resume=True)
     assert (folder / "results.json").read_bytes() == before
+
+
+def test_asked_to_end_while_it_evaluates(config, tmp_path, monkeypatch):
+    folder, evaluated = tmp_path / "out", runs.Runner._evaluated
+
+    def asked(*given):
+        if (folder / "runs" / "lora-seed0" / "summary.json").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluated(*given)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Runner, "_evaluated", asked)
+        with pytest.raises(
+            Stopped, match=r"out: stopped, and what is finished is kept; the same command with --resume"
+        ):
+            compare(config, ["lora"], [0], output=folder)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert [run["method"] for run in json.loads((folder / "results.json").read_text())["runs"]] == ["base"]
+    trained = (folder / "runs" / "lora-seed0" / "summary.json").stat().st_mtime_ns
+    results = compare(config, ["lora"], [0], output=folder, resume=True).results
+    assert [run["status"] for run in results["runs"]] == ["finished", "finished"]
+    assert (folder / "runs" / "lora-seed0" / "summary.json").stat().st_mtime_ns == trained

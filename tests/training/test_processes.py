@@ -3,9 +3,12 @@
 import io
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -163,3 +166,39 @@ def test_sharded_runs_with_other_settings(project: Path) -> None:
 )
 def test_blocks_sharded_by_hand(tmp_path: Path, methods: list[str]) -> None:
     launch(tmp_path, "by_hand", ",".join(methods))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("whom", ["the launcher", "every process"])
+def test_processes_that_are_asked_to_end_save_and_say_how_to_go_on(project: Path, whom: str) -> None:
+    settings = [*SETTINGS[1:], TWO, "train.max_steps=40", "train.eval_strategy=no"]
+    asked = [f"--set={each}" for each in (*settings, "train.report_to=none")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    command += [sys.executable, "-c", "from loraweave.cli import main; main()", "train", "run.yaml", "--output", "out"]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(loraweave.__file__).parents[1]),
+    }
+    told = project / "told.txt"
+    with told.open("w") as errors:
+        process = subprocess.Popen(
+            [*command, *asked], cwd=project, env=environment, stderr=errors, stdout=errors, start_new_session=True
+        )
+        metrics = project / "out" / "metrics.jsonl"
+        until = time.monotonic() + 200
+        while not (metrics.exists() and metrics.read_text().count("loss")):
+            assert process.poll() is None, told.read_text()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGTERM) if whom == "the launcher" else os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(timeout=100) != 0
+    found = re.search(
+        r"stopped after step (\d+) of 40, which is saved; the same command with --resume goes on", told.read_text()
+    )
+    assert found, told.read_text()
+    assert (project / "out" / "checkpoints" / f"checkpoint-{found[1]}" / "manifest.json").exists()
+    subprocess.run([*command, *asked, "--resume"], cwd=project, env=environment, check=True, timeout=200)
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == list(range(1, 41))
+    assert json.loads((project / "out" / "summary.json").read_text())["steps"] == 40

@@ -41,6 +41,7 @@ from loraweave.runs.folder import environment
 from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.runs.origin import check_base, check_data, describe_base, describe_scored_data
 from loraweave.runs.resolve import own_rate, resolve
+from loraweave.stopping import GO_ON, listening
 from loraweave.terminal import plain_console
 
 PAGE_EVERY = 600.0
@@ -110,7 +111,8 @@ def compare(
     folder = ComparisonFolder(output_folder(config, output))
     settings = settings_of(config, specs, seeds, rates, match_params, against, margin, search_steps)
     asked = Asked(methods=[*specs], seeds=[*seeds], widen=widen)
-    with locked(folder.path, "the comparison's folder"):
+    stops = listening(f"{folder.path}: stopped, and what is finished is kept; {GO_ON}")
+    with stops, locked(folder.path, "the comparison's folder"):
         results = _opened(config, folder, settings, asked, resume, command)
         _complete(config, results, folder, console or plain_console(stderr=True))
     return Comparison(folder.path, results)
