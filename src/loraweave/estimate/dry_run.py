@@ -26,7 +26,7 @@ from loraweave.runs.config import RunConfig
 from loraweave.runs.language import language_notice
 from loraweave.runs.methods import ChosenMethod, Method
 from loraweave.runs.resolve import ResolvedRun, resolve
-from loraweave.runs.settings import uses_fsdp
+from loraweave.runs.settings import ONLY, uses_fsdp
 from loraweave.tasks.outline import Outline, nothing_downloaded, outlines
 from loraweave.terminal import plain_console
 from loraweave.training.auxiliary import Auxiliary
@@ -146,7 +146,8 @@ def _injected(run: ResolvedRun, base: PreTrainedModel, names: list[str]) -> tupl
     """Adapted layers by their last names, and the numbers that are trained, counted on the injected model."""
     if run.method.method.trains == "nothing":
         return {}, 0
-    with torch.device("meta"), adapted(base, run.method, names, run.config.seed, keep_base=False) as model:
+    only = run.config.train.get(ONLY)
+    with torch.device("meta"), adapted(base, run.method, names, run.config.seed, keep_base=False, only=only) as model:
         Auxiliary(model, run.method.losses, names, accelerator=None).release()  # refuses what has no meaning
         adapters = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
         layers = Counter(name.rpartition(".")[2] for name in adapters)

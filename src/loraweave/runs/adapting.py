@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, set_seed
 from loraweave.adapters.config import changes_base
 from loraweave.adapters.fields import check_expressions, check_saved
 from loraweave.errors import UserError, in_a_line
+from loraweave.runs.filling import check_start, start_from, train_only
 from loraweave.runs.language import check_excluded, freeze_beside_language
 from loraweave.runs.methods import ChosenMethod
 from loraweave.tuner.context import detach
@@ -21,7 +22,12 @@ _REFUSALS = (ValueError, TypeError, NotImplementedError, ImportError)
 
 @contextmanager
 def adapted(
-    base: PreTrainedModel, method: ChosenMethod, task_names: Sequence[str], seed: int, keep_base: bool
+    base: PreTrainedModel,
+    method: ChosenMethod,
+    task_names: Sequence[str],
+    seed: int,
+    keep_base: bool,
+    only: str | None = None,
 ) -> Iterator[PreTrainedModel | PeftModel]:
     """The model to train.
 
@@ -31,10 +37,17 @@ def adapted(
         task_names: the tasks in the order of their ids.
         seed: of the adapter's start.
         keep_base: full fine-tuning trains a copy, because the base is still needed afterwards.
+        only: "router" to train the routers of an adapter that is there and leave its experts as they are.
 
     Raises:
-        UserError: the method's configuration is not possible, or does not fit the base's layers.
+        UserError: the method's configuration is not possible, or does not fit the base's layers; the adapter to train
+            on is of another base or of other tasks; there is no router to train alone.
     """
+    if only is not None and method.adapter is None:
+        raise UserError(
+            f"train.only: {only} leaves the experts of an adapter as they are, and those of {method.name} are new: "
+            "name one whose experts are trained, method: {adapter: FOLDER}"
+        )
     config = method.peft_config(task_names, base)
     check_excluded(base, method.given.get("exclude_modules"))
     if config is None:
@@ -48,10 +61,16 @@ def adapted(
     names = [name for name, _ in base.named_modules()]
     check_expressions(config, names, f"method {method.name}")
     check_saved(config, names, f"method {method.name}")
+    if method.adapter is not None:
+        check_start(method.adapter, config, task_names, base)
     with unchanged(base):
         model = inject(base, config, method.name)
         freeze_beside_language(base)  # `bias: all` trains those of every part
         try:
+            if method.adapter is not None:
+                start_from(model, method.adapter)
+            if only is not None:
+                train_only(model, only, method.name)
             yield model
         finally:
             take_off(model)

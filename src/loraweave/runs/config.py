@@ -57,14 +57,15 @@ class RunConfig(BaseModel):
 
     Attributes:
         model: the base: "nano", a folder, or a name on the hub.
-        method: a method's name; a mapping with `name` and that method's fields; or bare knobs of WeaveConfig.
+        method: a method's name; a mapping with `name` and that method's fields; bare knobs of WeaveConfig; or a mapping
+            with `adapter`, the folder of one to train on.
         tasks: lm-eval task names, task YAMLs or data files, or mappings; see `tasks.load_tasks`.
         data_dir: where task YAMLs look for their data files.
         chat_template: send prompts through the tokenizer's chat template, in training and in evaluation.
         cut_prompts: train also where a task loses most of its prompts' beginnings to `train.max_length`.
         mixture: how often each task is drawn.
         train: Hugging Face TrainingArguments by their own names; see `settings.DEFAULTS`. `learning_rate` may be one
-            number, or one for each method by its name.
+            number, or one for each method by its name; `only: router` trains the routers of an adapter alone.
         eval: how the trained model is scored.
         seed: of the adapter's start, the order of the data and dropout.
         output: folder of the run.
@@ -95,7 +96,8 @@ class RunConfig(BaseModel):
     @field_validator("method")
     @classmethod
     def _known_method(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
-        choose_method(value)
+        if not (isinstance(value, dict) and "adapter" in value):  # that is looked for from where paths start
+            choose_method(value)
         return value
 
     @field_validator("train")
@@ -167,6 +169,19 @@ class RunConfig(BaseModel):
             found = self._path(key, start, lines, set_here)
             if key != "model" or found.is_dir() or written.startswith((".", "~", os.sep)):  # else a name
                 setattr(self, key, str(found if key == "output" else found.resolve()))
+        self._trained_on(lines, set_here)
+
+    def _trained_on(self, lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> None:
+        """The method of an adapter that is trained on: its path from where paths start, and its name with it, so that
+        the run can be read when the adapter has gone."""
+        if not isinstance(self.method, dict) or "adapter" not in self.method:
+            return
+        start = Path() if ("method", "adapter") in set_here else self.base_dir
+        try:
+            given = {**self.method, "adapter": str(user_path(str(self.method["adapter"]), start).resolve())}
+            self.method = choose_method(given).spec
+        except UserError as error:
+            raise UserError(f"{_where(['method'], lines, set_here)}: {error}") from None
 
     def _path(self, key: str, start: Path, lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> Path:
         try:

@@ -1,21 +1,24 @@
 """The methods by name: what each one trains, its default learning rate, and how its configuration is built.
 
 A method is given as a name (`rlora`), as a mapping with a name and fields of that method's configuration
-(`{name: rlora, r: 8, target_modules: [q_proj, v_proj]}`), or as bare knobs of `WeaveConfig`
-(`{num_heads: 4, gate: token}`). The mapping also takes the fields of `LossConfig` (`{name: lora, alignment: 0.2}`), and
-a `label`, by which a comparison tells two of the same name apart (`{name: lora, label: lora-r32, r: 32}`).
+(`{name: rlora, r: 8, target_modules: [q_proj, v_proj]}`), as bare knobs of `WeaveConfig`
+(`{num_heads: 4, gate: token}`), or as the folder of an adapter to train on (`{adapter: FOLDER}`).
+The mapping also takes the fields of `LossConfig` (`{name: lora, alignment: 0.2}`), and a `label`, by which a
+comparison tells two of the same name apart (`{name: lora, label: lora-r32, r: 32}`).
 A new method is one entry in `METHODS`.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from peft import LoraConfig, PeftConfig
 from pydantic import ValidationError
 from transformers import PreTrainedModel
 
+from loraweave.adapters.config import read_config
 from loraweave.config import (
     ComolConfig,
     HydraLoraConfig,
@@ -220,12 +223,14 @@ class ChosenMethod:
         given: the fields that were set.
         losses: added to the language model's.
         label: what it is called in place of the method's name.
+        adapter: the folder of an adapter that it trains on, as that is configured; None for a new one.
     """
 
     method: Method
     given: dict[str, Any]
     losses: LossConfig
     label: str | None = None
+    adapter: Path | None = None
 
     @property
     def name(self) -> str:
@@ -235,7 +240,8 @@ class ChosenMethod:
     @property
     def spec(self) -> dict[str, Any]:
         """As a mapping that a run file may hold."""
-        return {"name": self.method.name, **({"label": self.label} if self.label else {}), **self.given}
+        start = {"adapter": str(self.adapter)} if self.adapter else {}
+        return {"name": self.method.name, **({"label": self.label} if self.label else {}), **start, **self.given}
 
     def peft_config(self, task_names: Sequence[str], base: PreTrainedModel | None = None) -> PeftConfig | None:
         """The PEFT configuration; None where the method has no adapter (`base`, `full`).
@@ -245,11 +251,14 @@ class ChosenMethod:
             base: that it is for: what text never reaches in it is left out.
 
         Raises:
-            UserError: values out of range, or knobs that do not go together.
+            UserError: values out of range, knobs that do not go together, or an adapter to train on that is not there
+                or is of another method.
         """
         config_class = self.method.config_class
         if config_class is None:
             return None
+        if self.adapter is not None:
+            return self._trained_on(self.adapter, task_names)
         fields_of_class = {key: value for key, value in self.given.items() if key not in LossConfig.model_fields}
         values = {**self.method.defaults, **fields_of_class, "task_type": "CAUSAL_LM"}
         if issubclass(config_class, WeaveConfig):
@@ -260,6 +269,15 @@ class ChosenMethod:
             return config_class(**values)
         except (ValueError, TypeError) as error:
             raise UserError(f"method {self.name}: {in_a_line(error)}") from error
+
+    def _trained_on(self, folder: Path, task_names: Sequence[str]) -> PeftConfig:
+        config: Any = read_config(folder)
+        if (found := method_of(config)) != self.method.name:
+            raise UserError(f"method {self.name}: {folder} is an adapter of the method {found}: leave the name out")
+        config.inference_mode = False
+        if isinstance(config, WeaveConfig) and not config.needs_tasks:
+            config.task_names = list(task_names)
+        return config
 
     def learning_rate(self, model: PreTrainedModel) -> float:
         """The default learning rate for a model: in inverse proportion to its width, below a hidden size of 2,048.
@@ -278,11 +296,22 @@ def choose_method(spec: MethodSpec) -> ChosenMethod:
             of its own, or a loss's weight of another kind or out of range.
     """
     given = {"name": spec} if isinstance(spec, str) else dict(spec)
-    name, label = given.pop("name", "weave"), given.pop("label", None)
+    adapter, label = given.pop("adapter", None), given.pop("label", None)
+    if adapter is not None and not isinstance(adapter, str | Path):
+        raise UserError(f"method: adapter must be the folder of one, got {shown(adapter)}")
+    if adapter is not None and "name" not in given:
+        given["name"] = method_of(read_config(Path(adapter)))
+    name = given.pop("name", "weave")
     if not isinstance(name, str) or name not in METHODS:
         raise UserError(f"unknown method {shown(name)}{nearest(str(name), METHODS)} (known: {', '.join(METHODS)})")
     method = METHODS[name]
     known = method.fields()
+    if adapter is not None and method.config_class is None:
+        raise UserError(f"method {name}: it has no adapter that could be trained on")
+    if adapter is not None:
+        known = [*LossConfig.model_fields]
+        if own := next((key for key in given if key in method.fields() and key not in known), None):
+            raise UserError(f"method {name}: {own} is the adapter's own, which is trained on as it is: leave it out")
     for key in given:
         if key not in known:
             allowed = nearest(key, known) if known else f": {name} takes none"
@@ -293,7 +322,14 @@ def choose_method(spec: MethodSpec) -> ChosenMethod:
     check_fields(name, method.config_class, given)
     if label is not None:
         _check_label(name, label)
-    return ChosenMethod(method, given, _losses(method, given), label)
+    return ChosenMethod(method, given, _losses(method, given), label, None if adapter is None else Path(adapter))
+
+
+def method_of(config: PeftConfig) -> str:
+    """The method of an adapter's configuration, by the name that a run file has for it."""
+    if not isinstance(config, WeaveConfig):
+        return "lora"
+    return config.method if config.method in METHODS else "weave"
 
 
 def _check_label(name: str, label: Any) -> None:

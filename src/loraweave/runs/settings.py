@@ -68,6 +68,8 @@ _SETTLED = {
     "logging_nan_inf_filter": "a loss that is not a number stops the run",
     "disable_tqdm": "the run has one progress bar of its own",
 }
+ONLY = "only"
+"""The one field that is not Hugging Face's: what of an adapter is trained, the rest staying as it is."""
 _KNOWN = {f.name for f in fields(SFTConfig)}
 _STRATEGIES = ("eval_strategy", "save_strategy", "logging_strategy")
 
@@ -105,6 +107,10 @@ def check_train_values(train: Mapping[str, Any]) -> None:
         UserError: names the field and the nearest known one, where to turn, or what is wanted.
     """
     for key in train:
+        if key == ONLY:
+            if train[key] not in (None, "router"):
+                raise UserError(f"train.only must be router, or left out to train all, got {shown(train[key])}")
+            continue
         if key in _SETTLED:
             raise UserError(f"train.{key} cannot be set: {_SETTLED[key]}")
         if key not in _KNOWN:
@@ -180,7 +186,7 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
     try:
         args = SFTConfig(
             **{
-                **values,
+                **{key: value for key, value in values.items() if key != ONLY},
                 "output_dir": str(folder / "checkpoints"),
                 "report_to": [to for to in values["report_to"] if to not in ("tensorboard", "none")],
                 "seed": seed,

@@ -26,7 +26,7 @@ from loraweave.runs.language import language_notice
 from loraweave.runs.origin import describe_base, describe_data, hold_to
 from loraweave.runs.resolve import ResolvedRun, resolve
 from loraweave.runs.run_card import add_run_section
-from loraweave.runs.settings import uses_fsdp
+from loraweave.runs.settings import ONLY, uses_fsdp
 from loraweave.stopping import GO_ON, Request, listening
 from loraweave.tasks import Task
 from loraweave.terminal import plain_console
@@ -201,7 +201,7 @@ def _trained(
     console.print(realised_table(realised, "The mixture of this run"))
 
     clock = Clock()
-    with adapted(base[0], run.method, names, run.config.seed, keep_base) as model:
+    with adapted(base[0], run.method, names, run.config.seed, keep_base, run.config.train.get(ONLY)) as model:
         recipe.begin(model)
         callbacks = _callbacks(run, clock, progress)
         sources = [rows for rows in (data.validation, data.training) if rows is not None]

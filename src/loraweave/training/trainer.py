@@ -232,10 +232,13 @@ class MultiTaskTrainer(SFTTrainer):
     def _init_training_state(
         self, max_steps: int, steps: int, epochs: int, resume_from_checkpoint: str | None, trial: Any
     ) -> tuple[int, int]:
-        """A checkpoint names the best one by its path, which may have changed since."""
+        """A checkpoint names the best one by its path, which may have changed since; and a kill may have come before
+        older ones were taken away."""
         trained = super()._init_training_state(max_steps, steps, epochs, resume_from_checkpoint, trial)
         if resume_from_checkpoint and (best := best_of(Path(resume_from_checkpoint))) and best.is_dir():
             self.state.best_model_checkpoint = str(best)
+        if resume_from_checkpoint and self.args.should_save:
+            rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         return trained
 
     def save_model(self, *args: Any, **kwargs: Any) -> None:
