@@ -186,7 +186,7 @@ def search(kind: str, good: Path, folder: Path, examples: int, count: Callable[[
     )
     @given(st.data())
     def one(draw: st.DataObject) -> None:
-        count(f"a {kind} with values or bytes that are not what they were", KINDS[kind](draw, good, folder))
+        count(f"{kind}, values or bytes changed", KINDS[kind](draw, good, folder))
 
     one()
 

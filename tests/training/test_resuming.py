@@ -18,6 +18,7 @@ from tiny_project import write_base
 from loraweave.errors import UserError
 from loraweave.runs.config import RunConfig
 from loraweave.stopping import Stopped, listening
+from loraweave.training import trainer as trainer_module
 from loraweave.training.run import RunResult, train
 from loraweave.training.trainer import MultiTaskTrainer
 
@@ -257,3 +258,24 @@ def test_the_evaluation_that_a_kill_kept_from_an_epochs_end_is_made_up_for(
         assert [(line["step"], "eval_loss" in line) for line in logged(resumed.folder)] == [
             (line["step"], "eval_loss" in line) for line in logged(whole.folder)
         ]
+
+
+def test_a_kill_before_older_checkpoints_were_taken_away_leaves_none_too_many(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(project, *EVERY_STEP, output=project / "whole")
+    rotate = trainer_module.rotate_checkpoints
+
+    def killed(folder: str, *given: Any) -> None:
+        if (Path(folder) / "checkpoint-5").exists():
+            raise KeyboardInterrupt
+        rotate(folder, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "rotate_checkpoints", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(project, *EVERY_STEP)
+    assert len([*(project / "out" / "checkpoints").iterdir()]) == 3
+    resumed = run(project, *EVERY_STEP, resume=True)
+    names = [{path.name for path in (each.folder / "checkpoints").iterdir()} for each in (whole, resumed)]
+    assert names[0] == names[1] == {"checkpoint-4", "checkpoint-5"}

@@ -207,7 +207,11 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         return type(base) is nn.Linear and not hooks and "forward" not in base.__dict__
 
     def formula(self, adapter: str, without: Sequence[str] = ()) -> Formula:
-        """The adapter's update in this layer as a value, of its tensors as they are, or of those but some."""
+        """The adapter's update in this layer as a value, of its tensors as they are.
+
+        Args:
+            adapter: its name. without: names of tensors to leave out.
+        """
         knobs = self.knobs[adapter]
         tensors = {name: getattr(self, name)[adapter] for name in knobs.tensors if name not in without}
         return formula_of(knobs.config, tensors, knobs.scaling)
@@ -255,12 +259,10 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         formula = self.formula(adapter, without=[MASK])  # it is for the heads that are there alone
         mask = getattr(self, MASK)[adapter] if MASK in self.knobs[adapter].tensors else None
         x = x.reshape(-1, x.shape[-1])
-        numbers = torch.arange(formula.num_heads, device=x.device)
-        rows = by_head.HeadRows(pick(numbers).flatten(), len(x))
-        drop, shared = self._dropout_on_x(adapter), len(formula.A) == 1
-        if shared:
-            u, _, _ = read(formula, x, x.shape[:-1], drop)
-            u = u.flatten(-2)
+        rows = by_head.HeadRows(pick(torch.arange(formula.num_heads, device=x.device)).flatten(), len(x))
+        drop = self._dropout_on_x(adapter)
+        if len(formula.A) == 1:
+            u = read(formula, x, x.shape[:-1], drop)[0].flatten(-2)
         else:
             u = by_head.down(dropping.dropout(x, drop) if drop else x, formula.A, rows)
         u = u.view(*leading, 1, -1)
@@ -286,8 +288,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
     def _by_the_formula(self, adapter: str, x: Tensor, pick: Pick) -> Tensor:
         """The update (…, d_out), term by term: what `_product` must equal; taken with LORAWEAVE_REFERENCE=1."""
         formula, drop = self.formula(adapter), self._dropout_on_x(adapter)
-        leading = x.shape[:-1]
-        masks = self._masks(adapter, x.new_empty(*leading, len(formula.A), formula.rank), formula.num_heads)
+        masks = self._masks(adapter, x.new_empty(*x.shape[:-1], len(formula.A), formula.rank), formula.num_heads)
         dropped = dropping.dropout(x, drop) if drop else None
         return formula.update(x, pick=pick, masks=masks, dropped=dropped)
 
