@@ -75,7 +75,8 @@ def main() -> None:
     parser.add_argument("--methods", default="lora,multilora,hydralora,rlora,mtllora,moelora")
     parser.add_argument("--folder", type=Path, default=Path("runs") / "search", help="of the trainings")
     given = parser.parse_args()
-    config = RunConfig.load(RUN_FILE, [f"train.max_steps={given.steps}", "train.learning_rate=null"])
+    config = RunConfig.load(RUN_FILE, [f"train.max_steps={given.steps}"])
+    del config.train["learning_rate"]  # each method has its own default
     methods = given.methods.split(",")
     full = searched(config, methods, None, given.steps, given.folder / "whole")
     lines = []
