@@ -49,6 +49,28 @@ CONTRACT: dict[str, str] = {
     "transformers:PreTrainedModel": "_no_split_modules",
     "transformers.utils.chat_template_utils": "_compile_jinja_template ImmutableSandboxedEnvironment",
     "transformers.modeling_layers:GradientCheckpointingLayer": "_gradient_checkpointing_func",
+    "transformers:GenerationMixin": "_supports_logits_to_keep",
+    # of its continuous batching, which has no promise of its own: also names without an underscore
+    "transformers.generation.continuous_batching.continuous_api:ContinuousBatchingManager": "_generation_step "
+    "batch_processor logit_processor output_router background_thread_status distributed_helper warmup join pause",
+    "transformers.generation.continuous_batching.continuous_api:ContinuousBatchProcessor": "inputs_and_outputs "
+    "handle_batch_error",
+    "transformers.generation.continuous_batching.input_outputs:ContinuousBatchingIOs": "requests_in_batch",
+    "transformers.generation.continuous_batching.continuous_api:OutputRouter": "deliver deliver_batch",
+    "transformers.generation.continuous_batching.continuous_api:BackgroundThreadStatus": "request_stop fatal_error",
+    "transformers.generation.continuous_batching.cb_logits_processors:ContinuousBatchingLogitsProcessorList": ""
+    "tensors_required check_kwargs prepare_tensor_args",
+    "transformers.generation.continuous_batching.requests:FutureRequestState": "state query_length",
+    "transformers.generation.continuous_batching.requests:RequestState": "logit_processor_kwargs position_offset",
+    "transformers.generation.continuous_batching.requests:GenerationOutput": "generated_tokens error is_finished",
+    "transformers.generation.continuous_batching.utils": "find_head_dim find_num_key_value_heads",
+    "transformers.cli.serving.server": "build_server",
+    "transformers.cli.serving.utils:GenerationState": "is_cb_alive",
+    "transformers.cli.serving.model_manager:ModelManager": "get_gen_models load_model_and_processor shutdown",
+    # uvicorn
+    "uvicorn.protocols.http.h11_impl:H11Protocol": "connection_made data_received connection_lost cycle transport loop",
+    "uvicorn.protocols.http.h11_impl:RequestResponseCycle": "response_complete",
+    "uvicorn:Server": "handle_exit should_exit force_exit",
     # trl
     "trl:SFTTrainer": "_signature_columns",
     "trl.trainer.base_trainer:_BaseTrainer": "_send_telemetry",
@@ -109,7 +131,7 @@ def private_names() -> dict[str, str]:
     own, used = set(), {}
     for tree in trees.values():
         for node in ast.walk(tree):
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 own.add(node.name)
             elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
                 own.add(node.id if isinstance(node, ast.Name) else node.attr)

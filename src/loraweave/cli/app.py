@@ -18,6 +18,7 @@ from loraweave.cli import (
     launch,
     methods,
     predict,
+    serve,
     tasks,
     train,
 )
@@ -45,6 +46,7 @@ app.command("chat")(chat.chat)
 app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
 app.command("quickstart")(compare.quickstart)
+app.command("serve")(serve.serve)
 app.command("export")(export.export)
 app.command("assemble")(assemble.assemble)
 app.command("split")(assemble.split)

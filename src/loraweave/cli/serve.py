@@ -1,0 +1,61 @@
+"""`loraweave serve`: an adapter behind an OpenAI-compatible server."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loraweave.cli.output import console, errors, path_given
+from loraweave.cli.train import TrustCode
+from loraweave.errors import UserError
+
+
+def serve(
+    run: Annotated[
+        Path,
+        typer.Argument(help="A run, an adapter or an exported one.", metavar="RUN", show_default=False),
+    ],
+    name: Annotated[str | None, typer.Option(help="What clients ask for; the folder's name by default.")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Likewise; 0 takes a free one.")] = 8000,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(help="A file with a key in each line; LORAWEAVE_API_KEYS holds some too.", callback=path_given),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Requests that are answered at once.")] = 32,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait beside them; others get 429.")] = 128,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a request, prompt and answer; the base's, up to 4,096.")
+    ] = None,
+    answer: Annotated[int, typer.Option(min=1, help="Tokens of an answer where a request does not say.")] = 256,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request, waiting included.")] = 120.0,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request's body; others get 413.")] = 1_000_000,
+    cache_gb: Annotated[
+        float | None, typer.Option(min=0, help="Memory for requests under way; by default at most 2 on a CPU.")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="The base's name or folder, in the place of its own.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of the base's weights: auto, float32, bfloat16, float16.")] = "auto",
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts and answers into the log.")] = False,
+    trust_code: TrustCode = False,
+) -> None:
+    """Serve an adapter, and its base beside it, to OpenAI's clients; requests of all tasks share a batch."""
+    try:
+        import fastapi  # noqa: F401
+        import openai  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"serve needs {error.name}: pip install 'loraweave[serve]'") from None
+    from loraweave.serving.keys import read_keys
+    from loraweave.serving.limits import Limits
+    from loraweave.serving.server import Server, Serving
+
+    memory = None if cache_gb is None else int(cache_gb * 1e9)
+    limits = Limits(batch, queue, context, answer, timeout, max_body, memory)
+    keys = read_keys(api_keys)
+    server = Server(Serving(run, name, host, port, limits, keys, base, dtype, log_prompts, trust_code))
+    for note in server.notes:
+        errors.print(note, markup=False, soft_wrap=True)
+    console.print(f"models  {'  '.join(server.names)}", markup=False, soft_wrap=True)
+    console.print(f"serving  {server.address}/v1", markup=False, soft_wrap=True)
+    server.listen()

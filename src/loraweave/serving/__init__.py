@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server for adapters that others cannot run: requests of different tasks share a batch."""

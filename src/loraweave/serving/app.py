@@ -1,0 +1,90 @@
+"""The app: Transformers' server with our models and handlers in it, behind the gate."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+from transformers import PreTrainedTokenizerBase
+from transformers.cli.serving.server import build_server
+from transformers.cli.serving.utils import GenerationState
+
+from loraweave.serving.catalog import Catalog
+from loraweave.serving.engine import Engine
+from loraweave.serving.gate import Gate
+from loraweave.serving.handlers import ChatHandler, TextHandler
+from loraweave.serving.keys import Keys
+from loraweave.serving.limits import Limits
+from loraweave.serving.metrics import CONTENT_TYPE, Metrics
+from loraweave.serving.refusals import answer_errors
+
+KEPT = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health")
+"""What is kept of the paths that Transformers' server has: its others load models by name and unload them again for
+whoever asks, or are for models that see and hear."""
+
+
+class _State(GenerationState):
+    """What Transformers' /health asks."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(continuous_batching=True)
+        self._engine = engine
+
+    def is_cb_alive(self) -> bool:
+        """Whether requests are answered."""
+        return self._engine.alive
+
+
+def build_app(
+    engine: Engine,
+    catalog: Catalog,
+    tokenizer: PreTrainedTokenizerBase,
+    limits: Limits,
+    keys: Keys,
+    host_names: frozenset[str] = frozenset(),
+    log_words: bool = False,
+) -> ASGIApp:
+    """The app for a server of ASGI.
+
+    Args:
+        engine: starts and ends with the app.
+        catalog: the models by name.
+        tokenizer: the base's.
+        limits: of requests.
+        keys: who may ask.
+        host_names: see `Gate`.
+        log_words: whether prompts and answers are logged.
+    """
+    unused: Any = None
+    how = (engine, catalog, tokenizer, log_words)
+    chat: Any = ChatHandler(*how)
+    text: Any = TextHandler(*how)
+    app = build_server(catalog, chat, text, unused, unused, unused, _State(engine))
+    app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) in KEPT]
+    app.user_middleware.clear()  # the gate gives requests their ids
+    answer_errors(app)
+    metrics = Metrics(engine)
+    _add_pages(app, engine, metrics)
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        try:
+            yield
+        finally:
+            await engine.stop()
+
+    app.router.lifespan_context = running
+    return Gate(app, limits, keys, metrics.count, host_names)
+
+
+def _add_pages(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
+    @app.get("/ready")
+    def ready() -> Response:
+        return JSONResponse({"status": "ok"} if engine.alive else {"status": "unready"}, 200 if engine.alive else 503)
+
+    @app.get("/metrics")
+    def counted() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)

@@ -1,0 +1,215 @@
+"""/v1/chat/completions and /v1/completions: from a body to tokens, and from tokens to what OpenAI's clients read."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi.responses import JSONResponse, StreamingResponse
+from transformers import PreTrainedTokenizerBase
+
+from loraweave.data.border import context_ids
+from loraweave.errors import UserError
+from loraweave.serving.bodies import Body, ChatBody, TextBody, read_body
+from loraweave.serving.catalog import Catalog
+from loraweave.serving.engine import Engine, FailedError
+from loraweave.serving.formats import ChatFormat, TextFormat, event, usage_of
+from loraweave.serving.records import RECORD, Record
+from loraweave.serving.refusals import RefusalError, told
+from loraweave.serving.sampling import Asked, Sampling
+from loraweave.serving.text import Words
+from loraweave.tasks.messages import read_messages
+from loraweave.tasks.template import apply_template
+from loraweave.tasks.turn import Turn, turn_of
+
+BEFORE = 8
+"""Tokens of a prompt with which what goes on from it is decoded."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer: its text, and on the last one why it ended."""
+
+    text: str
+    finish_reason: str | None = None
+
+
+class Handler:
+    """Requests of both kinds, as Transformers' server hands them on.
+
+    Args:
+        engine: that answers.
+        catalog: the models by name.
+        tokenizer: the base's.
+        log_words: whether prompts and answers go into the log.
+    """
+
+    def __init__(
+        self, engine: Engine, catalog: Catalog, tokenizer: PreTrainedTokenizerBase, log_words: bool = False
+    ) -> None:
+        self._engine = engine
+        self._catalog = catalog
+        self._tokenizer = tokenizer
+        self._log_words = log_words
+        self._reader = ThreadPoolExecutor(1, "loraweave-tokenizer")
+        self._turn = turn_of(tokenizer) if tokenizer.chat_template else None
+        self._ends = _ends(engine, tokenizer, self._turn)
+
+    async def _aside(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Work with the tokenizer, which is slow where a text is long, beside the event loop: one text at a time, since
+        tokenizers are not made for several threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._reader, work, *args)
+
+    async def _respond(
+        self, body: Body, prompt: list[int], form: TextFormat, turn: Turn | None, prompt_text: str
+    ) -> JSONResponse | StreamingResponse:
+        """The answer, whole or as a stream; nothing is sent before there is something of it."""
+        record = RECORD.get()
+        voice = self._catalog.voice(body.model)
+        record.model, record.prompt_tokens = body.model, len(prompt)
+        record.prompt = prompt_text if self._log_words else None
+        asked = Asked(tuple(prompt), voice, self._longest(body, len(prompt)), self._ends, _sampling(body))
+        words = Words(self._tokenizer, body.stops, turn, () if turn else prompt[-BEFORE:])
+        pieces = self._pieces(asked, words, record)
+        if not body.stream:
+            async with aclosing(pieces):
+                said = [piece async for piece in pieces]
+            usage = usage_of(record.prompt_tokens, record.completion_tokens)
+            return JSONResponse(form.whole("".join(p.text for p in said), said[-1].finish_reason, usage))
+        first = await anext(pieces)  # until here there may be a refusal, with a status of its own
+        with_usage = bool(body.stream_options and body.stream_options.include_usage)
+        return StreamingResponse(_events(first, pieces, form, record, with_usage), media_type="text/event-stream")
+
+    async def _pieces(self, asked: Asked, words: Words, record: Record) -> AsyncGenerator[Piece, None]:
+        """The answer's text as it comes; the last piece says why it ended."""
+        said = [""]
+        async with self._engine.answering(asked) as answer:
+            try:
+                async for tokens in answer.tokens():
+                    said.append(words.take(tokens))
+                    record.completion_tokens = len(answer.written)
+                    record.queued, record.first = record.since(answer.began), record.since(answer.first)
+                    if words.stopped:
+                        break
+                    if said[-1]:
+                        yield Piece(said[-1])
+                last = said[-1] if words.stopped else words.rest()
+                ended = words.stopped or (answer.written and answer.written[-1] in asked.ends)
+                record.finish_reason = "stop" if ended else "length"
+                said += [] if words.stopped else [last]
+                yield Piece(last, record.finish_reason)
+            finally:
+                record.answer = "".join(said) if self._log_words else None
+
+    def _longest(self, body: Body, prompt: int) -> int:
+        """The most tokens of the answer."""
+        context = self._engine.room.context
+        left = context - prompt
+        if left < 1:
+            raise RefusalError(
+                400,
+                f"the prompt has {prompt:,} tokens, and a request {context:,} at most, prompt and answer together",
+                "messages" if isinstance(body, ChatBody) else "prompt",
+                "context_length_exceeded",
+            )
+        asked = body.asked_tokens
+        if asked is not None and asked > left:
+            raise RefusalError(
+                400,
+                f"{asked:,} tokens of answer after a prompt of {prompt:,} are more than a request may have, "
+                f"{context:,} together",
+                "max_tokens",
+                "context_length_exceeded",
+            )
+        return asked or min(left, self._engine.limits.answer)
+
+
+class ChatHandler(Handler):
+    """/v1/chat/completions."""
+
+    async def handle_request(self, body: dict[str, Any], request_id: str) -> JSONResponse | StreamingResponse:
+        """The answer to a chat.
+
+        Raises:
+            RefusalError: what the body asks for cannot be given.
+        """
+        read = read_body(ChatBody, body)
+        self._catalog.voice(read.model)
+        if self._turn is None:
+            raise RefusalError(
+                400, "the base's tokenizer has no chat template: send texts to /v1/completions", "messages"
+            )
+        try:
+            messages = read_messages(read.messages, "messages", "the request")
+            text, ids = await self._aside(self._prompt, messages)
+        except UserError as error:
+            raise RefusalError(400, str(error), "messages") from None
+        return await self._respond(read, ids, ChatFormat(read.model), self._turn, text)
+
+    def _prompt(self, messages: Sequence[dict[str, Any]]) -> tuple[str, list[int]]:
+        text = apply_template(self._tokenizer, messages, add_generation_prompt=True)
+        return text, context_ids(text, self._tokenizer)
+
+
+class TextHandler(Handler):
+    """/v1/completions."""
+
+    async def handle_request(self, body: dict[str, Any], request_id: str) -> JSONResponse | StreamingResponse:
+        """What goes on from a text.
+
+        Raises:
+            RefusalError: what the body asks for cannot be given.
+        """
+        read = read_body(TextBody, body)
+        self._catalog.voice(read.model)
+        prompt = read.prompt
+        if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
+            prompt = prompt[0]
+        if isinstance(prompt, str):
+            ids = await self._aside(context_ids, prompt, self._tokenizer)
+            return await self._respond(read, ids, TextFormat(read.model), None, prompt)
+        if not prompt or not isinstance(prompt[0], int):
+            raise RefusalError(400, "prompt: one text, or one list of token ids, in each request", "prompt")
+        known = self._engine.vocabulary
+        wrong = next((token for token in prompt if not isinstance(token, int) or not 0 <= token < known), None)
+        if wrong is not None:
+            raise RefusalError(400, f"prompt: {wrong} is no token of the base, which has {known:,}", "prompt")
+        tokens = [int(token) for token in prompt if isinstance(token, int)]
+        return await self._respond(read, tokens, TextFormat(read.model), None, self._tokenizer.decode(tokens))
+
+
+async def _events(
+    first: Piece, pieces: AsyncGenerator[Piece, None], form: TextFormat, record: Record, with_usage: bool
+) -> AsyncIterator[str]:
+    """An answer as server-sent events."""
+    try:
+        async with aclosing(pieces):
+            for opening in form.opening():
+                yield opening
+            yield form.piece(first.text, first.finish_reason)
+            async for piece in pieces:
+                yield form.piece(piece.text, piece.finish_reason)
+    except FailedError as error:  # too late for a status: the stream has begun
+        refusal = told(error)
+        record.status, record.error = refusal.status, refusal.message
+        yield event(refusal.body)
+        return
+    if with_usage:
+        yield form.usage(usage_of(record.prompt_tokens, record.completion_tokens))
+    yield "data: [DONE]\n\n"
+
+
+def _sampling(body: Body) -> Sampling:
+    """How a request wants its tokens drawn: greedily where it says nothing, as an evaluation scores."""
+    temperature = body.temperature if body.temperature is not None else 0.0 if body.top_p is None else 1.0
+    seed = body.seed if body.seed is not None else random.getrandbits(62)
+    return Sampling(temperature, 1.0 if body.top_p is None else body.top_p, seed)
+
+
+def _ends(engine: Engine, tokenizer: PreTrainedTokenizerBase, turn: Turn | None) -> tuple[int, ...]:
+    """The tokens that end an answer: those of the base's generation, of its tokenizer and of a chat's turn."""
+    ends = engine.ends
+    return tuple(sorted({*ends, tokenizer.eos_token_id, turn.token if turn else None} - {None}))

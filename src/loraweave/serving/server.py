@@ -1,0 +1,183 @@
+"""The server's process: from a folder to a port, until it is asked to end."""
+
+import asyncio
+import signal
+import socket
+from asyncio import TimerHandle, Transport
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from loraweave.errors import UserError
+from loraweave.evaluation.loaded import load
+from loraweave.serving.app import build_app
+from loraweave.serving.catalog import Catalog, name_of
+from loraweave.serving.engine import Engine
+from loraweave.serving.keys import Keys
+from loraweave.serving.limits import Limits
+from loraweave.serving.records import write_log
+from loraweave.serving.trial import LENGTHS, alone, check_together
+from loraweave.serving.voices import Speakers
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What is to be served, and how.
+
+    Attributes:
+        folder: a run, an adapter, or a model.
+        name: under which it is asked for; the folder's when None.
+        host: the address that is listened at.
+        port: likewise; 0 for any that is free.
+        limits: of requests.
+        keys: who may ask.
+        base: the base's name or folder, in the place of the one that the folder names.
+        dtype: of the base's weights.
+        log_words: whether prompts and answers are logged.
+        trust_code: run code that comes with the base.
+    """
+
+    folder: Path
+    name: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    limits: Limits = field(default_factory=Limits)
+    keys: Keys = field(default_factory=Keys)
+    base: str | None = None
+    dtype: str = "auto"
+    log_words: bool = False
+    trust_code: bool = False
+
+
+class Server(uvicorn.Server):
+    """A server that ends well when it is asked to, by SIGTERM or SIGINT: what runs is finished first.
+
+    Args:
+        serving: what is served.
+
+    Attributes:
+        address: where, as a URL.
+        engine: that answers.
+        names: of the models.
+        notes: what people should know, one line each.
+
+    Raises:
+        UserError: there is nothing to serve, or not here.
+    """
+
+    def __init__(self, serving: Serving) -> None:
+        self._socket = _listening(serving.host, serving.port)
+        try:
+            loaded = load(serving.folder, base=serving.base, dtype=serving.dtype, trust_code=serving.trust_code)
+            speakers = Speakers(loaded.model)
+            catalog = Catalog(loaded, speakers, serving.name or name_of(serving.folder))
+            voices = [*dict.fromkeys(catalog.voice(one) for one in catalog.names)][: len(LENGTHS)]
+            expected = alone(speakers, voices if len(voices) > 1 else voices * 2)
+            engine = Engine(speakers, serving.limits)
+            asyncio.run(check_together(engine, expected, speakers.base.config.model_type))
+        except BaseException:
+            self._socket.close()
+            raise
+        self.engine = engine
+        self.names = catalog.names
+        self.address = _url(serving.host, self._socket.getsockname()[1])
+        self.notes = _notes(serving, speakers, engine)
+        hosts = LOOPBACK if serving.host in LOOPBACK else frozenset()
+        limits = serving.limits
+        app = build_app(engine, catalog, loaded.tokenizer, limits, serving.keys, hosts, serving.log_words)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=type("Patient", (_Patient,), {"seconds": limits.head_seconds}),
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=limits.connections,
+                timeout_graceful_shutdown=int(limits.seconds) + 1,
+            )
+        )
+
+    def listen(self) -> None:
+        """Answer until asked to end."""
+        write_log()
+        self.run(sockets=[self._socket])
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """uvicorn's, but a signal that was followed is not raised once more at the end."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+class _Patient(H11Protocol):
+    """A connection that waits for the head of a request, but not for ever, however slowly it comes."""
+
+    seconds = 10.0
+    _timer: TimerHandle | None = None
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            self._wait()
+        elif self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _wait(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket at an address, taken before anything is loaded.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    try:
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"cannot listen at {host} port {port}: {error}; choose others with --host and --port") from None
+    return found
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _notes(serving: Serving, speakers: Speakers, engine: Engine) -> list[str]:
+    room = engine.room
+    notes = [
+        f"up to {engine.limits.batch} requests at once, {room.context:,} tokens each; "
+        f"the cache holds {room.pages * room.settings.page_size:,} tokens"
+    ]
+    if speakers.alone is not None and speakers.adapter is not None:
+        notes.append(f"the base is not served beside this adapter: {speakers.alone}")
+    if serving.host not in LOOPBACK and not serving.keys:
+        notes.append(f"everybody who reaches {serving.host} may ask: give keys with --api-keys, or stay at 127.0.0.1")
+    return notes
