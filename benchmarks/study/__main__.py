@@ -1,0 +1,66 @@
+"""`python -m study`: make the base and the data, run what is left of the plan, and write docs/study.md."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from loraweave.errors import UserError
+from study.page import write_page
+from study.place import REPOSITORY, Place
+from study.plan import BUDGETS, REGIMES, expected_seconds, stages
+from study.plan_page import write_plan_tables
+from study.runs import outstanding, run_all, run_seconds, searched
+
+
+def main() -> int:
+    """0 when all is run, 3 when some is left, 1 for a mistake of the user's."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--budget", choices=BUDGETS, default="small", help="small: two CPU cores; large: an accelerator"
+    )
+    parser.add_argument("--minutes", type=float, help="begin no stage that may not end by then")
+    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data", help="the public sets")
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "study", help="base, data and run folders")
+    parser.add_argument("--estimate", action="store_true", help="say what is left and what it may take; run nothing")
+    parser.add_argument("--page", action="store_true", help="write docs/study.md from the records; run nothing")
+    parser.add_argument("--plan", action="store_true", help="bring the tables of PLAN.md up to date; run nothing")
+    given = parser.parse_args()
+    place = Place(BUDGETS[given.budget], given.work.resolve(), given.data.resolve())
+    try:
+        if given.plan:
+            write_plan_tables()
+        elif given.estimate:
+            estimate(place)
+        elif given.page:
+            write_page(place)
+        else:
+            place.prepare()
+            done = run_all(place, given.minutes, lambda said: print(said, file=sys.stderr, flush=True))
+            write_page(place)
+            return 0 if done else 3
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def estimate(place: Place) -> None:
+    """Print every stage that is left, with the minutes that it may take and those in all."""
+    measured, total = run_seconds(place), 0.0
+    known = {regime: searched(place, regime) for regime in REGIMES}
+    begun = {regime for regime in REGIMES if place.results(regime) is not None}
+    for stage in stages(place.budget):
+        if (left := outstanding(place, stage)) is not None:
+            first = stage.regime not in begun
+            seconds = expected_seconds(left, place.budget, known[stage.regime], measured, first)
+            known[stage.regime] |= {*left.methods}
+            begun.add(stage.regime)
+            total += seconds
+            minutes = f"{seconds / 60:5.0f} {total / 60:6.0f}"
+            print(f"{minutes}  {stage.regime:6}  seed {stage.seed}  {', '.join(left.methods)}")
+    basis = f"{measured:.0f} s for a run so far" if measured else "no run was made yet, so this is a guess"
+    print(f"minutes, and in all; {basis}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

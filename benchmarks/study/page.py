@@ -1,0 +1,182 @@
+"""docs/study.md from the records: claims one by one, scores, what the updates are like."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loraweave.comparison.records import BASE
+from loraweave.comparison.summary import in_order
+from loraweave.files import write_text
+from study.place import PAGE, Place
+from study.plan import CLAIMS, MARGIN, REGIMES, Claim, Test, stages
+from study.runs import outstanding
+from study.verdicts import Finding, judge
+
+REGIME_NAMES = {"shared": "tasks that share their texts", "apart": "tasks apart"}
+UNITS = {
+    None: ("points of the mean over tasks", 1),
+    "effective_rank": ("effective rank of the update", 2),
+    "overlap_with_full": ("overlap with full fine-tuning", 3),
+    "head_similarity": ("mean cosine of two heads", 3),
+    "learned_similarity": ("mean cosine of what two heads learned", 3),
+    "forgetting": ("loss on plain text", 3),
+}
+KINDS = {
+    "more": "{left} − {right} above 0",
+    "no worse": "{left} − {right} above −{margin:g}",
+    "no gain": "{left} − {right} below {margin:g}",
+}
+
+INTRODUCTION = """\
+# Do the papers' claims hold on a pretrained model?
+
+What multi-task LoRA papers say of their methods, one claim at a time, on SmolLM2-135M-Instruct, a pretrained chat
+model of 135 million parameters, at equal trainable parameters and with learning rates chosen on validation data. A
+claim is **seen here**, **not seen**, or it **cannot be told at this size**; [the plan](../benchmarks/study/PLAN.md)
+was committed before the first run and says which comparison decides what, and by which rule. A result against a paper
+is a result for this size, these tasks and this length of training, and no more.
+
+This page is made from the records by `cd benchmarks && python -m study --page`; `python -m study` makes the runs, or
+goes on with them.
+"""
+ABOUT_CLAIMS = """
+Intervals speak of other seeds and other examples of the same tasks; p is corrected for all tests of the table (Holm).
+One seed decides nothing.
+"""
+
+
+def write_page(place: Place) -> None:
+    """Write docs/study.md."""
+    write_text(PAGE, page(place))
+
+
+def page(place: Place) -> str:
+    """docs/study.md, in Markdown."""
+    findings = judge(place)
+    parts = [INTRODUCTION, "## The claims\n", _claims(findings, place), "## What was run\n", _progress(place)]
+    for regime in REGIMES:
+        if (results := place.results(regime)) is not None:
+            parts += [f"## Scores: {REGIME_NAMES[regime]}\n", _scores(results)]
+    if geometry := place.read_geometry():
+        parts += ["## What the updates are like\n", _geometry(geometry)]
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def _claims(findings: Mapping[Test, Finding], place: Place) -> str:
+    rows = [
+        [claim.text if test is claim.tests[0] else "", paper(claim), *_row(findings[test], len(place.budget.seeds))]
+        for claim in CLAIMS
+        for test in claim.tests
+    ]
+    head = [
+        "claim",
+        "paper",
+        "tasks",
+        "decided by",
+        "left and right",
+        "difference, 95 % interval",
+        "p",
+        "seeds",
+        "verdict",
+    ]
+    return table(head, rows) + ABOUT_CLAIMS
+
+
+def _row(found: Finding, planned: int) -> list[str]:
+    test, digits = found.test, UNITS[found.test.measure][1]
+    start = [REGIME_NAMES[test.regime], decided_by(test)]
+    if found.difference is None or found.left is None or found.right is None:
+        return [*start, "–", "–", "–", "0", f"**{found.verdict}**"]
+    difference = _signed(found.difference.mean, digits)
+    if found.difference.interval is not None:
+        difference += f" ± {found.difference.interval:.{digits}f}"
+    p = "–" if found.p is None or found.difference.p is None else "below 0.001" if found.p < 0.001 else f"{found.p:.3f}"
+    so_far = f" (so far: {len(found.seeds)} of {planned} seeds)" if len(found.seeds) < planned else ""
+    values = f"{found.left:.{digits}f}, {found.right:.{digits}f}"
+    return [*start, values, difference, p, str(len(found.seeds)), f"**{found.verdict}**{so_far}"]
+
+
+def decided_by(test: Test) -> str:
+    """The rule of one test in a few words, such as "rlora − hydralora above 0"."""
+    rule = KINDS[test.kind].format(left=f"`{test.left}`", right=f"`{test.right}`", margin=MARGIN)
+    if test.lower:
+        rule = rule.replace("above 0", "below 0")
+    return rule if test.measure is None else f"{rule}: {UNITS[test.measure][0]}"
+
+
+def paper(claim: Claim) -> str:
+    """A link to the claim's paper."""
+    return f"[{claim.paper}](https://arxiv.org/abs/{claim.paper})"
+
+
+def _progress(place: Place) -> str:
+    left: dict[str, set[str]] = {}
+    planned = made = 0
+    for stage in stages(place.budget):
+        waiting = outstanding(place, stage)
+        planned += len(stage.methods)
+        made += len(stage.methods) - (len(waiting.methods) if waiting else 0)
+        left.setdefault(stage.regime, set()).update(f"`{method}`" for method in (waiting.methods if waiting else ()))
+    budget = place.budget
+    text = (
+        f"{made} of {planned} planned runs, each of {budget.steps} steps of {budget.batch} rows of 256 tokens, and "
+        f"scored on {budget.limit} test examples per task.\n"
+    )
+    said = [f"{REGIME_NAMES[regime]}: {', '.join(sorted(methods))}" for regime, methods in left.items() if methods]
+    if said:
+        text += f"\nNot run, or not with every seed: {'; '.join(said)}. The same command goes on from there.\n"
+    return text
+
+
+def _scores(results: Mapping[str, Any]) -> str:
+    tasks = [*results["tasks"]]
+    rows = []
+    for row in in_order(results["summary"], results["tasks"]):
+        if not row["finished"]:
+            continue
+        mean = row["mean"]
+        cells = [f"{row['scores'][task]['mean']:.1f}" if task in row["scores"] else "–" for task in tasks]
+        interval = "" if mean is None or mean["interval"] is None else f" ± {mean['interval']:.1f}"
+        rate = _rate(results, row["method"])
+        rows.append([
+            f"`{row['method']}`", *cells, "–" if mean is None else f"{mean['mean']:.1f}{interval}",
+            "–" if row["method"] == BASE else f"{row['trainable_parameters']:,}", rate,
+            "–" if row["method"] == BASE else str(row["finished"]),
+        ])  # fmt: skip
+    return table(["method", *tasks, "mean", "trainable", "learning rate", "seeds"], rows)
+
+
+def _rate(results: Mapping[str, Any], method: str) -> str:
+    rates = {
+        run["learning_rate"] for run in results["runs"] if run["method"] == method and run["learning_rate"] is not None
+    }
+    return ", ".join(f"{rate:.2g}" for rate in sorted(rates)) or "–"
+
+
+def _geometry(geometry: Mapping[str, Mapping[str, float | None]]) -> str:
+    measures = ["effective_rank", "top_share", "overlap_with_full", "head_similarity", "learned_similarity"]
+    by_method: dict[tuple[str, str], list[Mapping[str, float | None]]] = {}
+    for key, found in geometry.items():
+        regime, method, _ = key.split()
+        by_method.setdefault((regime, method), []).append(found)
+    rows = []
+    for (regime, method), each in sorted(by_method.items()):
+        values = [[one[measure] for one in each if one[measure] is not None] for measure in measures]
+        cells = [
+            f"{sum(known) / len(known):.3g}" if (known := [v for v in some if v is not None]) else "–"
+            for some in values
+        ]
+        rows.append([REGIME_NAMES[regime], f"`{method}`", *cells, str(len(each))])
+    head = ["tasks", "method", "effective rank", "share of the first direction", "overlap with full fine-tuning"]
+    return table([*head, "cosine of heads", "cosine of what heads learned", "seeds"], rows) + (
+        "\nMeans over layers and seeds; [analysis](analysis.md) says how each is measured.\n"
+    )
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -1,0 +1,127 @@
+"""What the records say of each planned test: seen here, not seen, or it cannot be told at this size."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from loraweave.comparison.evidence import MEAN, Evidence
+from loraweave.comparison.statistics import holm, over_seeds
+from loraweave.evaluation.paired import Estimate, PairedDifference, Variance, judged
+from study.place import Place
+from study.plan import MARGIN, REGIMES, Test, tests
+
+Verdict = Literal["seen here", "not seen", "cannot be told at this size", "no runs yet"]
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one test.
+
+    Attributes:
+        difference: left minus right, in points or in the measure's unit, with its 95 % interval and p-value; None
+            where there is nothing to compare yet.
+        seeds: that both have.
+        p: corrected for all planned tests.
+        verdict: by the rule of PLAN.md.
+        left, right: both values, means over these seeds.
+    """
+
+    test: Test
+    difference: PairedDifference | None
+    seeds: tuple[int, ...]
+    p: float | None
+    verdict: Verdict
+    left: float | None = None
+    right: float | None = None
+
+
+def judge(place: Place) -> dict[Test, Finding]:
+    """Every planned test, from what is recorded."""
+    recorded: dict[str, Any] = {regime: place.results(regime) for regime in REGIMES}
+    evidence = {regime: Evidence(results) for regime, results in recorded.items() if results is not None}
+    geometry = place.read_geometry()
+    planned = tests()
+    raw = [_compared(test, evidence, geometry) for test in planned]
+    ps = holm([1.0 if found is None or found[0].p is None else found[0].p for found in raw])
+    return {test: _finding(test, found, p) for test, found, p in zip(planned, raw, ps, strict=True)}
+
+
+Compared = tuple[PairedDifference, tuple[int, ...], float, float]
+"""The difference, its seeds, and both values."""
+
+
+def _compared(
+    test: Test, evidence: Mapping[str, Evidence], geometry: Mapping[str, Mapping[str, float | None]]
+) -> Compared | None:
+    found = evidence.get(test.regime)
+    if found is None or not {test.left, test.right} <= found.runs.keys():
+        return None
+    seeds = tuple(found.shared(test.left, test.right))
+    if test.measure is None:
+        if found.why_not(test.left, test.right, MEAN) is not None:
+            return None
+        left, right = (_mean([_score(found, method, seed) for seed in seeds]) for method in (test.left, test.right))
+        return found.difference(test.left, test.right, MEAN), seeds, left, right
+    values = {
+        seed: (
+            _measured(found, geometry, test, test.left, seed),
+            _measured(found, geometry, test, test.right, seed),
+        )
+        for seed in seeds
+    }
+    pairs = {seed: (one, two) for seed, (one, two) in values.items() if one is not None and two is not None}
+    if not pairs:
+        return None
+    differences = [one - two for one, two in pairs.values()]
+    exact = Estimate(_mean(differences), Variance(0.0, math.inf), 0.0)  # a measure has no test examples
+    made = judged(exact, over_seeds(differences)) if len(pairs) > 1 else PairedDifference(exact.mean, None, None)
+    return made, tuple(pairs), _mean([one for one, _ in pairs.values()]), _mean([two for _, two in pairs.values()])
+
+
+def _finding(test: Test, found: Compared | None, p: float) -> Finding:
+    if found is None:
+        return Finding(test, None, (), None, "no runs yet")
+    difference, seeds, left, right = found
+    return Finding(test, difference, seeds, p, _verdict(test, difference, p, len(seeds)), left, right)
+
+
+def _verdict(test: Test, found: PairedDifference, p: float, seeds: int) -> Verdict:
+    """The rule of PLAN.md; `p` is corrected."""
+    if seeds < 2 or found.interval is None:
+        return "cannot be told at this size"  # one seed says nothing of another
+    sign = -1 if test.lower else 1
+    mean = sign * found.mean
+    low, high = mean - found.interval, mean + found.interval
+    better, worse = p < LEVEL and low > 0, p < LEVEL and high < 0
+    margin = MARGIN if test.measure is None else 0.0
+    yes, no = {
+        "more": (better, worse or high < margin),
+        "no worse": (low > -margin, worse),
+        "no gain": (high < margin, better),
+    }[test.kind]
+    return "seen here" if yes else "not seen" if no else "cannot be told at this size"
+
+
+def _score(evidence: Evidence, method: str, seed: int) -> float:
+    scores = evidence.runs[method][seed]["scores"]
+    return _mean([scores[task]["score"] for task in evidence.tasks(MEAN)])
+
+
+def _measured(
+    evidence: Evidence, geometry: Mapping[str, Mapping[str, float | None]], test: Test, method: str, seed: int
+) -> float | None:
+    if test.measure == "forgetting":
+        return forgetting(evidence.runs[method][seed])
+    return geometry.get(f"{test.regime} {method} {seed}", {}).get(test.measure or "")
+
+
+def forgetting(run: Mapping[str, Any]) -> float | None:
+    """A run's loss on text that nothing was trained on; None where it was not measured."""
+    scores = run.get("forgetting") or {}
+    return _mean([score["score"] for score in scores.values()]) if scores else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,143 @@
+"""The plan holds together, its page is what it says, and verdicts follow its rule."""
+
+import json
+from pathlib import Path
+
+import pytest
+from comparison.recorded import with_answers
+
+from loraweave.runs.methods import choose_method
+
+
+def test_the_tables_of_the_plan_are_printed_from_it():
+    from study.plan_page import PLAN, with_tables
+
+    text = PLAN.read_text()
+    assert with_tables(text) == text, "print them again: cd benchmarks && python -m study --plan"
+
+
+def test_the_page_is_made_from_the_records():
+    from study.page import page
+    from study.place import PAGE, REPOSITORY, Place
+    from study.plan import BUDGETS
+
+    place = Place(BUDGETS["small"], REPOSITORY / "runs" / "study", REPOSITORY)
+    assert PAGE.read_text() == page(place), "make it again: cd benchmarks && python -m study --page"
+
+
+def test_every_method_of_a_claim_is_run_with_every_seed_in_its_regime():
+    from study.plan import BUDGETS, METHODS, stages, tests
+
+    for budget in BUDGETS.values():
+        runs = {(stage.regime, method, stage.seed) for stage in stages(budget) for method in stage.methods}
+        assert len(runs) == sum(len(stage.methods) for stage in stages(budget))  # none twice
+        for test in tests():
+            for method in (test.left, test.right):
+                assert {(test.regime, method, seed) for seed in budget.seeds} <= runs
+    assert {method for _, method, _ in runs} == {*METHODS}
+
+
+def test_methods_are_called_as_in_the_tables_and_can_be_chosen():
+    from study.plan import METHODS
+
+    for name, spec in METHODS.items():
+        chosen = choose_method(spec)
+        assert chosen.name == name
+        chosen.peft_config(["a", "b"])
+
+
+def test_ablations_differ_from_their_method_in_nothing_else():
+    from study.plan import METHODS
+
+    def fields(name: str) -> dict:
+        config = choose_method(METHODS[name]).peft_config(["a"])
+        return {key: value for key, value in config.to_dict().items() if key != "method"}
+
+    def differing(one: str, two: str) -> set[str]:
+        first, second = fields(one), fields(two)
+        return {key for key in first | second if first.get(key) != second.get(key)}
+
+    dropout = {"head_dropout", "lora_dropout"}
+    assert differing("rlora", "rlora-no-start") == {"start"}
+    assert differing("rlora", "rlora-no-dropout") == dropout
+    assert differing("rlora-no-start", "hydralora") == dropout
+    assert differing("rlora-no-dropout", "hydralora") == {"start"}
+    assert differing("rlora", "mlora") == {"gate"}
+    assert differing("hydralora", "hydralora-blocks") == {"target_modules"}
+    assert differing("hydralora-blocks", "mtlora") == {"gate_groups"}  # and the spectral loss
+    assert differing("lora", "alignlora") == set()  # and its loss
+
+
+def judged(tmp_path: Path, answers, geometry=None):
+    """Findings of the tests between rlora and hydralora, from made-up answers on tasks apart."""
+    from study.place import Place
+    from study.plan import BUDGETS
+    from study.verdicts import judge
+
+    place = Place(BUDGETS["small"], tmp_path, tmp_path, tmp_path)
+    place.record("apart").write_text(json.dumps(with_answers(answers)))
+    if geometry is not None:
+        place.write_geometry(geometry)
+    return judge(place)
+
+
+def seeds(*answers: str):
+    return [{"t": each} for each in answers]
+
+
+BASE = {"base": seeds("0" * 400)}
+
+
+def of(findings, left, right, measure=None):
+    return next(
+        found
+        for test, found in findings.items()
+        if (test.left, test.right, test.regime, test.measure) == (left, right, "apart", measure)
+    )
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "verdict"),
+    [
+        (("1" * 320 + "0" * 80,) * 3, ("1" * 280 + "0" * 120,) * 3, "seen here"),
+        (("1" * 280 + "0" * 120,) * 3, ("1" * 320 + "0" * 80,) * 3, "not seen"),
+        (("1" * 300 + "0" * 100,) * 3, ("0" * 20 + "1" * 290 + "0" * 90,) * 3, "cannot be told at this size"),
+        (("1" * 320 + "0" * 80,), ("1" * 280 + "0" * 120,), "cannot be told at this size"),
+    ],
+)
+def test_a_gain_is_seen_where_chance_is_ruled_out(tmp_path, better, worse, verdict):
+    found = of(judged(tmp_path, BASE | {"rlora": seeds(*better), "hydralora": seeds(*worse)}), "rlora", "hydralora")
+    assert found.verdict == verdict
+    assert found.seeds == tuple(range(len(better)))
+    assert found.left == pytest.approx(100 * better[0].count("1") / 400)
+
+
+def test_no_worse_wants_an_interval_within_the_margin(tmp_path):
+    alike = ("1" * 7000 + "0" * 3000,) * 3
+    findings = judged(tmp_path, {"base": seeds("0" * 10000), "lora": seeds(*alike), "rlora": seeds(*alike)})
+    assert of(findings, "lora", "rlora").verdict == "seen here"
+    findings = judged(tmp_path, BASE | {"lora": seeds(*["10" * 200] * 3), "rlora": seeds(*["01" * 200] * 3)})
+    assert of(findings, "lora", "rlora").verdict == "cannot be told at this size"
+
+
+def test_measures_of_adapters_are_compared_seed_by_seed(tmp_path):
+    answers = BASE | {"rlora": seeds(*["10" * 200] * 3), "hydralora": seeds(*["10" * 200] * 3)}
+    geometry = {
+        f"apart {method} {seed}": {"head_similarity": base + 0.001 * seed, "learned_similarity": None}
+        for method, base in (("rlora", 0.2), ("hydralora", 0.8))
+        for seed in (0, 1, 2)
+    }
+    geometry["apart rlora 1"]["head_similarity"] += 0.004
+    findings = judged(tmp_path, answers, geometry)
+    found = of(findings, "rlora", "hydralora", "head_similarity")
+    assert found.verdict == "seen here"  # the claim is of less
+    assert found.difference.mean == pytest.approx(-0.6, abs=0.01)
+    assert of(findings, "rlora", "hydralora", "learned_similarity").verdict == "no runs yet"
+
+
+def test_p_values_are_corrected_for_tests_without_runs_too(tmp_path):
+    from study.plan import tests
+
+    answers = BASE | {"rlora": seeds("1" * 320 + "0" * 80), "hydralora": seeds("1" * 300 + "0" * 100)}
+    found = of(judged(tmp_path, answers), "rlora", "hydralora")
+    assert found.p == pytest.approx(min(1.0, len(tests()) * found.difference.p))
