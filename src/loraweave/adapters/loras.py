@@ -40,9 +40,11 @@ def check_plain(adapter: AdapterFile, role: str) -> None:
         raise UserError(f"{adapter.folder}: an adapter of {config.method}, not a plain LoRA: {way}")
     odd = beyond_plain(config)
     if odd is None and adapter.others:
-        odd = f"{adapter.others[0]}, which belongs to no linear layer,"
-        if adapter.others[0].endswith(".base_layer.weight"):
-            odd = f"{adapter.others[0]}, a weight of the base itself (save with save_embedding_layers=False),"
+        odd = f"{adapter.others[0]}, a weight of the base itself (save with save_embedding_layers=False),"
+        for name in adapter.others:
+            if not name.endswith(".base_layer.weight"):  # PEFT saves those beside an embedding's own factors
+                odd = f"{name}, which belongs to no linear layer,"
+                break
     if odd is not None:
         raise UserError(f"{adapter.folder}: {odd} cannot {role}; only plain LoRAs of linear layers can")
 
