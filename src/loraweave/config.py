@@ -139,7 +139,7 @@ class WeaveConfig(PeftConfig):
     def complete_card(self, folder: Path) -> None:
         """Say in the card of the adapter saved in `folder` how it is loaded (`loraweave.card`)."""
         base = self.base_model_name_or_path or "THE BASE MODEL"
-        add_loading_section(folder, self.method, base, self.task_names if self.needs_tasks else None)
+        add_loading_section(folder, self.method, base, self.task_names if self.needs_tasks else None, self.revision)
 
 
 @dataclass

@@ -20,6 +20,35 @@ class UserError(ValueError):
     """
 
 
+class ManyError(UserError):
+    """Several things that the user gave are wrong. The message is that of the first.
+
+    Args:
+        problems: a line for each, at least one.
+
+    Attributes:
+        problems: the same.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(self.problems[0])
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
+
+
+def problems_of(error: UserError) -> tuple[str, ...]:
+    """All that is wrong, a line each."""
+    return error.problems if isinstance(error, ManyError) else (str(error),)
+
+
+def check_none(problems: Iterable[str]) -> None:
+    """Raise ManyError with all of some problems, if there are any."""
+    if found := tuple(problems):
+        raise ManyError(found)
+
+
 class Notice(UserWarning):
     """Something that works otherwise than one would think; one line. The command line prints it, unlike what libraries
     warn of."""

@@ -20,6 +20,8 @@ _CHATTY = (
     "transformers.generation",
     "httpx",
     "urllib3",
+    "bitsandbytes",
+    "torchao",
 )
 
 

@@ -55,7 +55,7 @@ def test_entries(spec: Any, parts: list[str], write_task: WriteTask) -> None:
     [
         ("task: topic", "task: [topic", ["topic.yaml, line ", "not YAML"]),
         ("task: topic", "- topic", ["topic.yaml", "not YAML"]),
-        ("doc_to_text:", "doc_to_txt:", ["topic.yaml: unknown key 'doc_to_txt', did you mean 'doc_to_text'?"]),
+        ("doc_to_text:", "doc_to_txt:", ["topic.yaml, line 8: unknown key 'doc_to_txt', did you mean 'doc_to_text'?"]),
         ("task: topic", "include: nothing.yaml", ["topic.yaml: includes", "nothing.yaml", "not there"]),
         ("doc_to_target: label", "doc_to_target: !function no.where", ["doc_to_target: Cannot import module 'no'"]),
         ("task: topic", "tag: topic", ["topic.yaml: lacks 'task'"]),
@@ -87,7 +87,7 @@ def test_an_unknown_metric_without_an_aggregation(write_task: WriteTask, capsys:
     path = write_task()
     path.write_text(path.read_text().split("metric_list:")[0] + "metric_list:\n  - metric: accc\n")
     message = message_of(["topic.yaml"], path.parent)
-    assert "topic.yaml: lm-eval has no metric 'accc' at hand, did you mean 'acc'?" in message
+    assert "topic.yaml, line 11: lm-eval has no metric 'accc' at hand, did you mean 'acc'?" in message
     assert capsys.readouterr() == ("", "")
 
 

@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from loraweave.adapters.file import Size, natural
 from loraweave.analysis.spectra import Decomposition, decompose_dense
 from loraweave.analysis.subspaces import MOST
-from loraweave.bases import device, empty_base, resolve_base
+from loraweave.bases import BaseName, BaseSpec, device, empty_base, resolve_base
 from loraweave.errors import UserError
 
 _DOUBTFUL = 0.5
@@ -21,13 +21,13 @@ class WeightFiles:
     """The tensors of a model in safetensors files, read one at a time.
 
     Args:
-        model: "nano", a folder, or a name on the hub.
+        model: "nano", a folder, or a name on the hub; or a specification.
 
     Raises:
         UserError: no such model, or no safetensors files in it.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: BaseName) -> None:
         self.folder = _folder_of(model)
         self._files: dict[str, Path] = {}
         for path in sorted(self.folder.glob("*.safetensors")):
@@ -72,7 +72,7 @@ class FullUpdate:
 
     tasks: tuple[str, ...] = ()
 
-    def __init__(self, checkpoint: str | Path, base: str) -> None:
+    def __init__(self, checkpoint: str | Path, base: BaseName) -> None:
         self.after, self.before = WeightFiles(str(checkpoint)), WeightFiles(base)
         model = empty_base(str(checkpoint))
         head = model.get_output_embeddings()
@@ -122,12 +122,13 @@ def _is_linear(module: nn.Module, head: nn.Module | None) -> bool:
     return isinstance(module, (nn.Linear, Conv1D)) and module is not head
 
 
-def _folder_of(model: str) -> Path:
-    source = Path(resolve_base(model))
+def _folder_of(model: BaseName) -> Path:
+    spec = BaseSpec.of(model)
+    source = Path(resolve_base(spec))
     if source.is_dir():
         return source
     try:
-        return Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.json"]))
+        return Path(snapshot_download(spec.name, revision=spec.revision, allow_patterns=["*.safetensors", "*.json"]))
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"model {model!r} is neither a folder nor found on the hub: {reason}") from error
+        raise UserError(f"model {spec.name!r} is neither a folder nor found on the hub: {reason}") from error

@@ -64,7 +64,7 @@ def random_starts(run: AnalysedRun) -> Iterator[tuple[str, Tensor]]:
         return
     if run.config is None or run.base is None:
         raise UserError(f"{run.name}: the seed of its random start is not known")
-    layers = [name for name, _ in empty_base(run.base).named_modules() if name in update.sizes]
+    layers = [name for name, _ in empty_base(run.config.base).named_modules() if name in update.sizes]
     state = torch.Generator().manual_seed(run.config.seed).get_state()
     for layer in layers:
         tensors, size = update.tensors(layer), update.sizes[layer]

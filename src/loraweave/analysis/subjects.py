@@ -12,6 +12,7 @@ from typing_extensions import NotRequired, TypedDict
 from loraweave.adapters.config import changes_base, read_config
 from loraweave.adapters.file import AdapterFile
 from loraweave.analysis.full import FullUpdate
+from loraweave.bases import BaseSpec
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.runs.config import RunConfig
@@ -170,7 +171,7 @@ def _open(folder: Path, name: str) -> AnalysedRun:
     base = read_shaped(files.base, BaseRecord)
     update: AdapterFile | FullUpdate
     if summary["adapter"] == files.model.name:
-        update = FullUpdate(files.model, base["name"])
+        update = FullUpdate(files.model, BaseSpec.of_record(base))
     else:
         update = AdapterFile(files.adapter)
     tasks = [entry["task"] for entry in summary.get("mixture", [])]

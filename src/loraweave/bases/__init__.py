@@ -1,4 +1,4 @@
-"""Base models by name: `nano` (ships with the package), a local folder, or a name on the Hugging Face hub."""
+"""Base models by name: `nano` (ships with the package), a folder, a GGUF file, or a name on the Hugging Face hub."""
 
 from loraweave.bases.devices import device
 from loraweave.bases.identity import check_fingerprint, fingerprint
@@ -6,14 +6,18 @@ from loraweave.bases.load import (
     Base,
     base_config,
     empty_base,
+    is_quantised,
     load_base,
     load_tokenizer,
     resolve_base,
 )
+from loraweave.bases.spec import BaseName, BaseSpec
 from loraweave.bases.vocabulary import check_ids, check_vocabulary, without_row
 
 __all__ = [
     "Base",
+    "BaseName",
+    "BaseSpec",
     "base_config",
     "check_fingerprint",
     "check_ids",
@@ -21,6 +25,7 @@ __all__ = [
     "device",
     "empty_base",
     "fingerprint",
+    "is_quantised",
     "load_base",
     "load_tokenizer",
     "resolve_base",

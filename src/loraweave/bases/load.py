@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,12 +18,17 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.quantization_config import GgufConfig
 
+from loraweave.bases.gguf import SUFFIX, as_plain_model, existing_gguf, import_gguf
+from loraweave.bases.identity import keep_samples
+from loraweave.bases.quantization import keep_unpacked, quantization_settings
+from loraweave.bases.spec import BaseName, BaseSpec
 from loraweave.bases.vocabulary import check_vocabulary
 from loraweave.errors import UserError, shown
 from loraweave.files import read_json
 from loraweave.paths import user_path
-from loraweave.quiet import quiet_libraries
+from loraweave.quiet import quiet_libraries, without_bars
 
 Base = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 """A base model and its tokenizer."""
@@ -48,108 +53,182 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vo
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_base(name: str | Path, dtype: str = "auto", trust_code: bool = False) -> Base:
+class OutOfReachError(UserError):
+    """A base can only be on the hub, which cannot be asked, so that nothing is known of it here."""
+
+
+def load_base(name: BaseName, dtype: str | None = None, trust_code: bool = False) -> Base:
     """Load a base model and its tokenizer, with a padding token.
 
     Args:
-        name: "nano", a folder written by `save_pretrained`, or a name on the hub.
-        dtype: of the weights: "auto" (bfloat16 on a GPU that computes in it, else float32), "float32", "bfloat16" or
-            "float16".
+        name: "nano", a folder written by `save_pretrained`, a .gguf file, a name on the hub; or a `BaseSpec`, which
+            says how it is loaded too.
+        dtype: of the weights, in the place of what a specification says: "auto" (bfloat16 on a GPU that computes in it,
+            else float32), "float32", "bfloat16" or "float16".
         trust_code: run Python code that comes with the model (`auto_map` in its files).
 
     Returns:
-        The model, in evaluation mode on the CPU, and the tokenizer.
+        The model, in evaluation mode, and the tokenizer. It is on the CPU, or, where its weights are quantised, on the
+        GPU of this process if there is one.
 
     Raises:
-        UserError: the folder lacks its config, weights or tokenizer; or the name is neither a folder nor within reach
-            on the hub.
+        UserError: the folder lacks its config, weights or tokenizer; the name is neither a folder nor within reach on
+            the hub; or a library that it needs is not installed.
     """
-    source = resolve_base(name)
-    torch_dtype = pick_dtype(dtype)
+    spec = BaseSpec.of(name, trust_code)
+    source = resolve_base(spec)
+    torch_dtype = pick_dtype(dtype or spec.dtype)
     if Path(source).is_dir():
-        _check_folder(Path(source), name)
+        check_folder(Path(source))
     # The config first: where the name is wrong or the hub out of reach, this says so at once.
-    config = base_config(name, trust_code)
+    config = base_config(spec)
     model, loaded = _from_hub_or_folder(
         AutoModelForCausalLM,
-        source,
-        name,
-        trust_code,
+        spec,
         config=config,
         dtype=torch_dtype,
         ignore_mismatched_sizes=True,  # told below, in one line
         output_loading_info=True,
+        **_ways(spec, config, torch_dtype),
     )
+    if source.endswith(SUFFIX):
+        as_plain_model(model, source)
     _check_complete(loaded, source)
-    tokenizer = load_tokenizer(name, trust_code)
+    if is_quantised(model.config):
+        keep_samples(model, *_hub_or_folder(spec))
+        keep_unpacked(model)
+    tokenizer = load_tokenizer(spec)
     check_vocabulary(model, tokenizer, source)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer
 
 
-def base_config(name: str | Path, trust_code: bool = False) -> PreTrainedConfig:
+def is_quantised(config: PreTrainedConfig) -> bool:
+    """Whether the weights behind a configuration are held in fewer bits than they compute in."""
+    return getattr(config, "quantization_config", None) is not None
+
+
+def _check_way(spec: BaseSpec, config: PreTrainedConfig) -> None:
+    """Raise UserError where a base cannot be loaded as a specification wants it, whatever is installed."""
+    source = resolve_base(spec)
+    if spec.revision is not None and Path(source).exists():
+        raise UserError(
+            f"model.revision {spec.revision}: {source} lies on this machine, and only the hub has revisions"
+        )
+    if spec.quantization is None:
+        return
+    if source.endswith(SUFFIX):
+        raise UserError(
+            f"model.quantization {spec.quantization}: {source} is a GGUF file, which is unpacked and not quantised "
+            "again: leave quantization out, or name the model that the file was made from"
+        )
+    if is_quantised(config):
+        raise UserError(
+            f"model.quantization {spec.quantization}: the weights of {source} are quantised already: leave it out"
+        )
+
+
+def _ways(spec: BaseSpec, config: PreTrainedConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """What `from_pretrained` is told of how a base is loaded."""
+    ways: dict[str, Any] = {} if spec.attn is None else {"attn_implementation": spec.attn}
+    if spec.quantization is not None:
+        ways["quantization_config"] = quantization_settings(spec.quantization, dtype)
+    elif resolve_base(spec).endswith(SUFFIX):  # else it may be left in its blocks, which cannot be trained on
+        ways["quantization_config"] = GgufConfig(dequantize=True)
+    if spec.quantization is not None or is_quantised(config):
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+        ways["device_map"] = {"": device}
+    return ways
+
+
+def base_config(name: BaseName, trust_code: bool = False) -> PreTrainedConfig:
     """The configuration alone, without weights.
 
     Raises:
         UserError: as `load_base`, except that no weights are needed.
     """
-    source = resolve_base(name)
+    spec = BaseSpec.of(name, trust_code)
+    source = resolve_base(spec)
+    if source.endswith(SUFFIX):
+        import_gguf(f"{source}: a GGUF base")
     if Path(source).is_dir():  # as it is written: a configuration made of it may fail on a size in words of its own
         written = read_json(Path(source) / "config.json")
         text = written.get("text_config")
         _check_sizes(text if isinstance(text, dict) else written, source)
-    config = _from_hub_or_folder(AutoConfig, source, name, trust_code)
+    config = _from_hub_or_folder(AutoConfig, spec)
     _check_sizes(config.get_text_config().to_dict(), source)
+    _check_way(spec, config)
     return config
 
 
-def empty_base(name: str | Path, trust_code: bool = False) -> PreTrainedModel:
+def empty_base(name: BaseName, trust_code: bool = False) -> PreTrainedModel:
     """The same architecture on the meta device: shapes without weights, for counting parameters.
+
+    Its layers are plain ones, also where a specification quantises them.
 
     Raises:
         UserError: as `load_base`, except that no weights are needed.
     """
-    config = base_config(name, trust_code)
-    with _told(resolve_base(name), name), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_code)
+    spec = BaseSpec.of(name, trust_code)
+    config = base_config(spec)
+    with _told(spec), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_code)
 
 
-def load_tokenizer(name: str | Path, trust_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: BaseName, trust_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a base, with a padding token.
 
     Raises:
         UserError: as `load_base`, for the tokenizer alone.
     """
-    tokenizer = _from_hub_or_folder(AutoTokenizer, resolve_base(name), name, trust_code)
+    spec = BaseSpec.of(name, trust_code)
+    tokenizer = _from_hub_or_folder(AutoTokenizer, spec)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
-            raise UserError(f"the tokenizer of {str(name)!r} has neither a padding nor an end-of-text token")
+            raise UserError(f"the tokenizer of {spec.name!r} has neither a padding nor an end-of-text token")
         tokenizer.pad_token = tokenizer.eos_token
     longest = tokenizer.model_max_length
     if not isinstance(longest, int | float):
-        raise UserError(f"{name}: model_max_length of the tokenizer must be a number, got {shown(longest)}")
+        raise UserError(f"{spec.name}: model_max_length of the tokenizer must be a number, got {shown(longest)}")
     return tokenizer
 
 
-def resolve_base(name: str | Path) -> str:
-    """The folder behind `name`, or the name itself where it can only be one on the hub."""
-    if str(name) == "nano":
+def resolve_base(name: BaseName) -> str:
+    """The folder or the .gguf file behind `name`, or the name itself where it can only be one on the hub."""
+    written = name.name if isinstance(name, BaseSpec) else str(name)
+    if written == "nano":
         if not (EMBEDDED / "config.json").is_file():
             raise UserError(f"the base 'nano' is not in this installation ({EMBEDDED} is missing)")
         return str(EMBEDDED)
     try:
-        folder = user_path(name)
+        path = user_path(written)
     except UserError as error:
         raise UserError(f"model {error}") from None
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder}: no config.json, so this is not a folder that holds a model")
-        return str(folder)
-    looks_like_a_path = str(name).startswith((".", "/", "~")) or str(name).count("/") > 1
-    if looks_like_a_path:
-        raise UserError(f"{name}: no such folder, so no base model can be loaded from it")
-    return str(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            files = sorted(path.glob(f"*{SUFFIX}"))
+            hint = f"; a GGUF file is named itself, such as {files[0]}" if files else ""
+            raise UserError(f"{path}: no config.json, so this is not a folder that holds a model{hint}")
+        return str(path)
+    looks_like_a_path = written.startswith((".", "/", "~"))
+    if written.endswith(SUFFIX) and (path.is_file() or looks_like_a_path or written.count("/") < 2):
+        return str(existing_gguf(path).absolute())
+    if looks_like_a_path or (written.count("/") > 1 and not written.endswith(SUFFIX)):
+        raise UserError(f"{written}: no such folder, so no base model can be loaded from it")
+    return written
+
+
+def _hub_or_folder(spec: BaseSpec) -> tuple[str, dict[str, Any]]:
+    """Where transformers finds a base: a folder or a name on the hub, and what else it is told of it."""
+    source = resolve_base(spec)
+    more: dict[str, Any] = {} if spec.revision is None else {"revision": spec.revision}
+    if not source.endswith(SUFFIX):
+        return source, more
+    if (path := Path(source)).is_file():
+        return str(path.parent), {**more, "gguf_file": path.name}
+    owner, repository, file = source.split("/", 2)
+    return f"{owner}/{repository}", {**more, "gguf_file": file}
 
 
 def pick_dtype(dtype: str) -> torch.dtype:
@@ -166,7 +245,8 @@ def has_tokenizer(folder: str | Path) -> bool:
     return any((Path(folder) / file).is_file() for file in _TOKENIZERS)
 
 
-def _check_folder(folder: Path, name: str | Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raise UserError if a folder of a base lacks weights or a tokenizer."""
     if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         raise UserError(f"{folder}: the model folder holds no weights (no *.safetensors or pytorch_model*.bin)")
     if not has_tokenizer(folder):
@@ -191,17 +271,22 @@ def _check_sizes(config: Mapping[str, Any], source: str) -> None:
             raise UserError(f"{source}: {key} is {value:,} in config.json; a model has from 1 to {most:,}")
 
 
-def _from_hub_or_folder(auto_class: Any, source: str, name: str | Path, trust_code: bool, **arguments: Any) -> Any:
+def _from_hub_or_folder(auto_class: Any, spec: BaseSpec, **arguments: Any) -> Any:
     """`auto_class.from_pretrained`, with its many failures told as one line."""
+    place, more = _hub_or_folder(spec)
     # Without this the hub client retries for most of a minute before it says that there is no network.
-    offline = not Path(source).is_dir() and not _hub_in_reach()
-    with _told(source, name, offline), quiet_libraries():
-        return auto_class.from_pretrained(source, local_files_only=offline, trust_remote_code=trust_code, **arguments)
+    offline = not Path(place).is_dir() and not _hub_in_reach()
+    bars = without_bars() if "gguf_file" in more else nullcontext()  # one that takes no switch
+    with _told(spec, offline), quiet_libraries(), bars:
+        return auto_class.from_pretrained(
+            place, local_files_only=offline, trust_remote_code=spec.trust_code, **more, **arguments
+        )
 
 
 @contextmanager
-def _told(source: str, name: str | Path, offline: bool = False) -> Iterator[None]:
+def _told(spec: BaseSpec, offline: bool = False) -> Iterator[None]:
     """Around reading what anybody may have written: libraries raise whatever they run into."""
+    source = resolve_base(spec)
     try:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError, KeyboardInterrupt, SystemExit):
@@ -213,8 +298,10 @@ def _told(source: str, name: str | Path, offline: bool = False) -> Iterator[None
             raise UserError(f"{source}: the weights cannot be read: {error}") from error
         if Path(source).is_dir():
             raise UserError(f"{source}: the model folder cannot be loaded: {_reason(error)}") from error
-        why = "the hub is not in reach (offline)" if offline else _reason(error)
-        raise UserError(f"model {str(name)!r} is neither a folder nor found on the hub: {why}") from error
+        if Path(source).is_file():
+            raise UserError(f"{source}: the GGUF file cannot be loaded: {_reason(error)}") from error
+        kind, why = (OutOfReachError, "the hub is not in reach (offline)") if offline else (UserError, _reason(error))
+        raise kind(f"model {spec.name!r} is neither a folder nor found on the hub: {why}") from error
 
 
 def _reason(error: BaseException) -> str:

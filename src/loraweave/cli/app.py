@@ -11,6 +11,7 @@ from loraweave.cli import (
     analyze,
     assemble,
     chat,
+    check,
     compare,
     evaluate,
     experts,
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(experts.app, name="experts")
+app.command("check")(check.check)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("chat")(chat.chat)

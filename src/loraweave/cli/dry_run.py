@@ -46,7 +46,7 @@ def _grid() -> Table:
 def _overview(run: "DryRun") -> Table:
     grid = _grid()
     origin = ", sizes from the package: its configuration is not at hand" if run.shipped else ""
-    grid.add_row("model", Text(f"{run.config.model}, {run.parameters:,} parameters{origin}"))
+    grid.add_row("model", Text(f"{run.config.base}, {run.parameters:,} parameters{origin}"))
     paper = f" (arXiv {run.method.paper})" if run.method.paper else ""
     grid.add_row("method", Text(f"{run.method.name}{paper}", style="bold"))
     grid.add_row("", Text(", ".join(f"{name} {_value(value)}" for name, value in run.settings.items())))

@@ -16,7 +16,9 @@ from loraweave.terminal import plain_console
 console = plain_console()
 errors = plain_console(stderr=True)
 
-LIBRARIES = ("transformers", "datasets", "peft", "trl", "accelerate", "lm_eval", "torch", "huggingface_hub", "httpx")
+LIBRARIES = tuple(
+    "transformers datasets peft trl accelerate lm_eval torch huggingface_hub httpx bitsandbytes torchao".split()
+)
 
 
 def check_text(arguments: Sequence[str]) -> None:

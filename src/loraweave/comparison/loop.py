@@ -134,7 +134,7 @@ def _opened(
     if settings["match_params"]:
         specs = settings["methods"]
         first = earlier["settings"]["methods"] if earlier is not None else specs
-        settings["methods"] = matched(specs, first, config.model, [task.name for task in described])
+        settings["methods"] = matched(specs, first, config.base, [task.name for task in described])
     if earlier is None:
         results = new_results(
             settings,
@@ -159,8 +159,8 @@ def _opened(
 
 def _complete(config: RunConfig, results: Results, folder: ComparisonFolder, console: Console) -> None:
     """Do all that is asked for and not done, and write down what follows from it."""
-    model, tokenizer = load_base(config.model, trust_code=config.trust_code)
-    now = describe_base(config.model, model, tokenizer)
+    model, tokenizer = load_base(config.base)
+    now = describe_base(config.base, model, tokenizer)
     if results["base"]:
         check_base(folder.path, results["base"], now)
     results["base"] = now

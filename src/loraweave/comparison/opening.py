@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loraweave.bases import empty_base
+from loraweave.bases import BaseSpec, empty_base
 from loraweave.comparison.records import BASE, Asked, Results
 from loraweave.comparison.store import check_same_methods
 from loraweave.errors import UserError
@@ -45,13 +45,13 @@ def check_seeds(seeds: Sequence[int]) -> None:
 
 
 def matched(
-    specs: Mapping[str, MethodSpec], first: Mapping[str, MethodSpec], model: str, task_names: Sequence[str]
+    specs: Mapping[str, MethodSpec], first: Mapping[str, MethodSpec], base: BaseSpec, task_names: Sequence[str]
 ) -> dict[str, MethodSpec]:
     """Every adapter with the rank at which it trains as many parameters as the first adapter in `first`."""
     like = next((spec for spec in first.values() if choose_method(spec).method.trains == "adapter"), None)
     if like is None:
         return dict(specs)
-    empty = empty_base(model)
+    empty = empty_base(base)
     budget = count_trainable(like, empty, task_names)
     return {
         name: match_rank(spec, empty, budget, task_names)

@@ -41,11 +41,13 @@ class MixtureConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    strategy: Literal["proportional", "temperature", "equal", "capped", "weights"] = "proportional"
+    strategy: Literal["proportional", "temperature", "equal", "capped", "weights"] = Field(
+        "proportional", description="how the tasks' shares of an epoch follow from their sizes"
+    )
     temperature: float | None = Field(None, gt=0, description="1 is proportional; the higher, the more equal")
     cap: int | None = Field(None, gt=0, description="a task counts as at most this large")
     weights: dict[str, float] | None = Field(None, description="a number for every task; 0 leaves a task out")
-    by: Literal["examples", "tokens"] = "examples"
+    by: Literal["examples", "tokens"] = Field("examples", description="what sizes, `cap` and `total` count")
     total: int | None = Field(
         None, gt=0, description="size of an epoch; default: all tasks drawn from, each up to `cap`"
     )

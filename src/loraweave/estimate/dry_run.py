@@ -1,38 +1,33 @@
 """What a run file comes to, without weights and without training: settings, tasks, counts and memory."""
 
 import os
-from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from rich.console import Console
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from trl import SFTConfig
 
-from loraweave.bases import check_vocabulary, empty_base, load_tokenizer, resolve_base
-from loraweave.bases.load import has_tokenizer
+from loraweave.bases import check_vocabulary
+from loraweave.bases.load import pick_dtype
+from loraweave.bases.quantization import missing_library
 from loraweave.config import WeaveConfig
 from loraweave.data.mixture import Mixture, Realised
 from loraweave.data.prepare import longest_example
-from loraweave.errors import UserError, in_a_line
+from loraweave.errors import in_a_line
 from loraweave.estimate.fake_step import Batch
 from loraweave.estimate.memory import Device, Memory, StepPlan, estimate
+from loraweave.estimate.weightless import injected, sized_base, tokenizer_at_hand
 from loraweave.quiet import quiet_libraries
-from loraweave.runs.adapting import adapted
 from loraweave.runs.config import RunConfig
 from loraweave.runs.language import language_notice
 from loraweave.runs.methods import ChosenMethod, Method
 from loraweave.runs.resolve import ResolvedRun, resolve
-from loraweave.runs.settings import ONLY, uses_fsdp
-from loraweave.tasks.outline import Outline, nothing_downloaded, outlines
+from loraweave.runs.settings import uses_fsdp
+from loraweave.tasks.outline import Outline, outlines
 from loraweave.terminal import plain_console
-from loraweave.training.auxiliary import Auxiliary
-
-SHAPES = Path(__file__).parents[1] / "bases" / "shapes"
-"""Configurations of some public models, as far as sizes go, for where the hub is out of reach."""
 
 LARGEST_ON_CPU = 1_000_000_000  # parameters; nobody trains larger ones there
 
@@ -87,9 +82,11 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
     """
     console = console or plain_console(stderr=True)
     with quiet_libraries():
-        base, shipped = _empty_base(config.model, config.trust_code)
+        base, shipped = sized_base(config.base)
         parameters = sum(p.numel() for p in base.parameters())
         run = resolve(config, base, output)
+        if (name := config.base.quantization) is not None and (missing := missing_library(name)) is not None:
+            console.print(f"{missing}; a run here would end with that", markup=False, soft_wrap=True)
         config, args = run.config, run.args
         tasks = outlines(
             config.tasks, config.base_dir, config.data_dir, config.chat_template, config.seed, config.trust_code
@@ -98,7 +95,7 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
         config.mixture.check_tasks(names)
         if run.method.method.trains != "nothing" and (notice := language_notice(base)):
             console.print(notice, markup=False, soft_wrap=True)
-        layers, trainable = _injected(run, base, names)
+        layers, trainable = injected(run, base, names)
         realised, rows = _data(run, base, tasks, console)
         shares: list[float | None] = [row["wanted"] for row in realised]
         memory: dict[str, Memory] = {}
@@ -128,32 +125,6 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
     )
 
 
-def _empty_base(name: str, trust_code: bool) -> tuple[PreTrainedModel, bool]:
-    """The base on the meta device, and whether its sizes are those that ship."""
-    try:
-        return empty_base(name, trust_code), False
-    except UserError as error:
-        if (SHAPES / name / "config.json").is_file():
-            return empty_base(SHAPES / name), True
-        if Path(name).is_dir() or Path(name).is_absolute():
-            raise
-        raise UserError(
-            f"{error}; a dry run needs no more than its config.json: give a folder that holds one"
-        ) from error
-
-
-def _injected(run: ResolvedRun, base: PreTrainedModel, names: list[str]) -> tuple[dict[str, int], int]:
-    """Adapted layers by their last names, and the numbers that are trained, counted on the injected model."""
-    if run.method.method.trains == "nothing":
-        return {}, 0
-    only = run.config.train.get(ONLY)
-    with torch.device("meta"), adapted(base, run.method, names, run.config.seed, keep_base=False, only=only) as model:
-        Auxiliary(model, run.method.losses, names, accelerator=None).release()  # refuses what has no meaning
-        adapters = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-        layers = Counter(name.rpartition(".")[2] for name in adapters)
-        return dict(layers), sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
 def _settings(choice: ChosenMethod, names: list[str]) -> dict[str, Any]:
     """The method's fields and what is in them; of PEFT's own methods, whose fields are many, those that were chosen."""
     method, given = choice.method, choice.given
@@ -180,17 +151,6 @@ def _settings(choice: ChosenMethod, names: list[str]) -> dict[str, Any]:
     return {name: values[name] for name in shown if values[name] not in empty and not without_effect.get(name)}
 
 
-def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase | None:
-    """The base's tokenizer, if it is at hand; UserError for one in a folder that a run could not use."""
-    with nothing_downloaded():
-        try:
-            return load_tokenizer(config.model, config.trust_code)
-        except UserError:
-            if has_tokenizer(resolve_base(config.model)):
-                raise
-            return None
-
-
 def _data(
     run: ResolvedRun, base: PreTrainedModel, tasks: list[Outline], console: Console
 ) -> tuple[list[Realised], int | None]:
@@ -201,8 +161,8 @@ def _data(
     loaded = [outline.task for outline in tasks if outline.task is not None]
     if len(loaded) < len(tasks) or run.method.method.trains == "nothing":
         return [], None
-    if (tokenizer := _tokenizer(run.config)) is not None:
-        check_vocabulary(base, tokenizer, run.config.model)
+    if (tokenizer := tokenizer_at_hand(run.config.base)) is not None:
+        check_vocabulary(base, tokenizer, run.config.base.name)
         data, plan, _ = run.prepare_data(loaded, base, tokenizer, console)
         return data.realised(plan.seen(run.schedule.rows(len(plan)))), len(plan)
     config = run.config
@@ -246,7 +206,9 @@ def _memory(
             accumulate=args.gradient_accumulation_steps > 1,
             optim=str(getattr(args.optim, "value", args.optim)),
         )
-        return estimate(base.config, config.method, names, plan, device)
+        spec = config.base
+        weights = None if spec.dtype == "auto" else pick_dtype(spec.dtype)
+        return estimate(base.config, config.method, names, plan, device, weights, spec.quantization)
 
     gpu = on("gpu")
     devices = int(os.environ.get("WORLD_SIZE", 1))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from loraweave.bases.quantization import QUANTIZATIONS
 from loraweave.estimate.fake_step import Batch, FakeModel, bytes_of
 from loraweave.runs.methods import MethodSpec
 
@@ -136,23 +137,25 @@ def estimate(
     plan: StepPlan,
     device: Device,
     weights: torch.dtype | None = None,
+    quantization: str | None = None,
 ) -> Memory:
     """The memory of a run on one device, if every row is full and every position scored: the most that it can need.
 
     Args:
-        config: of the base. A quantised one counts by its bits.
+        config: of the base. Weights that are quantised count by their bits.
         spec: the method.
         task_names: the run's tasks.
         plan: sizes and settings.
         device: its kind.
         weights: type of the base's; by default as `load_base` has it, bfloat16 on a GPU and float32 on a CPU.
+        quantization: of its linear layers when they are loaded, by its name in a run file.
 
     Raises:
         Exception: whatever a model raises that looks at values on its way, since there are none.
     """
     dtype = weights or WEIGHTS[device]
     model = FakeModel(config, spec, task_names, dtype)
-    saved, unpacked = _quantised(config, dtype)
+    saved, unpacked = _quantised(config, dtype, quantization)
     settings: dict[str, Any] = {"autocast": plan.autocast, "on_gpu": device == "gpu"}
     step = model.train(plan.batch, checkpointing=plan.checkpointing, accumulate=plan.accumulate, **settings)
     forward = model.validate(plan.validation, **settings).most if plan.validation is not None else 0
@@ -176,19 +179,23 @@ def estimate(
     )
 
 
-def _quantised(config: PretrainedConfig, dtype: torch.dtype) -> tuple[int, int]:
+def _quantised(config: PretrainedConfig, dtype: torch.dtype, quantization: str | None) -> tuple[int, int]:
     """Bytes that quantisation saves, and those of the largest layer when it is unpacked for a product.
 
-    All linear layers but the head have `bits` for each weight, and a scale of four bytes for every 64 of them: about
-    what bitsandbytes, GPTQ, AWQ and FP8 keep. A `quantization_config` that does not tell its bits saves nothing.
+    Of all linear layers but the head. Weights that come quantised have `bits` each, and a scale of four bytes for every
+    64 of them: about what bitsandbytes, GPTQ, AWQ and FP8 keep. A `quantization_config` that does not tell its bits
+    saves nothing.
     """
     given = getattr(config, "quantization_config", None) or {}
     get = given.get if isinstance(given, Mapping) else lambda key: getattr(given, key, None)
     bits = get("bits") or (4 if get("load_in_4bit") else 8 if get("load_in_8bit") else None)
-    if not bits:
+    each = bits / 8 + 4 / 64 if bits else dtype.itemsize
+    if quantization is not None:
+        each = QUANTIZATIONS[quantization].bytes
+    if each == dtype.itemsize:
         return 0, 0
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     head = model.get_output_embeddings()
     sizes = [m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
-    return int(sum(sizes) * (dtype.itemsize - bits / 8 - 4 / 64)), max(sizes, default=0) * dtype.itemsize
+    return int(sum(sizes) * (dtype.itemsize - each)), max(sizes, default=0) * dtype.itemsize

@@ -14,8 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 
 from loraweave import bases
 from loraweave.adapters.config import NAME as ADAPTER_CONFIG
-from loraweave.adapters.config import read_config
-from loraweave.bases import Base, check_fingerprint, fingerprint, load_base
+from loraweave.bases import Base, BaseName, BaseSpec, check_fingerprint, fingerprint, load_base
 from loraweave.data.border import context_ids
 from loraweave.errors import UserError, nearest
 from loraweave.evaluation.beside import untouched
@@ -25,7 +24,7 @@ from loraweave.files import file_hash
 from loraweave.quiet import quiet_libraries, without_bars
 from loraweave.runs.attaching import attach
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary
+from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary, recorded_base
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task, load_tasks
 from loraweave.tasks.template import apply_template
@@ -213,9 +212,9 @@ class Loaded:
 def load(
     folder: str | Path,
     *,
-    base: str | None = None,
+    base: BaseName | None = None,
     tasks: Sequence[Any] | None = None,
-    dtype: str = "auto",
+    dtype: str | None = None,
     device: str | None = None,
     trust_code: bool = False,
 ) -> Loaded:
@@ -223,10 +222,11 @@ def load(
 
     Args:
         folder: of any of these.
-        base: name or folder of the base, in the place of the one that the folder names. Of a model that was trained
-            whole, or merged, it is what it is shown beside.
+        base: name, folder or file of the base, in the place of the one that the folder names; it is loaded as that one
+            was, quantised for example, unless it is a `BaseSpec`. Of a model that was trained whole, or merged, it is
+            what it is shown beside.
         tasks: as in a run file, in the place of the run's, or for an adapter without its run.
-        dtype: of the base's weights, as of `bases.load_base`.
+        dtype: of the base's weights, as of `bases.load_base`; as they were loaded for training when None.
         device: "cpu", "cuda" and so on; a GPU where there is one when None.
         trust_code: run functions that task files name, and code that comes with a base.
 
@@ -257,15 +257,15 @@ def load(
 
     def load_named() -> Base:
         """The base by itself, found to be the right one."""
-        recorded = read_shaped(run.base, BaseRecord) if run.base.is_file() else {}
-        named = base or (config.model if config is not None else recorded.get("name"))
-        if not named and adapter is not None:
-            named = read_config(adapter).base_model_name_or_path
-        if not named:
+        spec = config.base if config is not None else recorded_base(folder)
+        if base is not None:
+            spec = BaseSpec.of(base) if spec is None else spec.renamed(base)
+        if spec is None:
             raise UserError(f"{folder}: nothing here says which base it was made from; name it with base=, or --base")
-        model, tokenizer = load_base(named, dtype, trust_code=trust_code)
-        if base is None and "fingerprint" in recorded:
-            check_fingerprint(model, recorded["fingerprint"], str(folder))
+        model, tokenizer = load_base(spec, dtype, trust_code)
+        known = read_shaped(run.base, BaseRecord) if base is None and run.base.is_file() else {}
+        if "fingerprint" in known:
+            check_fingerprint(model, known["fingerprint"], str(folder))
         return model.to(where), tokenizer
 
     with quiet_libraries():

@@ -88,8 +88,8 @@ def train_experts(
     console = console or plain_console(stderr=True)
     wanted = _wanted(config, only)
     with quiet_libraries():
-        base = base or load_base(config.model, trust_code=config.trust_code)
-    there = ExpertLibrary.create(library, config.model, fingerprint(base[0]))
+        base = base or load_base(config.base)
+    there = ExpertLibrary.create(library, config.base.name, fingerprint(base[0]))
     if taken := [name for name in wanted if name in there.experts()]:
         if not (resume or replace):
             raise UserError(
@@ -111,7 +111,7 @@ def train_experts(
                 description=said.description,
                 instructions=said.instructions or _examples(group[name].task),
                 prefixes=said.prefixes,
-                base=config.model,
+                base=config.base.name,
                 replace=replace,
             )
             console.print(f"expert    {name}  {added[name].folder}", markup=False, soft_wrap=True)

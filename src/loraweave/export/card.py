@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from loraweave.card import base_arguments
 from loraweave.export import vllm
 from loraweave.export.record import Export, plain_difference
 from loraweave.export.source import Source
@@ -14,7 +15,7 @@ _LOAD = {
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained({base!r})
+base = AutoModelForCausalLM.from_pretrained({base})
 model = PeftModel.from_pretrained(base, "THIS FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
 ```
@@ -62,7 +63,7 @@ def write_card(export: Export, folder: Path, source: Source) -> None:
     parts += ["## How near it is to the adapter\n", f"{plain_difference(export).capitalize()}.\n"]
     if table := _table(export):
         parts.append(table)
-    parts += ["## How to load it\n", _LOAD[export.to].format(base=source.base, name=export.name)]
+    parts += ["## How to load it\n", _LOAD[export.to].format(base=base_arguments(source.base, source.spec.revision))]
     if export.to == "lora" and not export.notes:
         line = vllm.serve_line(source.base, {export.name: Path("THIS FOLDER")}, export.rank or 1)
         parts.append(f"Served by vLLM:\n\n    {line}\n")

@@ -10,9 +10,10 @@ from peft import PeftModel
 
 from loraweave.adapters.plain import PlainLora
 from loraweave.bases import base_config
+from loraweave.bases.gguf import import_gguf
 from loraweave.errors import UserError
 from loraweave.export import lora
-from loraweave.export.gguf_shapes import Names, import_gguf, shape_of
+from loraweave.export.gguf_shapes import Names, shape_of
 from loraweave.export.source import Source
 from loraweave.export.target import TOLERANCE, Work, check_plain
 from loraweave.export.variants import Variant
@@ -24,7 +25,7 @@ def check(source: Source) -> None:
     """Raise UserError if llama.cpp's LoRA cannot hold what the adapter is, or the base is of a shape unknown here."""
     import_gguf()
     check_plain(source, "export --to gguf --merged instead")
-    config = base_config(source.base, source.trust_code)
+    config = base_config(source.spec)
     names = Names(config)
     for layer in source.adapter.sizes:
         names.of(f"{layer}.weight")

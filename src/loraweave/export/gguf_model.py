@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from loraweave.adapters.plain import PlainLora
 from loraweave.bases import base_config, load_tokenizer
+from loraweave.bases.gguf import import_gguf
 from loraweave.export import merged
-from loraweave.export.gguf_shapes import Names, Shape, import_gguf, shape_of, unknown
+from loraweave.export.gguf_shapes import Names, Shape, shape_of, unknown
 from loraweave.export.gguf_vocab import add_vocabulary, check_tokenizer
 from loraweave.export.source import Source
 from loraweave.export.target import Work
@@ -30,8 +31,8 @@ def check(source: Source) -> None:
     unknown here."""
     import_gguf()
     merged.check(source)
-    check_config(base_config(source.base, source.trust_code))
-    check_tokenizer(load_tokenizer(source.base, source.trust_code))
+    check_config(base_config(source.spec))
+    check_tokenizer(load_tokenizer(source.spec))
 
 
 def check_config(config: Any) -> None:

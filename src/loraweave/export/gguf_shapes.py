@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from loraweave.bases.gguf import import_gguf
 from loraweave.errors import UserError
 
 
@@ -37,19 +38,6 @@ SHAPES = {
     "gemma3_text": Shape("gemma3", norm_shift=1.0, full_every=6),
 }
 """By `model_type` of the base's configuration."""
-
-
-def import_gguf() -> Any:
-    """The `gguf` package.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        import gguf
-    except ImportError as error:
-        raise UserError("--to gguf needs the package gguf: pip install 'loraweave[gguf]'") from error
-    return gguf
 
 
 def shape_of(config: PreTrainedConfig) -> Shape:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from loraweave.adapters.plain import PlainLora
-from loraweave.bases import base_config
+from loraweave.bases import base_config, is_quantised
+from loraweave.bases.gguf import holds_rounded_weights
 from loraweave.errors import UserError
 from loraweave.export.measure import told_task
 from loraweave.export.source import Source
@@ -31,10 +32,10 @@ def check(source: Source) -> None:
         raise UserError(
             f"{source.adapter.folder}: {source.unfixed}, and heads are weighed by the input: there is no merging both"
         )
-    config = base_config(source.base, source.trust_code)
-    if getattr(config, "quantization_config", None) is not None:
+    gguf = Path(source.base).is_file() and holds_rounded_weights(Path(source.base))
+    if gguf or source.spec.quantization is not None or is_quantised(base_config(source.spec)):
         raise UserError(
-            f"{source.base}: quantised, and merging would round the update away; name the unquantised base with --base"
+            f"{source.spec}: quantised, and merging would round the update away; name the unquantised base with --base"
         )
 
 
@@ -99,7 +100,7 @@ def running(work: Work, folder: Path) -> Iterator[PreTrainedModel]:
 
 def own_dtype(source: Source) -> torch.dtype:
     """The dtype in which the base's weights are kept."""
-    found = getattr(base_config(source.base, source.trust_code).get_text_config(), "dtype", None) or torch.float32
+    found = getattr(base_config(source.spec).get_text_config(), "dtype", None) or torch.float32
     return found if isinstance(found, torch.dtype) else getattr(torch, str(found))
 
 

@@ -73,7 +73,7 @@ def write_record(export: Export, folder: Path, source: Source) -> None:
             "largest_difference": export.largest,
             "differences": {name or "random tokens": asdict(each) for name, each in export.differences.items()},
             "scores": {name: {"adapter": a, "export": b} for name, (a, b) in export.scores.items()},
-            "base": {"name": source.base, "fingerprint": source.fingerprint},
+            "base": {"name": source.base, "fingerprint": source.fingerprint, **source.spec.options()},
             "notes": list(export.notes),
             "went_in": hashes_of(source.adapter.folder),
             "files": {path: digest for path, digest in hashes_of(folder).items() if path != NAME},

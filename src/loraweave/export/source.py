@@ -10,11 +10,11 @@ from transformers.pytorch_utils import Conv1D
 
 from loraweave.adapters.config import beyond_plain
 from loraweave.adapters.file import AdapterFile
-from loraweave.bases import Base, empty_base, fingerprint, load_base, resolve_base
+from loraweave.bases import Base, BaseSpec, empty_base, fingerprint, load_base, resolve_base
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary
+from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary, recorded_base
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
 
@@ -26,7 +26,7 @@ class Source:
     Attributes:
         folder: as named.
         adapter: its files, opened and checked.
-        base: the base's name or folder. base_name: the same as it was written, which may be "nano".
+        spec: the base, and how it is loaded. base_name: its name as it was written, which may be "nano".
         base_given: whether the base was named beside the adapter, and not by it.
         fingerprint: of the base that it was trained on; None where that is not known.
         config: the run file; None for an adapter without a run.
@@ -35,12 +35,17 @@ class Source:
 
     folder: Path
     adapter: AdapterFile
-    base: str
+    spec: BaseSpec
     base_name: str
     base_given: bool
     fingerprint: str | None
     config: RunConfig | None
     trust_code: bool = False
+
+    @property
+    def base(self) -> str:
+        """The base's name, folder or file."""
+        return self.spec.name
 
     @property
     def method(self) -> str:
@@ -80,7 +85,7 @@ class Source:
 
     def check_layers(self) -> None:
         """Raise UserError if an update lies beside a whole block of the base, where there is no weight to change."""
-        layers = dict(empty_base(self.base, self.trust_code).named_modules())
+        layers = dict(empty_base(self.spec).named_modules())
         for path in self.adapter.sizes:
             if path in layers and not isinstance(layers[path], (nn.Linear, Conv1D)):
                 raise UserError(
@@ -95,7 +100,7 @@ class Source:
         Raises:
             UserError: it cannot be loaded, or it is another one than the adapter was trained on.
         """
-        model, tokenizer = load_base(self.base, dtype, trust_code=self.trust_code)
+        model, tokenizer = load_base(self.spec, dtype)
         if not self.base_given and self.fingerprint is not None and fingerprint(model) != self.fingerprint:
             raise UserError(
                 f"{self.base}: this is not the base that {self.folder} was trained on (fingerprint "
@@ -143,10 +148,9 @@ def open_source(folder: str | Path, base: str | None = None, trust_code: bool = 
         at = run.adapter
     adapter = AdapterFile(at)
     adapter.check_values()
-    recorded = read_shaped(at / "base.json", BaseRecord) if (at / "base.json").is_file() else {}
-    name = base or (config.model if config else recorded.get("name") or adapter.config.base_model_name_or_path)
-    if not name:
+    spec = BaseSpec.of(base) if base is not None else config.base if config is not None else recorded_base(at)
+    if spec is None:
         raise UserError(f"{at}: nothing here says which base the adapter belongs to; name it with --base")
-    return Source(
-        folder, adapter, resolve_base(name), name, base is not None, recorded.get("fingerprint"), config, trust_code
-    )
+    recorded = read_shaped(at / "base.json", BaseRecord) if (at / "base.json").is_file() else {}
+    name, spec = spec.name, BaseSpec.of(spec, trust_code, name=resolve_base(spec))
+    return Source(folder, adapter, spec, name, base is not None, recorded.get("fingerprint"), config, trust_code)

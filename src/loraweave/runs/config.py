@@ -6,21 +6,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
 from typing_extensions import Self
 
+from loraweave.bases.gguf import SUFFIX as GGUF
+from loraweave.bases.spec import BaseSpec
 from loraweave.data.mixture import MixtureConfig
-from loraweave.errors import UserError, nearest, shown
+from loraweave.errors import ManyError, UserError, check_none, nearest, shown
 from loraweave.files import write_text
 from loraweave.paths import user_path
 from loraweave.runs.methods import METHODS, choose_method
-from loraweave.runs.settings import check_train_values
+from loraweave.runs.problems import Places, told
+from loraweave.runs.settings import train_problems
 from loraweave.runs.yamlfile import Lines, NotYamlError, parse_value, read_yaml
 from loraweave.tasks import Task, load_tasks
 from loraweave.tasks.spec import parse_spec
 from loraweave.tasks.untrained import load_untrained
 
 MAX_SEED = 2**32 - 1  # what NumPy takes
+DEFAULT_METHOD = "rlora"
 
 
 def _fit_task(entry: str | dict[str, Any]) -> str | dict[str, Any]:
@@ -52,20 +56,34 @@ class EvalConfig(BaseModel):
     forgetting: list[Annotated[str | dict[str, Any], AfterValidator(_fit_untrained)]] = Field(default_factory=list)
 
 
+def _as_written(value: Any) -> str:
+    """Whether `model:` is a mapping or a name, so that only what is wrong with the one that it is gets told."""
+    return "a mapping" if isinstance(value, (Mapping, BaseSpec)) else "a name"
+
+
+Model = Annotated[Annotated[str, Tag("a name")] | Annotated[BaseSpec, Tag("a mapping")], Discriminator(_as_written)]
+_SHORT = {"model": ("name", None), "method": ("name", DEFAULT_METHOD), "mixture": ("strategy", "proportional")}
+"""Sections that may be a word: which of their keys it is, and what they are by default. So `method.r=8` can be set over
+`method: rlora`, and `mixture.total=100` over `mixture: equal`."""
+_OF_PYDANTIC = ("str", "dict[str,any]", "a name", "a mapping")
+"""What pydantic puts into the place of an error beside the file's own keys."""
+
+
 class RunConfig(BaseModel):
     """A run file.
 
     Attributes:
-        model: the base: "nano", a folder, or a name on the hub.
+        model: the base: "nano", a folder, a .gguf file or a name on the hub; or a mapping with `name` and how it is
+            loaded.
         method: a method's name; a mapping with `name` and that method's fields; bare knobs of WeaveConfig; or a mapping
             with `adapter`, the folder of one to train on.
-        tasks: lm-eval task names, task YAMLs or data files, or mappings; see `tasks.load_tasks`.
+        tasks: lm-eval task names, task YAMLs or data, or mappings with `task` and what else is said about it.
         data_dir: where task YAMLs look for their data files.
         chat_template: send prompts through the tokenizer's chat template, in training and in evaluation.
         cut_prompts: train also where a task loses most of its prompts' beginnings to `train.max_length`.
         mixture: how often each task is drawn.
-        train: Hugging Face TrainingArguments by their own names; see `settings.DEFAULTS`. `learning_rate` may be one
-            number, or one for each method by its name; `only: router` trains the routers of an adapter alone.
+        train: Hugging Face TrainingArguments by their own names, with defaults of this package. `learning_rate` may be
+            one number, or one for each method by its name; `only: router` trains the routers of an adapter alone.
         eval: how the trained model is scored.
         seed: of the adapter's start, the order of the data and dropout.
         output: folder of the run.
@@ -79,8 +97,8 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str
-    method: str | dict[str, Any] = "rlora"
+    model: Model
+    method: str | dict[str, Any] = DEFAULT_METHOD
     tasks: list[Annotated[str | dict[str, Any], AfterValidator(_fit_task)]] = Field(min_length=1)
     data_dir: str | None = None
     chat_template: bool = False
@@ -103,15 +121,14 @@ class RunConfig(BaseModel):
     @field_validator("train")
     @classmethod
     def _known_training_arguments(cls, value: dict[str, Any]) -> dict[str, Any]:
-        check_train_values(value)
         rates = value.get("learning_rate")
-        for name in rates if isinstance(rates, Mapping) else ():
-            if name not in METHODS:
-                raise UserError(f"train.learning_rate: unknown method {name!r}{nearest(name, METHODS)}")
+        unknown = [name for name in rates if name not in METHODS] if isinstance(rates, Mapping) else []
+        told = [f"train.learning_rate: unknown method {name!r}{nearest(name, METHODS)}" for name in unknown]
+        check_none([*train_problems(value), *told])
         return value
 
     def __init__(self, **values: Any) -> None:
-        self._fill(values, Lines(Path("RunConfig"), None), {})
+        self._fill(values, Places(Lines(Path("RunConfig"), None), {}, _OF_PYDANTIC))
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -128,18 +145,13 @@ class RunConfig(BaseModel):
             UserError: no such file, text that does not parse, an unknown key or a value out of range; with file and
                 line, and the nearest known key.
         """
-        path = Path(path)
-        values, lines = read_yaml(path)
-        values.setdefault("base_dir", str(path.parent.resolve()))
-        set_here: dict[tuple[str, ...], str] = {}
-        for override in overrides:
-            keys, value = _parse_override(override)
-            _put(values, keys, value, override)
-            set_here[keys] = override
+        values, places = read_run_file(path, overrides)
         config = cls.__new__(cls)
-        config._fill(values, lines, set_here)
-        if (path.parent / "base.json").exists():  # a run's folder, which may be somebody else's
+        config._fill(values, places)
+        if (Path(path).parent / "base.json").exists():  # a run's folder, which may be somebody else's
             config.trust_code = False
+            if isinstance(config.model, BaseSpec):
+                config.model = config.model.model_copy(update={"trust_code": False})
         return config
 
     @classmethod
@@ -154,40 +166,51 @@ class RunConfig(BaseModel):
         """
         return given if isinstance(given, cls) else cls.load(given)  # type: ignore[arg-type]
 
-    def _fill(self, values: dict[str, Any], lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> None:
-        """Check and take the values, paths from where they start; UserError with the place of the first wrong one."""
+    def _fill(self, values: dict[str, Any], places: Places) -> None:
+        """Check and take the values, paths from where they start; ManyError with the place of each wrong one."""
         try:
             self.__pydantic_validator__.validate_python(values, self_instance=self)
         except ValidationError as error:
-            raise UserError(_first_problem(error, lines, set_here)) from error
-        self.base_dir = self._path("base_dir", Path.cwd(), lines, set_here)
-        for key in ("model", "data_dir", "output"):
-            start = Path() if (key,) in set_here else self.base_dir
-            written = getattr(self, key)
-            if written is None or written == "nano":
-                continue
-            found = self._path(key, start, lines, set_here)
-            if key != "model" or found.is_dir() or written.startswith((".", "~", os.sep)):  # else a name
+            raise ManyError(told(error, places, _known_beside)) from error
+        self.base_dir = _path(("base_dir",), self.base_dir, Path.cwd(), places)
+        for key in ("data_dir", "output"):
+            if (written := getattr(self, key)) is not None:
+                start = Path() if (key,) in places.set_here else self.base_dir
+                found = _path((key,), written, start, places)
                 setattr(self, key, str(found if key == "output" else found.resolve()))
-        self._trained_on(lines, set_here)
+        self._find_base(places)
+        self._trained_on(places)
 
-    def _trained_on(self, lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> None:
+    def _trained_on(self, places: Places) -> None:
         """The method of an adapter that is trained on: its path from where paths start, and its name with it, so that
         the run can be read when the adapter has gone."""
         if not isinstance(self.method, dict) or "adapter" not in self.method:
             return
-        start = Path() if ("method", "adapter") in set_here else self.base_dir
+        start = Path() if ("method", "adapter") in places.set_here else self.base_dir
         try:
             given = {**self.method, "adapter": str(user_path(str(self.method["adapter"]), start).resolve())}
             self.method = choose_method(given).spec
         except UserError as error:
-            raise UserError(f"{_where(['method'], lines, set_here)}: {error}") from None
+            raise UserError(f"{places.of(['method'])}: {error}") from None
 
-    def _path(self, key: str, start: Path, lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> Path:
-        try:
-            return user_path(getattr(self, key), start)
-        except UserError as error:
-            raise UserError(f"{_where([key], lines, set_here)}: {key}: {error}") from None
+    def _find_base(self, places: Places) -> None:
+        """Make the base's name a whole path where it is one."""
+        keys = ("model", "name") if isinstance(self.model, BaseSpec) else ("model",)
+        start = Path() if places.set_here.keys() & {keys, ("model",)} else self.base_dir
+        name = self.base.name
+        found = _path(keys, name, start, places)
+        there = found.is_dir() or (found.suffix == GGUF and found.is_file())
+        if name != "nano" and (there or name.startswith((".", "~", os.sep))):  # else a name on the hub
+            self.model = self._named(str(found.resolve()))
+
+    def _named(self, name: str) -> str | BaseSpec:
+        """`model`, by another name."""
+        return self.model.model_copy(update={"name": name}) if isinstance(self.model, BaseSpec) else name
+
+    @property
+    def base(self) -> BaseSpec:
+        """The base and how it is loaded."""
+        return BaseSpec.of(self.model, self.trust_code)
 
     def moved_to(self, folder: Path) -> "RunConfig":
         """The same with its files below another folder than `base_dir`, by the paths that they had from there; whatever
@@ -206,8 +229,8 @@ class RunConfig(BaseModel):
             else moved(task)
             for task in self.tasks
         ]
-        there = moved(self.model)
-        model = there if Path(there).is_dir() else self.model
+        there = moved(self.base.name)
+        model = self._named(there) if Path(there).exists() else self.model
         changed = {"base_dir": folder, "tasks": tasks, "data_dir": moved(self.data_dir), "model": model}
         return self.model_copy(update=changed)
 
@@ -240,6 +263,28 @@ class RunConfig(BaseModel):
         write_text(path, yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True))
 
 
+def read_run_file(path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], Places]:
+    """What stands in a run file, with settings put over it, and where; arguments and errors as of `RunConfig.load`, but
+    no value is looked at."""
+    path = Path(path)
+    values, lines = read_yaml(path)
+    values.setdefault("base_dir", str(path.parent.resolve()))
+    set_here: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        keys, value = _parse_override(override)
+        _put(values, keys, value, override)
+        set_here[keys] = override
+    return values, Places(lines, set_here, _OF_PYDANTIC)
+
+
+def _path(keys: tuple[str, ...], written: str | Path, start: Path, places: Places) -> Path:
+    """The path that stands under some keys; UserError with their place where there can be no such path."""
+    try:
+        return user_path(written, start)
+    except UserError as error:
+        raise UserError(f"{places.of(keys)}: {keys[0]}: {error}") from None
+
+
 def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
@@ -252,8 +297,7 @@ def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
 
 def _put(values: dict[str, Any], keys: Sequence[str], value: Any, override: str) -> None:
     *parents, last = keys
-    # `method: rlora` with method.r=8 over it, `mixture: equal` with mixture.total=100
-    for section, name, default in (("method", "name", "rlora"), ("mixture", "strategy", "proportional")):
+    for section, (name, default) in _SHORT.items():
         if parents == [section] and isinstance(values.get(section, default), str):
             values[section] = {name: values.get(section, default)}
     for parent in parents:
@@ -263,49 +307,8 @@ def _put(values: dict[str, Any], keys: Sequence[str], value: Any, override: str)
     values[last] = value
 
 
-def _first_problem(error: ValidationError, lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> str:
-    """The first thing that pydantic found wrong, as one line with its place."""
-    problems = error.errors()
-    # A key that is misspelt is both missing and unknown: the second tells more.
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    place = [key for key in problem["loc"] if key not in ("str", "dict[str,any]")]
-    words = [str(key) for key in place]
-    where = _where(place, lines, set_here)
-    name = ".".join(words)
-    if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key {name!r}{nearest(str(place[-1]), _known_beside(place))}"
-    if problem["type"] == "missing":
-        return f"{lines.path}: the key {name!r} is missing"
-    cause = (problem.get("ctx") or {}).get("error")
-    if isinstance(cause, UserError) and place[0] in ("tasks", "eval"):
-        return f"{where}: {cause}"
-    if isinstance(cause, UserError):  # from a method or a training argument: the message names the field
-        return f"{_place_of_field(str(cause), str(place[0]), lines, set_here)}: {cause}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {name}: {message}, got {shown(problem['input'])}"
-
-
-def _where(place: Sequence[Any], lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> str:
-    """The override, or the line of the file, in which the value at a place stands."""
-    words = [str(key) for key in place]
-    override = next((t for keys, t in set_here.items() if all(map(str.__eq__, keys, words))), None)
-    return f"--set {shown(override)}" if override else lines.of(place)
-
-
 def _known_beside(place: Sequence[Any]) -> Iterable[str]:
-    models: dict[str, type[BaseModel]] = {"mixture": MixtureConfig, "eval": EvalConfig}
+    """The keys that may stand where the last of some keys does."""
+    models: dict[str, type[BaseModel]] = {"model": BaseSpec, "mixture": MixtureConfig, "eval": EvalConfig}
     known = models.get(str(place[0]), RunConfig) if len(place) > 1 else RunConfig
     return [key for key in known.model_fields if key != "base_dir"]
-
-
-def _place_of_field(message: str, section: str, lines: Lines, set_here: Mapping[tuple[str, ...], str]) -> str:
-    """Where the field of `section` that a message speaks of was set: an override, or a line of the file."""
-    words = message.replace(":", " ").replace("'", " ").replace(f"{section}.", "").split()
-    if message.startswith("unknown method"):
-        words = ["name"]
-    for word in words:
-        if (section, word) in set_here:
-            return f"--set {shown(set_here[section, word])}"
-        if lines.of([section, word]) != lines.of([section]):
-            return lines.of([section, word])
-    return _where([section], lines, set_here)

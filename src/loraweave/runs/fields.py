@@ -1,7 +1,7 @@
 """What the fields of a method may hold: a word where a number belongs is told when the run file is read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, get_type_hints
 
@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from loraweave.config_checks import BY_LAYER, LIMITS, MOST
-from loraweave.errors import UserError, shown
+from loraweave.errors import shown
 
 _KNOBS: dict[str, Any] = {
     **{name: Annotated[int, Field(ge=1, le=most)] for name, most in MOST.items()},
@@ -35,29 +35,36 @@ _HINTS: dict[str, Any] = {
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-def check_fields(method: str, config_class: Any, given: Mapping[str, Any]) -> None:
-    """Compare what a run file sets of a method with the kinds that its configuration's fields are of.
+def field_problems(method: str, config_class: Any, given: Mapping[str, Any]) -> Iterator[str]:
+    """What a run file sets of a method, compared with the kinds that its configuration's fields are of.
 
     Args:
         method: its name, for the message.
         config_class: of its PEFT configuration; None where it has none.
         given: the fields that were set.
 
-    Raises:
-        UserError: a value of another kind, out of range or not finite; names the field.
+    Yields:
+        A line for each value of another kind, out of range or not finite; it names the field.
     """
     for name, value in given.items():
         adapter = _adapter(config_class, name) if config_class is not None else None
         if adapter is None:
             continue
         if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
-            raise UserError(f"method {method}: {name}: its keys must be names, got {shown(value)}")
+            yield f"method {method}: {name}: its keys must be names, got {shown(value)}"
+            continue
         try:
             adapter.validate_json(json.dumps(value, default=str))  # as JSON: a list stands for a set or a tuple too
         except ValidationError as error:
             problem = min(error.errors(), key=lambda one: -len(one["loc"]))
             inner = f" ({shown(problem['input'])})" if problem["loc"] else ""
-            raise UserError(f"method {method}: {name}: {problem['msg']}{inner}, got {shown(value)}") from None
+            yield f"method {method}: {name}: {problem['msg']}{inner}, got {shown(value)}"
+
+
+def field_hint(config_class: Any, name: str) -> Any:
+    """The kind of a field of a method, as a type; None where that cannot be checked."""
+    hint = _HINTS.get(name, _hints(config_class).get(name))
+    return None if _adapter(config_class, name) is None else hint
 
 
 @cache

@@ -1,7 +1,7 @@
 """The folder of a run: what lies where, and what may be put there.
 
 run.yaml            the full configuration
-base.json           the base model's name and fingerprint, and a hash of its tokenizer
+base.json           the base model's name and fingerprint, how it is loaded, and a hash of its tokenizer
 data.json           a hash of each task's examples
 environment.json    versions, hardware, seed
 mixture.json        what each task got, epoch by epoch together
@@ -25,6 +25,10 @@ from typing import Any, Literal
 import torch
 from typing_extensions import NotRequired, Required, TypedDict
 
+from loraweave.adapters.config import NAME as ADAPTER_CONFIG
+from loraweave.adapters.config import read_config
+from loraweave.bases.quantization import QuantizationName
+from loraweave.bases.spec import Attention, BaseSpec, Dtype
 from loraweave.data.mixture import Realised
 from loraweave.errors import UserError
 from loraweave.files import damage, is_left_over, make_folder
@@ -130,6 +134,22 @@ class BaseRecord(TypedDict):
     name: str
     fingerprint: NotRequired[str]
     tokenizer: NotRequired[str]
+    dtype: NotRequired[Dtype]
+    quantization: NotRequired[QuantizationName]
+    attn: NotRequired[Attention]
+    revision: NotRequired[str]
+
+
+def recorded_base(folder: Path) -> BaseSpec | None:
+    """The base that an adapter's folder names, and how it was loaded; None where it names none.
+
+    Raises:
+        UserError: the file that says so is broken.
+    """
+    if (folder / "base.json").is_file():
+        return BaseSpec.of_record(read_shaped(folder / "base.json", BaseRecord))
+    name = read_config(folder).base_model_name_or_path if (folder / ADAPTER_CONFIG).is_file() else None
+    return BaseSpec(name=str(name)) if name else None
 
 
 def read_summary(folder: str | Path) -> dict[str, Any]:

@@ -78,12 +78,12 @@ def load_run(
     if data_dir is not None:
         config = config.moved_to(_existing(data_dir))
     if isinstance(base, str):
-        config, base = config.model_copy(update={"model": base}), None
+        config, base = config.model_copy(update={"model": config.base.renamed(base)}), None
     with quiet_libraries():
         if summary["adapter"] == run.model.name:
             model, tokenizer = load_base(run.model, trust_code=trust_code)
         else:
-            model, tokenizer = base or load_base(config.model, trust_code=trust_code)
+            model, tokenizer = base or load_base(config.base)
             check_fingerprint(model, read_shaped(run.base, BaseRecord).get("fingerprint", "none"), str(run.path))
         if summary["adapter"] == run.adapter.name:
             model = attach(model, run.adapter)

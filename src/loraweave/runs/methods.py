@@ -9,7 +9,7 @@ A new method is one entry in `METHODS`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -35,8 +35,8 @@ from loraweave.config import (
     SmoraConfig,
     WeaveConfig,
 )
-from loraweave.errors import UserError, in_a_line, nearest, shown
-from loraweave.runs.fields import check_fields
+from loraweave.errors import UserError, check_none, in_a_line, nearest, shown
+from loraweave.runs.fields import field_problems
 from loraweave.runs.language import beside_language, leaving_out
 from loraweave.runs.loss_config import LossConfig
 
@@ -306,23 +306,39 @@ def choose_method(spec: MethodSpec) -> ChosenMethod:
         raise UserError(f"unknown method {shown(name)}{nearest(str(name), METHODS)} (known: {', '.join(METHODS)})")
     method = METHODS[name]
     known = method.fields()
-    if adapter is not None and method.config_class is None:
-        raise UserError(f"method {name}: it has no adapter that could be trained on")
     if adapter is not None:
+        if method.config_class is None:
+            raise UserError(f"method {name}: it has no adapter that could be trained on")
         known = [*LossConfig.model_fields]
         if own := next((key for key in given if key in method.fields() and key not in known), None):
             raise UserError(f"method {name}: {own} is the adapter's own, which is trained on as it is: leave it out")
+    losses = {**method.losses, **{key: value for key, value in given.items() if key in LossConfig.model_fields}}
+    check_none(_problems(method, given, known, label, losses))
+    folder = None if adapter is None else Path(adapter)
+    return ChosenMethod(method, given, LossConfig.model_validate(losses), label, folder)
+
+
+def _problems(
+    method: Method, given: Mapping[str, Any], known: list[str], label: Any, losses: Mapping[str, Any]
+) -> Iterator[str]:
+    """What is wrong with the fields that are set of a method, a line each."""
+    name = method.name
     for key in given:
         if key not in known:
             allowed = nearest(key, known) if known else f": {name} takes none"
-            raise UserError(f"method {name}: unknown field {shown(key)}{allowed}")
+            yield f"method {name}: unknown field {shown(key)}{allowed}"
     rank = given.get("r", 1)
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise UserError(f"method {name}: r (the rank) must be a whole number of at least 1, got {shown(rank)}")
-    check_fields(name, method.config_class, given)
+    whole = isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1
+    if not whole:
+        yield f"method {name}: r (the rank) must be a whole number of at least 1, got {shown(rank)}"
+    yield from field_problems(name, method.config_class, {k: v for k, v in given.items() if k != "r" or whole})
     if label is not None:
-        _check_label(name, label)
-    return ChosenMethod(method, given, _losses(method, given), label, None if adapter is None else Path(adapter))
+        yield from _label_problems(name, label)
+    try:
+        LossConfig.model_validate(losses)
+    except ValidationError as error:
+        for problem in error.errors():
+            yield f"method {name}: {problem['loc'][0]}: {problem['msg']}, got {shown(problem['input'])}"
 
 
 def method_of(config: PeftConfig) -> str:
@@ -332,22 +348,9 @@ def method_of(config: PeftConfig) -> str:
     return config.method if config.method in METHODS else "weave"
 
 
-def _check_label(name: str, label: Any) -> None:
+def _label_problems(name: str, label: Any) -> Iterator[str]:
     """A label is part of folders' names, and must not be taken for another method."""
     if not isinstance(label, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", label):
-        raise UserError(
-            f"method {name}: label must be a word of letters, digits and . _ + -, 64 at most, got {shown(label)}"
-        )
-    if label in METHODS and label != name:
-        raise UserError(f"method {name}: label {shown(label)} is the name of another method")
-
-
-def _losses(method: Method, given: Mapping[str, Any]) -> LossConfig:
-    losses = {**method.losses, **{key: value for key, value in given.items() if key in LossConfig.model_fields}}
-    try:
-        return LossConfig.model_validate(losses)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise UserError(
-            f"method {method.name}: {problem['loc'][0]}: {problem['msg']}, got {shown(problem['input'])}"
-        ) from None
+        yield f"method {name}: label must be a word of letters, digits and . _ + -, 64 at most, got {shown(label)}"
+    elif label in METHODS and label != name:
+        yield f"method {name}: label {shown(label)} is the name of another method"

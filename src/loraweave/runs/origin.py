@@ -6,21 +6,23 @@ from typing import Any
 
 from torch import nn
 
-from loraweave.bases import fingerprint
+from loraweave.bases import BaseSpec, fingerprint, resolve_base
 from loraweave.data.identity import content_hash, tokenizer_hash
 from loraweave.errors import UserError
-from loraweave.files import write_json
+from loraweave.files import file_hash, write_json
 from loraweave.runs.folder import BaseRecord, RunFolder
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
 
 
-def describe_base(name: str, model: nn.Module, tokenizer: Any) -> dict[str, str]:
-    """The content of base.json: the base's name, its fingerprint, and a hash of its tokenizer with the chat template,
-    where that can be told."""
-    described = {"name": name, "fingerprint": fingerprint(model)}
+def describe_base(base: BaseSpec, model: nn.Module, tokenizer: Any) -> dict[str, str]:
+    """The content of base.json: the base's name, its fingerprint, how it is loaded where that was said, a hash of its
+    tokenizer with the chat template, where that can be told, and of a GGUF file that one's hash."""
+    described = {"name": base.name, "fingerprint": fingerprint(model), **base.options()}
     if (hashed := tokenizer_hash(tokenizer)) is not None:
         described["tokenizer"] = hashed
+    if (file := Path(resolve_base(base))).is_file():
+        described["sha256"] = file_hash(file)
     return described
 
 
@@ -66,6 +68,9 @@ def check_base(folder: Path, before: Mapping[str, Any], now: Mapping[str, str]) 
             f"{folder}: cannot resume, the tokenizer of {now['name']} or its chat template has changed since this was "
             "begun; put it back, or choose another output"
         )
+    was, is_now = (BaseSpec.of_record(each) for each in (before, now))
+    if was.options() != is_now.options():
+        raise UserError(f"{folder}: cannot resume, this was begun with the base {was}, and now it is {is_now}")
 
 
 def check_data(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -3,14 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig
 
+from loraweave.bases import is_quantised
+from loraweave.bases.load import pick_dtype
+from loraweave.bases.quantization import QUANTIZATIONS
 from loraweave.data.plan import RowPlan
 from loraweave.data.prepare import RunData, prepare
 from loraweave.data.schedule import Schedule
+from loraweave.errors import UserError
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder
 from loraweave.runs.methods import ChosenMethod, choose_method
@@ -72,12 +78,34 @@ def resolve(config: RunConfig, model: PreTrainedModel, output: str | Path | None
         output: the run's folder; by default the run file's `output`, else `runs/<method>`.
 
     Raises:
-        UserError: a training argument that transformers or TRL refuses.
+        UserError: a training argument that transformers or TRL refuses; a quantised base that is to be trained whole.
     """
     method = choose_method(config.method)
+    quantised = config.base.quantization is not None or is_quantised(model.config)
+    if quantised and method.method.trains == "everything":
+        raise UserError(
+            f"method {method.name}: every weight of the base is trained, and those of {config.base} are quantised: "
+            "take the unquantised base, or an adapter such as lora"
+        )
+    config = config.model_copy(update={"train": _fitting(config)})
     folder = RunFolder(output or config.output or Path("runs") / method.name)
     config = with_defaults(config, method, model)
     return ResolvedRun(config, method, build_arguments(config.train, config.seed, folder.path), folder)
+
+
+def _fitting(config: RunConfig) -> dict[str, Any]:
+    """The `train` section, without autocast where the base's quantised layers do not take what it makes."""
+    base = config.base
+    if base.quantization is None or not QUANTIZATIONS[base.quantization].own_type:
+        return config.train
+    computed = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    for key, dtype in computed.items():
+        if config.train.get(key) and pick_dtype(base.dtype) != dtype:
+            raise UserError(
+                f"train.{key}: {base.quantization} computes in the type that the base is loaded in: set model.dtype to "
+                f"{str(dtype).removeprefix('torch.')}, or leave {key} out"
+            )
+    return {"bf16": pick_dtype(base.dtype) == torch.bfloat16 and not config.train.get("fp16"), **config.train}
 
 
 def with_defaults(config: RunConfig, method: ChosenMethod, model: PreTrainedModel) -> RunConfig:

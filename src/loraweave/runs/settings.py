@@ -4,8 +4,9 @@ Every field of TRL's SFTConfig (a TrainingArguments) may be set, except those th
 """
 
 import math
+import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from enum import Enum
 from functools import cache
@@ -18,7 +19,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from trl import SFTConfig
 
 from loraweave.bases import device
-from loraweave.errors import UserError, in_a_line, nearest, shown
+from loraweave.errors import UserError, check_none, in_a_line, nearest, shown
 
 DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 3,
@@ -67,10 +68,17 @@ _SETTLED = {
     "dataset_num_proc": "data comes from `tasks`",
     "logging_nan_inf_filter": "a loss that is not a number stops the run",
     "disable_tqdm": "the run has one progress bar of its own",
+    **dict.fromkeys(
+        ("push_to_hub", "hub_model_id", "hub_strategy", "hub_always_push", "hub_private_repo", "hub_revision"),
+        "a finished adapter goes to the hub with --push",
+    ),
+    "hub_token": "the hub's client knows it: hf auth login, or HF_TOKEN",
+    "trust_remote_code": "set `trust_code` at the top of the run file",
 }
 ONLY = "only"
 """The one field that is not Hugging Face's: what of an adapter is trained, the rest staying as it is."""
-_KNOWN = {f.name for f in fields(SFTConfig)}
+KNOWN = {f.name for f in fields(SFTConfig)} - set(_SETTLED)
+"""Fields of Hugging Face's that a run file may set."""
 _STRATEGIES = ("eval_strategy", "save_strategy", "logging_strategy")
 
 # Transformers and torch take these numbers as they come and fail in the middle of a run, or never.
@@ -91,40 +99,49 @@ _RANGES: dict[str, str] = {
     "adam_beta1": "from 0 to below 1",
     "adam_beta2": "from 0 to below 1",
 }
-_WITHIN: dict[str, Callable[[float], bool]] = {
-    "from 1 to 1,048,576": lambda value: 1 <= value <= 2**20,
-    "above 0, at most a billion": lambda value: 0 < value <= 1e9,
-    "above 0": lambda value: value > 0,
-    "at least 0": lambda value: value >= 0,
-    "from 0 to below 1": lambda value: 0 <= value < 1,
+_WITHIN: dict[str, dict[str, float]] = {
+    "from 1 to 1,048,576": {"minimum": 1, "maximum": 2**20},
+    "above 0, at most a billion": {"exclusiveMinimum": 0, "maximum": 10**9},
+    "above 0": {"exclusiveMinimum": 0},
+    "at least 0": {"minimum": 0},
+    "from 0 to below 1": {"minimum": 0, "exclusiveMaximum": 1},
+}
+_HOLDS: dict[str, Callable[[float, float], bool]] = {
+    "minimum": operator.ge,
+    "exclusiveMinimum": operator.gt,
+    "maximum": operator.le,
+    "exclusiveMaximum": operator.lt,
 }
 
 
-def check_train_values(train: Mapping[str, Any]) -> None:
-    """Refuse fields that do not exist, are settled elsewhere, or have a value of another kind or out of range.
+def train_bounds(key: str) -> dict[str, float]:
+    """The bounds of a number of the `train` section, as JSON schemas have them."""
+    return _WITHIN[_RANGES[key]] if key in _RANGES else {}
 
-    Raises:
-        UserError: names the field and the nearest known one, where to turn, or what is wanted.
-    """
-    for key in train:
+
+def train_problems(train: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a `train` section: fields that do not exist, are settled elsewhere, or have a value of another
+    kind or out of range. Each line names the field and the nearest known one, where to turn, or what is wanted."""
+    for key, value in train.items():
         if key == ONLY:
-            if train[key] not in (None, "router"):
-                raise UserError(f"train.only must be router, or left out to train all, got {shown(train[key])}")
+            if value not in (None, "router"):
+                yield f"train.only must be router, or left out to train all, got {shown(value)}"
             continue
         if key in _SETTLED:
-            raise UserError(f"train.{key} cannot be set: {_SETTLED[key]}")
-        if key not in _KNOWN:
-            raise UserError(
-                f"train.{key} is not a Hugging Face training argument{nearest(key, _KNOWN - set(_SETTLED))}"
-            )
-        value = train[key]
-        rates = value.values() if key == "learning_rate" and isinstance(value, Mapping) else [value]
-        for one in rates:
-            _check_value(key, one)
+            yield f"train.{key} cannot be set: {_SETTLED[key]}"
+        elif key not in KNOWN:
+            yield f"train.{key} is not a Hugging Face training argument{nearest(key, KNOWN)}"
+        else:
+            rates = value.values() if key == "learning_rate" and isinstance(value, Mapping) else [value]
+            for one in rates:
+                try:
+                    _check_value(key, one)
+                except UserError as error:
+                    yield str(error)
 
 
 def _check_value(key: str, value: Any) -> None:
-    hint = _type_hints()[key]
+    hint = train_hints()[key]
     if value is False and key in _STRATEGIES:  # YAML reads `no` as false
         return
     if key == "fsdp" and isinstance(value, bool):  # what transformers documents, though its field is a string
@@ -143,7 +160,8 @@ def _check_value(key: str, value: Any) -> None:
     if isinstance(value, int) and abs(value) >= 2**31:
         raise UserError(f"train.{key} must be below {2**31:,}, got {shown(value)}")
     wanted = _RANGES.get(key)
-    if wanted and not (_WITHIN[wanted](value) if value is not None else key != "max_length"):
+    within = value is None or all(_HOLDS[kind](value, bound) for kind, bound in train_bounds(key).items())
+    if not within or (value is None and key == "max_length"):
         raise UserError(f"train.{key} must be {wanted}, got {value!r}")
     if key == "report_to":
         for name in [value] if isinstance(value, str) else value or ():
@@ -154,7 +172,8 @@ def _check_value(key: str, value: Any) -> None:
 
 
 @cache
-def _type_hints() -> dict[str, Any]:
+def train_hints() -> dict[str, Any]:
+    """The kind of each field of TRL's SFTConfig, as it is annotated there."""
     return get_type_hints(SFTConfig)
 
 
@@ -169,7 +188,7 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
     Raises:
         UserError: an unknown or settled field, or a value that transformers or TRL refuses.
     """
-    check_train_values(train)
+    check_none(train_problems(train))
     values = {**DEFAULTS, "bf16": has_fast_bfloat16() and not train.get("fp16"), **train}
     for key in _STRATEGIES:
         values[key] = "no" if values.get(key) is False else values.get(key, "steps")  # YAML reads `no` as false

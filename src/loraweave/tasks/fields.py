@@ -1,6 +1,6 @@
 """Finds what a task's templates would print as the word "None": fields that a document lacks, or that are null."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -16,10 +16,13 @@ PLAIN_NAMES = ("doc_to_text", "prompt", *ANSWERS)
 """Templates that may be a field's bare name."""
 
 
-def check_fields(config: Any, rows: FileRows) -> None:
-    """`check_task_document` for every row of a file."""
+def field_problems(config: Any, rows: FileRows) -> Iterator[str]:
+    """What `check_task_document` says of the rows of a file, a line for each that it refuses."""
     for index, row in enumerate(rows.rows):
-        check_task_document(config, row, rows.place(index))
+        try:
+            check_task_document(config, row, rows.place(index))
+        except UserError as error:
+            yield str(error)
 
 
 def check_task_document(config: Any, document: Mapping[str, Any], place: str) -> None:

@@ -1,15 +1,15 @@
 """Finds lm-eval tasks by name or YAML file and builds them, with errors that a person can act on."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from loraweave.errors import UserError, nearest
+from loraweave.errors import ManyError, UserError, nearest
 from loraweave.tasks.files import existing
 from loraweave.tasks.sandbox import reason_of, sandbox_tasks
-from loraweave.tasks.task_yaml import check_trusted, read_task_yaml
+from loraweave.tasks.task_yaml import check_trusted, key_lines, read_task_yaml
 
 STRUCTURE_KEYS = {"task", "tag", "group", "task_list", "include", "class"}
 
@@ -101,30 +101,38 @@ def _build(config: dict[str, Any], path: Path, data_dir: Path | None, trust_code
 
 
 def check_keys(config: dict[str, Any], path: Path) -> None:
+    """Raise UserError where a task's file lacks what it must say, or says what nobody reads; it has all of it."""
+    if problems := [*_problems(config)]:
+        lines = key_lines(path)
+        raise ManyError(f"{path}{f', line {lines[key]}' if key in lines else ''}: {what}" for key, what in problems)
+
+
+def _problems(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the keys of a task's file: where, and what."""
     from lm_eval.api.registry import METRIC_REGISTRY
     from lm_eval.config.task import TaskConfig
 
     known = set(TaskConfig.__dataclass_fields__) | STRUCTURE_KEYS
     for key in config:
         if key not in known:
-            raise UserError(f"{path}: unknown key {str(key)!r}{nearest(str(key), known)}")
+            yield str(key), f"unknown key {str(key)!r}{nearest(str(key), known)}"
     if "class" in config:
         if not callable(config["class"]):
-            raise UserError(f"{path}: 'class' must be a !function that names a class, not {config['class']!r}")
+            yield "class", f"'class' must be a !function that names a class, not {config['class']!r}"
         return
     if not isinstance(config.get("task"), str):
-        raise UserError(f"{path}: lacks 'task', the task's name")
+        yield "task", "lacks 'task', the task's name"
     for key in ("dataset_path", "doc_to_text", "doc_to_target"):
         if config.get(key) is None and not (config.get("custom_dataset") or config.get("use_prompt")):
-            raise UserError(f"{path}: lacks {key!r}")
+            yield key, f"lacks {key!r}"
     for metric in config.get("metric_list") or ():
         name = metric.get("metric") if isinstance(metric, dict) else None
         # One that lm-eval does not ship may come from the library "evaluate", but not without its aggregation.
         by_itself = "aggregation" not in metric and config.get("process_results") is None
         if isinstance(name, str) and by_itself and name not in METRIC_REGISTRY:
-            raise _unknown_metric(name, str(path))
+            yield "metric_list", _no_metric(name)
     if config.get("test_split") is None and config.get("validation_split") is None:
-        raise UserError(f"{path}: lacks 'test_split' (or 'validation_split'): which split the task is evaluated on")
+        yield "test_split", "lacks 'test_split' (or 'validation_split'): which split the task is evaluated on"
 
 
 def _prepared(build: Callable[[], Any], what: str) -> list[Any]:
@@ -154,17 +162,17 @@ def _check_metrics(task: Any, what: str) -> None:
         return
     for name, function in task._metric_fn_list.items():
         if function is None:
-            raise _unknown_metric(name, what)
+            raise UserError(f"{what}: {_no_metric(name)}")
         if not callable(task._aggregation_list.get(name)):
             raise UserError(f"{what}: lm-eval has no such aggregation as the metric {name!r} asks for")
         if not isinstance(task._higher_is_better.get(name), (bool, type(None))):
             raise UserError(f"{what}: higher_is_better of the metric {name!r} must be true or false")
 
 
-def _unknown_metric(name: str, what: str) -> UserError:
+def _no_metric(name: str) -> str:
     from lm_eval.api.registry import METRIC_REGISTRY
 
-    return UserError(f"{what}: lm-eval has no metric {name!r} at hand{nearest(name, METRIC_REGISTRY)}")
+    return f"lm-eval has no metric {name!r} at hand{nearest(name, METRIC_REGISTRY)}"
 
 
 def is_missing_data(error: Exception) -> bool:

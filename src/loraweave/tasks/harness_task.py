@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from loraweave.errors import UserError
+from loraweave.errors import UserError, check_none, problems_of
 from loraweave.tasks.examples import Example
 from loraweave.tasks.prompts import example_from
 from loraweave.tasks.task import Group, Task
@@ -51,10 +51,14 @@ class HarnessTask(Task):
 
     def _examples(self, docs: Iterable[Any], split: str) -> list[Example]:
         place = getattr(self.lm_eval, "place", None)
-        examples = []
+        examples, problems = [], list[str]()
         for index, doc in enumerate(docs):
             where = place(split, index) if place else f"task {self.name!r}, document {index + 1} of {split!r}"
-            examples.append(example_from(self.lm_eval, doc, self.chat_template, where))
+            try:
+                examples.append(example_from(self.lm_eval, doc, self.chat_template, where))
+            except UserError as error:
+                problems += problems_of(error)
+        check_none(problems)
         if not examples:
             raise UserError(f"the split {split!r} of the task {self.name!r} ({self.origin}) is empty")
         return examples

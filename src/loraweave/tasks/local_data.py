@@ -11,10 +11,10 @@ from typing import Any
 import datasets
 from lm_eval.api.task import ConfigurableTask
 
-from loraweave.errors import UserError, nearest
-from loraweave.tasks.fields import check_fields, check_task_document
+from loraweave.errors import UserError, check_none, nearest
+from loraweave.tasks.fields import check_task_document, field_problems
 from loraweave.tasks.files import JSON_SUFFIXES, existing, read_rows
-from loraweave.tasks.rows import FileRows
+from loraweave.tasks.rows import BadRows, FileRows
 from loraweave.tasks.tables import SEPARATORS
 
 _TYPED = (*JSON_SUFFIXES, ".parquet")
@@ -40,8 +40,9 @@ class LocalTask(ConfigurableTask):
     """`dataset_kwargs.data_files` must be a mapping from split to a list of absolute paths (`resolve_data` makes it).
 
     Raises:
-        UserError: on construction: a file is missing or unreadable, a row lacks a field that a template prints, a split
-            that the task names is not there, or training and evaluation read the same file.
+        UserError: on construction: a file is missing or unreadable, rows of it are, or lack a field that a template
+            prints (all of them are named), a split that the task names is not there, or training and evaluation read
+            the same file.
     """
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -59,11 +60,13 @@ class LocalTask(ConfigurableTask):
         if train is not None and evaluated is not None and set(files[train]) & set(files[evaluated]):
             raise UserError(f"{source}: the splits {train!r} and {evaluated!r} read the same file: {files[train][0]}")
         self.sources: dict[str, list[FileRows]] = {}
+        bad, problems = BadRows(keep=True), list[str]()
         for split in wanted:
-            self.sources[split] = [read_rows(Path(path)) for path in files[split]]
+            self.sources[split] = [read_rows(Path(path), bad) for path in files[split]]
             if self.config.process_docs is None:  # else the templates see other fields than the file has
                 for rows in self.sources[split]:
-                    check_fields(self.config, rows)
+                    problems += field_problems(self.config, rows)
+        check_none([*(row.message for row in bad.found), *problems])
         every = [part for parts in self.sources.values() for part in parts]
         names = list(dict.fromkeys(name for part in every for row in part.rows for name in row))
         self.dataset = datasets.DatasetDict({split: _dataset(parts, names) for split, parts in self.sources.items()})

@@ -60,14 +60,14 @@ def outlines(
     try:
         return [_loaded(task) for task in load(specs)]
     except UserError as error:
-        if not _is_missing_data(error):
+        if not is_missing_data(error):
             raise
     found: list[Outline] = []
     for number, entry in enumerate(specs, start=1):
         try:
             found += [_loaded(task) for task in load([entry])]
         except UserError as error:
-            if not _is_missing_data(error):
+            if not is_missing_data(error):
                 raise
             found += _described(parse_spec(entry, f"tasks, entry {number}"), base_dir, trust_code)
     check_names((outline.name, outline.data) for outline in found)
@@ -83,7 +83,8 @@ def nothing_downloaded() -> Iterator[None]:
         yield
 
 
-def _is_missing_data(error: UserError) -> bool:
+def is_missing_data(error: UserError) -> bool:
+    """Whether an error says that data would have to be downloaded, and cannot be from here."""
     return isinstance(error.__cause__, Exception) and harness.is_missing_data(error.__cause__)
 
 

@@ -54,6 +54,13 @@ def read_task_yaml(path: Path, trust_code: bool = False) -> dict[str, Any]:
     return {key: _resolved(value, str(key), path, trust_code) for key, value in config.items()}
 
 
+def key_lines(path: Path) -> dict[str, int]:
+    """The line of each key at the top of a YAML file; those of files that it includes are not among them."""
+    root = yaml.compose(path.read_bytes(), Loader=yaml.SafeLoader)
+    pairs = root.value if isinstance(root, yaml.MappingNode) else ()
+    return {str(key.value): key.start_mark.line + 1 for key, _ in pairs}
+
+
 def is_installed(path: Path) -> bool:
     """Whether a file came with lm-eval's tasks or with this package: installed code, like all that runs."""
     return any(path.resolve().is_relative_to(folder) for folder in _installed())

@@ -108,7 +108,7 @@ def train(
     """
     config, console = RunConfig.of(config), console or plain_console(stderr=True)
     with quiet_libraries():
-        model, tokenizer = base or load_base(config.model, trust_code=config.trust_code)
+        model, tokenizer = base or load_base(config.base)
         run = resolve(config, model, output)
         if base is not None and uses_fsdp(run.args):
             raise UserError(
@@ -124,7 +124,7 @@ def train(
                 run.config.load_forgetting(tasks)  # what is wrong with it must show before training, not after it
             trains = run.method.method.trains != "nothing"
             if run.is_main:
-                described = describe_base(run.config.model, model, tokenizer)
+                described = describe_base(run.config.base, model, tokenizer)
                 hold_to(run.folder, described, describe_data(tasks) if trains else {})
                 write_json(run.folder.environment, environment(run.config.seed))
             if resume and (start.checkpoint is not None or run.folder.metrics.exists()):
@@ -203,6 +203,8 @@ def _trained(
     clock = Clock()
     with adapted(base[0], run.method, names, run.config.seed, keep_base, run.config.train.get(ONLY)) as model:
         recipe.begin(model)
+        if isinstance(model, PeftModel):
+            model.peft_config["default"].revision = run.config.base.revision
         callbacks = _callbacks(run, clock, progress)
         sources = [rows for rows in (data.validation, data.training) if rows is not None]
         wait_for_trainer: list[Any] = [

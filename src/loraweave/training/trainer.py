@@ -61,6 +61,7 @@ class MultiTaskTrainer(SFTTrainer):
         attention = getattr(base.config, "_attn_implementation", None) or ""
         flash = "flash" in attention
         self._own_forward = base.__dict__.get("forward")
+        trained = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
         super().__init__(
             model=model,
             args=args,
@@ -70,6 +71,8 @@ class MultiTaskTrainer(SFTTrainer):
             processing_class=tokenizer,
             callbacks=[*callbacks, _EpochOrder(self.sampler)],
         )
+        for parameter, values in trained:  # TRL has rounded those on a quantised base to bfloat16: small steps get lost
+            parameter.data = values
         self.train_dataset = train  # TRL takes only a `datasets.Dataset`, and reads no more of it than one row
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = (
