@@ -1,15 +1,19 @@
-"""Collects the outcomes of the matrix; with `--write-compatibility PATH` prints them as a page when the run is over."""
+"""Collects the outcomes of the matrix; with `--write-compatibility PATH` keeps them and prints the page.
+
+A run of a part of the matrix changes its own cells alone; a cell that failed counts as not run.
+"""
 
 from pathlib import Path
 
 import pytest
-from compatibility.page import Outcomes, missing, page
+from compatibility.page import Outcomes, keep, kept, page, wanted
 
 OPTION = "--write-compatibility"
+CELL = "compatibility"
 
 
 def pytest_addoption(parser):
-    parser.addoption(OPTION, metavar="PATH", help="print the compatibility matrix, all of it, to this page")
+    parser.addoption(OPTION, metavar="PATH", help="keep what the matrix's tests find and print this page of it")
 
 
 def pytest_configure(config):
@@ -19,10 +23,11 @@ def pytest_configure(config):
 
 @pytest.fixture
 def record_cell(record_property):
-    """record_cell(row, architecture, method, outcome, reason): what a test of the matrix found, "yes" or "no"."""
+    """record_cell(row, architecture, method) says which cell a test is of; then record_cell(…, outcome, reason), what it
+    found: "yes" or "no"."""
 
     def record(*cell: str) -> None:
-        record_property("compatibility", list(cell))  # goes with the report, and so comes back from pytest-xdist
+        record_property(CELL, list(cell))  # goes with the report, and so comes back from pytest-xdist
 
     return record
 
@@ -32,22 +37,21 @@ class _Printer:
 
     def __init__(self, config) -> None:
         self.path = Path(config.getoption(OPTION))
-        self.outcomes: Outcomes = {}
+        self.outcomes: Outcomes = kept()
+        self.failed: set[tuple[str, ...]] = set()
 
     def pytest_runtest_logreport(self, report):
-        for name, value in report.user_properties if report.when == "call" and report.passed else ():
-            if name == "compatibility":
-                row, architecture, method, *outcome = value
-                self.outcomes[row, architecture, method] = tuple(outcome)
+        for name, value in report.user_properties if report.when == "call" else ():
+            if name == CELL and report.failed:
+                self.failed.add(tuple(value[:3]))
+            elif name == CELL and report.passed and len(value) > 3:
+                self.outcomes[tuple(value[:3])] = tuple(value[3:])
 
     def pytest_terminal_summary(self, terminalreporter):
-        absent = missing(self.outcomes)
-        if absent:
-            terminalreporter.write_line(
-                f"{self.path} is not written: {len(absent)} cells of the matrix failed or were not run, such as "
-                f"{', '.join(absent[0])}",
-                red=True,
-            )
-            return
+        for cell in self.failed:
+            self.outcomes.pop(cell, None)
+        keep(self.outcomes)
         self.path.write_text(page(self.outcomes), encoding="utf-8")
-        terminalreporter.write_line(f"{self.path} is written", green=True)
+        absent = len(wanted()) - len(self.outcomes)
+        text = f"{self.path} is written; {len(self.failed)} cells failed, {absent} have not been run"
+        terminalreporter.write_line(text, red=bool(self.failed), green=not absent)

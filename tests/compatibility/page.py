@@ -1,7 +1,12 @@
-"""The page that the matrix is printed as: tables of methods across and behaviours, architectures or bases down."""
+"""The page that the matrix is printed as: tables of methods across and behaviours, architectures or bases down.
+
+Outcomes are kept in a file, so that the matrix may be run in parts; the page says what has not been run.
+"""
 
 import importlib.metadata
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import compatibility.adapter_behaviours
 import compatibility.merging_behaviours
@@ -14,6 +19,9 @@ from compatibility.quantized import CHECKS, KINDS, NOT_RUN
 Outcomes = dict[tuple[str, str, str], tuple[str, str]]
 """(behaviour, architecture or quantised base, method) -> ("yes" or "no", the reason)"""
 
+KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "compatibility.json"
+"""The outcomes that the committed page is printed from."""
+
 GROUPS = ("Training", "Tasks", "Generation", "Adapters", "Merging", "What is adapted")
 TITLE = "# Compatibility"
 INTRODUCTION = """\
@@ -21,14 +29,15 @@ What works with what, printed by the project's own tests (`make compatibility`) 
 outcome of tests on small random models on a CPU, with {versions}.
 
 **yes**: tried, and it holds. **no**: it cannot be, for the reason in the note; the tests see to it that it is refused
-with that message or fails, and not silently wrong. **–**: it means nothing there."""
+with that message or fails, and not silently wrong. **–**: it means nothing there. **(on 3 of 12)**: tried on so many of
+the table's architectures; **not run**: on none of them yet."""
 METHOD_COLUMNS = """\
 Columns are the presets of the papers and combinations of knobs that no paper has: {free}. *mtlora* stands beside
 whole blocks (the feed-forward block, or attention where there is no such module), and beside linear layers in
 {blockless}."""
 
 COUNTED = """\
-How many behaviours hold, of those that mean something there. Every linear layer is adapted, with two exceptions: layers
+How many behaviours hold, of those that mean something there and have been run. Every linear layer is adapted, with two exceptions: layers
 that Mamba's mixers read and do not call (mamba, falcon_h1), and experts kept in one fused tensor (mixtral)."""
 
 
@@ -47,11 +56,23 @@ class Notes:
         return f" [{', '.join(map(str, sorted(numbers)))}]" if numbers else ""
 
 
-def missing(outcomes: Outcomes) -> list[tuple[str, str, str]]:
-    """The cells of the whole matrix without an outcome."""
-    wanted = [(cell.behaviour.name, cell.case.architecture.name, cell.case.method) for cell in cells()]
-    wanted += [(check, kind, method) for check in CHECKS for kind in KINDS for method in METHODS]
-    return [key for key in wanted if key not in outcomes]
+def wanted() -> list[tuple[str, str, str]]:
+    """All cells of the matrix."""
+    keys = [(cell.behaviour.name, cell.case.architecture.name, cell.case.method) for cell in cells()]
+    return keys + [(check, kind, method) for check in CHECKS for kind in KINDS for method in METHODS]
+
+
+def kept(path: Path = KEPT) -> Outcomes:
+    """The outcomes of a file, of cells that the matrix still has."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    outcomes = {tuple(cell[:3]): tuple(cell[3:]) for cell in found}
+    return {key: outcomes[key] for key in wanted() if key in outcomes}
+
+
+def keep(outcomes: Outcomes, path: Path = KEPT) -> None:
+    """Write the outcomes, one cell in a line."""
+    lines = [json.dumps([*key, *outcomes[key]], ensure_ascii=False) for key in wanted() if key in outcomes]
+    path.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
 
 
 def page(outcomes: Outcomes) -> str:
@@ -85,23 +106,27 @@ def _behaviours(outcomes: Outcomes, architectures: Sequence[Architecture], notes
         row = [behaviour.text]
         for method in METHODS:
             meant = [a.name for a in architectures if behaviour.pointless(Case(a, method)) is None]
-            row.append(_cell([(where, outcomes[name, where, method]) for where in meant], notes))
+            row.append(_cell(outcomes, [(name, where, method) for where in meant], notes))
         rows.append(row)
     return _table(["behaviour", *METHODS], rows)
 
 
-def _cell(found: list[tuple[str, tuple[str, str]]], notes: Notes) -> str:
+def _cell(outcomes: Outcomes, keys: Sequence[tuple[str, str, str]], notes: Notes) -> str:
     """One word for several architectures, and notes for those on which it is another."""
-    if not found:
+    if not keys:
         return "–"
+    found = [(where, outcomes[name, where, method]) for name, where, method in keys if (name, where, method) in outcomes]
+    if not found:
+        return "not run"
+    part = f" (on {len(found)} of {len(keys)})" if len(found) < len(keys) else ""
     reasons: dict[str, list[str]] = {}
     for architecture, (outcome, reason) in found:
         if outcome == "no":
             reasons.setdefault(reason, []).append(architecture)
     refused = sum(map(len, reasons.values()))
     if refused == len(found):
-        return "no" + notes.mark(reasons)
-    return "yes" + notes.mark(f"Not on {', '.join(names)}: {reason}" for reason, names in reasons.items())
+        return "no" + part + notes.mark(reasons)
+    return "yes" + part + notes.mark(f"Not on {', '.join(names)}: {reason}" for reason, names in reasons.items())
 
 
 def _architectures(outcomes: Outcomes) -> str:
@@ -140,7 +165,7 @@ def _quantized(outcomes: Outcomes, notes: Notes) -> str:
     for kind in KINDS:
         for check, function in CHECKS.items():
             text = (function.__doc__ or "").strip().splitlines()[0].rstrip(".")
-            row = [_cell([(kind, outcomes[check, kind, method])], notes) for method in METHODS]
+            row = [_cell(outcomes, [(check, kind, method)], notes) for method in METHODS]
             rows.append([kind, text, *row])
     rows += [[kind, f"not run: {why}", *["" for _ in METHODS]] for kind, why in NOT_RUN.items()]
     return _table(["base", "behaviour", *METHODS], rows)

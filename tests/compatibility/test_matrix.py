@@ -19,6 +19,7 @@ PARAMETERS = [pytest.param(cell, id=cell.id, marks=() if cell.core else pytest.m
 def test_cell(cell: Cell, tmp_path: Path, record_cell):
     check, case = cell.behaviour.check, cell.case
     where = cell.behaviour.name, case.architecture.name, case.method
+    record_cell(*where)
     if cell.behaviour.refused(case):
         with pytest.raises(UserError) as error:
             check(case, tmp_path)

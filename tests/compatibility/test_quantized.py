@@ -12,5 +12,6 @@ from compatibility.quantized import CHECKS, KINDS, case_of
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantised(kind: str, check: str, method: str, tmp_path: Path, record_cell):
+    record_cell(check, kind, method)
     refusal = CHECKS[check](case_of(method), kind, tmp_path)
     record_cell(check, kind, method, "no" if refusal else "yes", refusal or "")
