@@ -21,7 +21,7 @@ test: $(STAMP)
 test-long: $(STAMP)
 	$(BIN)/python -m pytest
 
-# Prints docs/compatibility.md; the quantised bases need libraries of their own.
+# Keeps what the matrix finds and prints docs/compatibility.md of it; the quantised bases need libraries of their own.
 compatibility: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,quantized]'
 	$(BIN)/python -m pytest tests/compatibility/test_matrix.py tests/compatibility/test_quantized.py -n 2 \
