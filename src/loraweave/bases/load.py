@@ -275,7 +275,7 @@ def _from_hub_or_folder(auto_class: Any, spec: BaseSpec, **arguments: Any) -> An
     """`auto_class.from_pretrained`, with its many failures told as one line."""
     place, more = _hub_or_folder(spec)
     # Without this the hub client retries for most of a minute before it says that there is no network.
-    offline = not Path(place).is_dir() and not _hub_in_reach()
+    offline = not Path(place).is_dir() and not hub_in_reach()
     bars = without_bars() if "gguf_file" in more else nullcontext()  # one that takes no switch
     with _told(spec, offline), quiet_libraries(), bars:
         return auto_class.from_pretrained(
@@ -316,7 +316,8 @@ def _reason(error: BaseException) -> str:
     return (reason if known else f"{type(error).__name__}: {reason}")[:300]
 
 
-def _hub_in_reach() -> bool:
+def hub_in_reach() -> bool:
+    """Whether the hub can be asked at all: a try of some seconds, where its own client would wait for a minute."""
     if hub_settings.HF_HUB_OFFLINE:
         return False
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):

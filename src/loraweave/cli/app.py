@@ -19,6 +19,7 @@ from loraweave.cli import (
     launch,
     methods,
     predict,
+    push,
     serve,
     tasks,
     train,
@@ -50,6 +51,7 @@ app.command("compare")(compare.compare)
 app.command("quickstart")(compare.quickstart)
 app.command("serve")(serve.serve)
 app.command("export")(export.export)
+app.command("push")(push.push)
 app.command("assemble")(assemble.assemble)
 app.command("split")(assemble.split)
 app.command("sparsify")(assemble.sparsify)

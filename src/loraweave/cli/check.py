@@ -8,9 +8,11 @@ from loraweave.cli.output import console
 from loraweave.cli.train import Overrides, RunFile, TrustCode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
-    from loraweave.estimate.check import Checked
+    from loraweave.tasks.recognise import Recognised
 
 PROBLEMS_FOUND = 1
 
@@ -24,7 +26,7 @@ def check(run_file: RunFile, set_: Overrides = None, trust_code: TrustCode = Fal
 
     found = look(run_file, set_ or (), trust_code)
     if found.data:
-        console.print(_table(found))
+        console.print(data_table(found.data))
         console.print()
     for line in found.problems:
         console.print(line, markup=False, soft_wrap=True, style="red")
@@ -38,7 +40,8 @@ def check(run_file: RunFile, set_: Overrides = None, trust_code: TrustCode = Fal
         raise typer.Exit(PROBLEMS_FOUND)
 
 
-def _table(found: "Checked") -> "Table":
+def data_table(data: "Sequence[Recognised]") -> "Table":
+    """What data files were taken for."""
     from rich.table import Table
     from rich.text import Text
 
@@ -47,7 +50,7 @@ def _table(found: "Checked") -> "Table":
         table.add_column(head, overflow="fold")
     table.add_column("rows", justify="right")
     table.add_column("unusable", justify="right")
-    for each in found.data:
+    for each in data:
         bad = sum(problem.number > 0 for problem in each.problems)
         cells = each.kind, each.format or "?", each.scored_by or "–"
         table.add_row(Text(each.name, style="bold"), *cells, f"{each.rows:,}", f"{bad:,}" if bad else "–")

@@ -10,6 +10,8 @@ from loraweave.cli.output import console
 
 if TYPE_CHECKING:
     from loraweave.estimate.dry_run import DryRun
+    from loraweave.estimate.timing import Timing
+    from loraweave.tasks import Task
 
 _PARTS = {
     "base": "weights of the base",
@@ -23,8 +25,8 @@ _PARTS = {
 }
 
 
-def show(run: "DryRun") -> None:
-    """Print all of it."""
+def show(run: "DryRun", timing: "Timing | None" = None) -> None:
+    """Print all of it, with what some steps took where they were taken."""
     console.print(_overview(run))
     console.print()
     console.print(_tasks(run))
@@ -33,7 +35,11 @@ def show(run: "DryRun") -> None:
     if run.memory or run.memory_unknown:
         console.print()
         console.print(_memory(run))
-    console.print("dry run: nothing was trained, nothing was written", style="dim")
+    if run.method.trains != "nothing":
+        console.print()
+        console.print(_after(run, timing))
+    done = "nothing was trained" if timing is None else f"{timing.steps + 1} steps were taken, and thrown away"
+    console.print(f"dry run: {done}, nothing was written", style="dim")
 
 
 def _grid() -> Table:
@@ -66,7 +72,7 @@ def _value(value: Any) -> str:
 
 def _tasks(run: "DryRun") -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for head in ("task", "data", "scored by"):
+    for head in ("task", "data", "scored by", "prompts"):
         table.add_column(head, overflow="fold")
     heads = ["examples", "share", *(["drawn", "tokens"] if run.realised else [])]
     some_cut = any(row["cut"] or row["dropped"] for row in run.realised)
@@ -82,8 +88,32 @@ def _tasks(run: "DryRun") -> Table:
         if run.realised:
             shown = ("drawn", "tokens", "cut", "dropped") if some_cut else ("drawn", "tokens")
             numbers += [f"{run.realised[number][key]:,}" for key in shown]  # type: ignore[literal-required]
-        table.add_row(Text(outline.name, style="bold"), Text(outline.data), Text(outline.scored_by), *numbers)
+        about = Text(outline.name, style="bold"), Text(outline.data), Text(outline.scored_by)
+        table.add_row(*about, _rendered(outline.task), *numbers)
     return table
+
+
+def _rendered(task: "Task | None") -> str:
+    """How the prompts of a task are made."""
+    if task is None:
+        return "–"
+    return "chat template" if task.chat_template else "plain"
+
+
+def _after(run: "DryRun", timing: "Timing | None") -> Table:
+    """How long it takes, and what comes after it."""
+    grid = _grid()
+    if timing is None:
+        grid.add_row("time", "not measured; --measure takes a few steps on this machine")
+    else:
+        rate = f"{timing.tokens_per_second:,.0f} tokens/s in {timing.steps} steps here"
+        grid.add_row("time", f"{amounts.duration(timing.seconds)} of training steps, at {rate}")
+    grid.add_row(
+        "afterwards", f"a plain LoRA: {run.after.lora}; merges: {run.after.merged}; LoRA servers: {run.after.served}"
+    )
+    if run.after.why:
+        grid.add_row("", run.after.why)
+    return grid
 
 
 def _training(run: "DryRun") -> Table:
@@ -92,6 +122,8 @@ def _training(run: "DryRun") -> Table:
     if any(outline.task is None for outline in run.tasks):
         grid.add_row("data", "not at hand where there is no number: not counted; a run downloads them")
     grid.add_row("mixture", Text(_mixture(run)))
+    if run.realised and not any(row["cut"] or row["dropped"] for row in run.realised):
+        grid.add_row("cut", "no prompt is cut, and no example left out")
     epochs = "" if args.max_steps > 0 else f"epochs: {train['num_train_epochs']:g}, "
     grid.add_row("length", Text(f"{epochs}steps: {f'{run.steps:,}' if run.steps else 'only the data can tell'}"))
     rows, micro, devices = args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size

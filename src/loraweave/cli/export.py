@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from loraweave.cli.output import console, errors, path_given
+from loraweave.cli.push import Push, send
 from loraweave.cli.train import TrustCode
 from loraweave.errors import UserError
 
@@ -43,16 +44,20 @@ def export(
     limit: Annotated[
         int, typer.Option(min=1, help="Held-out examples of each task on which a cost is measured.")
     ] = 128,
+    push: Push = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Turn an adapter into what others can load, exactly where the algebra allows it; what is not exact is measured."""
     from rich.table import Table
 
     from loraweave.export import export as export_adapter
+    from loraweave.export.push import check_hub
     from loraweave.export.vllm import serve_line
 
     if merged and to != "gguf":
         raise UserError(f"--merged belongs to --to gguf, not to --to {to}")
+    if push is not None:
+        check_hub(push)
     made = export_adapter(
         run,
         "gguf-model" if merged else to,
@@ -86,3 +91,5 @@ def export(
         base_name = made[0].base
         line = serve_line(base_name, {each.name: each.path for each in made}, max(each.rank or 1 for each in made))
         console.print(f"serve  {line}", markup=False, soft_wrap=True)
+    if push is not None:
+        send(output, push)

@@ -1,5 +1,6 @@
 """`loraweave train`: one adapter for all tasks of a run file."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,8 @@ from typing import Annotated
 import typer
 
 from loraweave.cli.output import console, errors, path_given
+from loraweave.cli.push import Push, send
+from loraweave.errors import UserError
 
 RunFile = Annotated[
     Path, typer.Argument(help="The run file.", metavar="RUN.YAML", show_default=False, callback=path_given)
@@ -23,6 +26,11 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what the run would be: settings, counts, tasks, memory.")
 ]
 
+Measure = Annotated[
+    bool,
+    typer.Option("--measure", help="With --dry-run: load the base and take a few steps, to say how long it takes."),
+]
+
 TrustCode = Annotated[
     bool,
     typer.Option("--trust-code", help="Run Python functions that task files name, and code that comes with a base."),
@@ -35,12 +43,17 @@ def train(
     output: Output = None,
     resume: Resume = False,
     dry_run: DryRun = False,
+    measure: Measure = False,
+    push: Push = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Train one adapter on all tasks of a run file."""
     from rich.table import Table
 
+    from loraweave.export.push import check_hub
     from loraweave.runs.config import RunConfig
+    from loraweave.runs.methods import choose_method
+    from loraweave.runs.outlook import outlook
     from loraweave.training.progress import ProgressBar
     from loraweave.training.run import train as train_run
 
@@ -49,9 +62,15 @@ def train(
     if dry_run:
         from loraweave.cli.dry_run import show
         from loraweave.estimate.dry_run import dry_run as work_out
+        from loraweave.estimate.timing import measure as take_steps
 
         found = work_out(config, output, errors)
-        return show(found) if found.args.process_index == 0 else None
+        timing = take_steps(config, found.realised) if measure and found.trainable else None
+        return show(found, timing) if found.args.process_index == 0 else None
+    if measure:
+        raise UserError("--measure belongs to --dry-run")
+    if push is not None:
+        check_hub(push)
     result = train_run(config, output, progress=ProgressBar(errors), console=console, resume=resume)
     losses = last_losses(result.folder / "metrics.jsonl")
     if losses:
@@ -69,6 +88,24 @@ def train(
         console.print(f"adapter   {result.adapter}", soft_wrap=True)
     console.print(f"run       {result.folder}", soft_wrap=True)
     console.print(f"evaluate  {shlex.join(['loraweave', 'eval', str(result.folder)])}", soft_wrap=True)
+    after = outlook(choose_method(config.method), result.adapter is not None and _beside_blocks(result.folder))
+    for word, command in after.commands(str(result.folder), [row["task"] for row in result.mixture]):
+        console.print(f"{word:9} {command}", markup=False, soft_wrap=True)
+    if after.why:
+        console.print(after.why, markup=False, style="dim")
+    if push is not None and os.environ.get("RANK", "0") == "0":  # the processes of a launcher are one run
+        send(result.folder, push)
+
+
+def _beside_blocks(run: Path) -> bool:
+    """Whether a run's adapter lies beside whole blocks of its base."""
+    from loraweave.export.source import open_source
+
+    try:
+        open_source(run).check_layers()
+    except UserError:
+        return True
+    return False
 
 
 def last_losses(metrics: Path) -> dict[str, tuple[float | None, float | None]]:

@@ -24,6 +24,7 @@ from loraweave.quiet import quiet_libraries
 from loraweave.runs.config import RunConfig
 from loraweave.runs.language import language_notice
 from loraweave.runs.methods import ChosenMethod, Method
+from loraweave.runs.outlook import Outlook, outlook
 from loraweave.runs.resolve import ResolvedRun, resolve
 from loraweave.runs.settings import uses_fsdp
 from loraweave.tasks.outline import Outline, outlines
@@ -44,6 +45,7 @@ class DryRun:
         method: the method. settings: its configuration, fields left empty or off not among them.
         layers: names of adapted layers, and how many of each.
         trainable: numbers that are trained.
+        after: what can be done with the adapter.
         tasks: in the order of their ids.
         shares: for each task its share of an epoch, where that is known; of examples or tokens, as the mixture has it.
         realised: what each task gets, where tokenizer and data are at hand; steps: of the run, where they are known.
@@ -60,6 +62,7 @@ class DryRun:
     settings: dict[str, Any]
     layers: dict[str, int]
     trainable: int
+    after: Outlook
     tasks: list[Outline]
     shares: list[float | None]
     realised: list[Realised]
@@ -95,7 +98,7 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
         config.mixture.check_tasks(names)
         if run.method.method.trains != "nothing" and (notice := language_notice(base)):
             console.print(notice, markup=False, soft_wrap=True)
-        layers, trainable = injected(run, base, names)
+        adapted = injected(run, base, names)
         realised, rows = _data(run, base, tasks, console)
         shares: list[float | None] = [row["wanted"] for row in realised]
         memory: dict[str, Memory] = {}
@@ -113,8 +116,9 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
         parameters=parameters,
         method=run.method.method,
         settings=_settings(run.method, names),
-        layers=layers,
-        trainable=trainable,
+        layers=adapted.layers,
+        trainable=adapted.trainable,
+        after=outlook(run.method, adapted.blocks),
         tasks=tasks,
         shares=shares or _shares(config, tasks),
         realised=realised,

@@ -1,6 +1,7 @@
 """What can be known of a base and of a method on it without weights: sizes, tokenizer, adapted layers."""
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from loraweave.runs.resolve import ResolvedRun
 from loraweave.runs.settings import ONLY
 from loraweave.tasks.outline import nothing_downloaded
 from loraweave.training.auxiliary import Auxiliary
+from loraweave.tuner.block import WeaveBlock
 
 SHAPES = Path(__file__).parents[1] / "bases" / "shapes"
 """Configurations of some public models, as far as sizes go, for where the hub is out of reach."""
@@ -33,16 +35,32 @@ def sized_base(base: BaseSpec) -> tuple[PreTrainedModel, bool]:
         raise type(error)(f"{error}; {more}") from error
 
 
-def injected(run: ResolvedRun, base: PreTrainedModel, names: list[str]) -> tuple[dict[str, int], int]:
-    """Adapted layers by their last names, and the numbers that are trained, counted on the injected model."""
+@dataclass(frozen=True)
+class Injected:
+    """A method on a base.
+
+    Attributes:
+        layers: names of adapted layers, and how many of each.
+        trainable: numbers that are trained.
+        blocks: whether adapters lie beside whole blocks.
+    """
+
+    layers: dict[str, int]
+    trainable: int
+    blocks: bool
+
+
+def injected(run: ResolvedRun, base: PreTrainedModel, names: list[str]) -> Injected:
+    """What is adapted and trained, counted on the injected model."""
     if run.method.method.trains == "nothing":
-        return {}, 0
+        return Injected({}, 0, False)
     only = run.config.train.get(ONLY)
     with torch.device("meta"), adapted(base, run.method, names, run.config.seed, keep_base=False, only=only) as model:
         Auxiliary(model, run.method.losses, names, accelerator=None).release()  # refuses what has no meaning
-        adapters = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+        adapters = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
         layers = Counter(name.rpartition(".")[2] for name in adapters)
-        return dict(layers), sum(p.numel() for p in model.parameters() if p.requires_grad)
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return Injected(dict(layers), trainable, any(isinstance(m, WeaveBlock) for m in adapters.values()))
 
 
 def tokenizer_at_hand(base: BaseSpec) -> PreTrainedTokenizerBase | None:

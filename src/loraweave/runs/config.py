@@ -24,7 +24,7 @@ from loraweave.tasks.spec import parse_spec
 from loraweave.tasks.untrained import load_untrained
 
 MAX_SEED = 2**32 - 1  # what NumPy takes
-DEFAULT_METHOD = "rlora"
+DEFAULT_METHOD = "lora"
 
 
 def _fit_task(entry: str | dict[str, Any]) -> str | dict[str, Any]:
