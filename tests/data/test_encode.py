@@ -134,3 +134,22 @@ def test_a_tokenizer_without_an_end_is_refused(tokenizers: dict[str, Any]) -> No
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="no end-of-sequence token"):
         encode(Example("the", " fox"), tokenizer, 64)
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_text_that_goes_on_has_no_end_and_a_long_one_is_several_rows(kind: str, tokenizers: dict[str, Any]) -> None:
+    tokenizer = tokenizers[kind]
+    text = "the quick brown fox jumps over the lazy dog. " * 20
+    whole, piece = (encode(Example("", text, ends=ends), tokenizer, 10_000) for ends in (True, False))
+    assert whole["input_ids"] == [*piece["input_ids"], tokenizer.eos_token_id]
+    assert tokenizer.decode(learned(piece)).strip() == text.strip()
+    encoded = encode_all([Example("", text), Example("", text, ends=False)], tokenizer, 30)
+    assert (encoded.cut, encoded.dropped) == (0, 0)
+    assert max(encoded.lengths) == 30
+    for index, row in enumerate((whole, piece)):
+        parts = [part for part, of in zip(encoded.rows, encoded.kept, strict=True) if of == index]
+        start = whole["input_ids"][0] if kind != "bytes" else tokenizer.eos_token_id
+        assert all(part["input_ids"][0] == start and part["labels"][0] == IGNORED for part in parts)
+        assert [token for part in parts for token in learned(part)] == learned(row)
+    with pytest.raises(TooLongError):
+        encode(Example("", text), tokenizer, 30)

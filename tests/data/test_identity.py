@@ -38,6 +38,7 @@ def test_hashes_are_equal_where_examples_are(some: list[Example], others: list[E
         ([Example([{"role": "a", "content": "a"}], "b")], [Example([{"content": "a", "role": "a"}], "b")]),
         ([Example([{"on": date(2024, 1, 2)}], "b")], [Example([{"on": date(2024, 1, 3)}], "b")]),
         ([Example([{"role": "user"}], "b")], [Example([{"role": "user"}], "b", tools=[{"type": "function"}])]),
+        ([Example("", "b")], [Example("", "b", ends=False)]),
         ([Example([{"of": b"1"}], "b")], [Example([{"of": "b'1'"}], "b")]),
     ],
 )

@@ -51,4 +51,4 @@ def test_the_run_file_of_the_readme_is_one(tmp_path):
     (run_file,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     (tmp_path / "run.yaml").write_text(run_file)
     config = RunConfig.load(tmp_path / "run.yaml")
-    assert (config.method_name, len(config.tasks), config.mixture.strategy) == ("lora", 3, "temperature")
+    assert (config.method_name, len(config.tasks), config.mixture.strategy) == ("lora", 5, "temperature")

@@ -209,7 +209,7 @@ def test_what_is_wrong_is_said(project, loaded, run, tmp_path):
         loaded.generate(None, "x")
     with pytest.raises(UserError, match=r"row 2: the templates of the task 'parity' fail.*number"):
         loaded.predict("parity", [{"number": 1}, {"nmber": 1}])
-    with pytest.raises(UserError, match="row 1: neither"):
+    with pytest.raises(UserError, match="row 1: lacks the field 'prompt'"):
         loaded.predict("notes", [{"completion": "x"}])
     with pytest.raises(UserError, match="holds no run, no adapter and no model"):
         loraweave.load(tmp_path)

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor, LogitsP
 from loraweave.data.encode import encode
 from loraweave.evaluation import evaluate
 from loraweave.tasks import Task, load_tasks
-from loraweave.tasks.trl_task import FileTask
+from loraweave.tasks.data_task import DataTask
 
 TASK = """
 task: ask
@@ -51,7 +51,7 @@ def taught() -> Callable[[Task, Any, int], Any]:
     def learn(task: Task, tokenizer: Any, eos: int) -> Any:
         shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         model = LlamaForCausalLM(LlamaConfig(vocab_size=512, eos_token_id=eos, **shape))
-        examples = task.training_examples() if isinstance(task, FileTask) else task.test_examples()
+        examples = task.training_examples() if isinstance(task, DataTask) else task.test_examples()
         rows = [encode(example, tokenizer, 256)["input_ids"] for example in examples]
         more = tokenizer.encode("again", add_special_tokens=False)[-1]
         plain, processors = model.generate, LogitsProcessorList([Taught(rows, tokenizer.pad_token_id, more)])

@@ -35,6 +35,18 @@ RUN_KEYS = (*RunConfig.model_fields, *METHODS["rlora"].fields(), "learning_rate"
 TRAIN_KEYS = tuple(sorted(TrainingArguments.__dataclass_fields__))
 TASK_KEYS = ("include", "class", "process_docs", "description", "gen_prefix", "fewshot_config", "repeats", "use_prompt")
 
+DATA = {
+    "labels.jsonl": [b'{"text": "a", "label": "x"}', b'{"text": "b", "label": "y"}', b'{"text": "c", "label": "x"}'],
+    "shared.jsonl": [b'{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}'] * 3,
+    "alpaca.json": [b'[{"instruction": "a", "input": "", "output": "b"}, {"instruction": "c", "output": "d"}]'],
+    "table.csv": [b"question,answer,id", b'"a, ""b""",c,1', b'"two\r\nlines",d,2', b"e,f,"],
+    "table.tsv": [b"text\tlabel", b"a\tx", b"b\ty", b"c\tx"],
+    "book.txt": [b"A line.", b"", b"Another, of another paragraph."],
+}
+"""Small files of each format."""
+ODD = (b'"', b",", b"\t\t", b";;", b"\xff", b"\0", "ü".encode("utf-16"), b"a,b,c,d", b'"a""', b"\xef\xbb\xbfa")
+"""Lines that a table or a text does not expect."""
+
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -119,10 +131,14 @@ def task_file(draw: st.DataObject, good: Path, folder: Path) -> str:
 
 def data_file(draw: st.DataObject, good: Path, folder: Path) -> str:
     """Rows to learn from."""
-    file = draw.draw(st.sampled_from(["notes.jsonl", "parity_train.jsonl", "double_test.jsonl"]))
-    first, *rest = (good / file).read_bytes().splitlines()
-    content = draw.draw(mutated(first, json.loads, as_json, ("messages", "tools", "weight", "prompt")))
-    asked = file if file == "notes.jsonl" else f"{file.partition('_')[0]}.yaml"
+    file = draw.draw(st.sampled_from(["notes.jsonl", "parity_train.jsonl", "double_test.jsonl", *DATA]))
+    first, *rest = DATA[file] if file in DATA else (good / file).read_bytes().splitlines()
+    if file.endswith((".jsonl", ".json")):
+        content = draw.draw(mutated(first, json.loads, as_json, ("messages", "tools", "weight", "prompt", "from")))
+    else:
+        content = draw.draw(st.one_of(st.just(first), st.binary(max_size=40), st.sampled_from(ODD)))
+        rest = [draw.draw(st.sampled_from([line, *ODD, b"", line[:-2]])) for line in rest]
+    asked = file if file in ("notes.jsonl", *DATA) else f"{file.partition('_')[0]}.yaml"
     return survives(good, folder, file, b"\n".join([content, *rest]), "tasks", "preview", asked, "--model", "base")
 
 

@@ -266,16 +266,16 @@ def test_files_for_validation_and_test(tmp_path: Path) -> None:
 
 
 def test_each_turn_of_the_assistant_is_an_example_and_a_conversation_stays_together(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "chat.jsonl", [CHAT_ROW] * 10)
+    rows = [{"messages": [{"role": "system", "content": str(i)}, *CHAT_ROW["messages"][1:]]} for i in range(10)]
+    write_jsonl(tmp_path / "chat.jsonl", rows)
     (task,) = load_tasks([{"task": "chat.jsonl", "validation": 0.3}], tmp_path)
     assert task.chat_template is True
-    assert (len(task.training_examples()), len(task.validation_examples())) == (14, 6)  # and as no two rows differ,
-    assert task.test_examples() == []  # none can be scored that is not learned
-    messages = CHAT_ROW["messages"]
-    assert task.training_examples()[:2] == [
-        Example(messages[:2], [messages[2]]),
-        Example(messages[:4], [messages[4]]),
-    ]
+    splits = task.training_examples(), task.validation_examples(), task.test_examples()
+    assert [len(split) for split in splits] == [12, 6, 2]
+    for split in splits:
+        for first, second in zip(split[::2], split[1::2], strict=True):
+            messages = rows[int(first.prompt[0]["content"])]["messages"]
+            assert [first, second] == [Example(messages[:2], [messages[2]]), Example(messages[:4], [messages[4]])]
 
 
 def test_chat_template_wraps_plain_pairs(tmp_path: Path) -> None:

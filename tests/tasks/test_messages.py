@@ -61,9 +61,12 @@ def chat(tokenizers: dict[str, Any]) -> Callable[[str], Any]:
 
 
 def examples_of(row: dict[str, Any], folder: Path) -> list[Example]:
-    write_jsonl(folder / "mine.jsonl", [row, {"messages": [user("a"), assistant("b")]}])
+    other = [user("another"), assistant("b")]
+    beside = {"messages": other} if "messages" in row else {"prompt": other[:1], "completion": other[1:]}
+    write_jsonl(folder / "mine.jsonl", [row, beside])
     (task,) = load_tasks([{"task": "mine.jsonl", "validation": 0.5}], folder)
-    return [example for group in task._training_groups() for example in group][:-1]
+    found = task.training_examples() + task.validation_examples()
+    return [example for example in found if example.prompt != other[:1]]
 
 
 def learned(example: Example, tokenizer: Any) -> str:
@@ -122,7 +125,7 @@ def test_what_parquet_fills_up_is_no_part_of_a_call(tmp_path: Path) -> None:
     rows = [{"messages": CALLING, "tools": [TOOL]}, {"messages": [user("a"), assistant("", tool_calls=[other])]}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "mine.parquet")
     (task,) = load_tasks(["mine.parquet"], tmp_path)
-    calls = [example for group in task._training_groups() for example in group]
+    calls = sorted(task.training_examples() + task.validation_examples(), key=lambda example: example.place)
     assert calls[0].completion[0]["tool_calls"] == [CALL]
     assert calls[2].completion[0]["tool_calls"] == [other]
 

@@ -36,7 +36,7 @@ def message_of(specs: list[Any], folder: Path, **options: Any) -> str:
         ({"task": "topic.yaml", "name": "a/b"}, ["'a/b' cannot be a name"]),
         ({"task": "topic.yaml", "validation": 2}, ["neither a file nor a share between 0 and 1"]),
         ({"task": "topic.yaml", "validation": "held.jsonl"}, ["'validation' is a share here"]),
-        ({"task": "topic.yaml", "test": "test.jsonl"}, ["'test' belongs to a data file in TRL's formats"]),
+        ({"task": "topic.yaml", "test": "test.jsonl"}, ["'test' belongs to data; lm-eval's task says its own"]),
         ({"task": "topic.yaml", "data_dir": "nowhere"}, ["there is no folder", "nowhere"]),
         ("topics.yaml", ["no such task file", "topics.yaml", "did you mean 'topic.yaml'?"]),
         ("sub/topic.yaml", ["no such task file", "there is no folder", "sub"]),
@@ -149,7 +149,7 @@ def test_an_empty_answer(write_task: WriteTask) -> None:
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        ('{"question": "a", "answer": "b"}', ["line 1: fields 'answer', 'question'", "'messages'", "a task YAML"]),
+        ('{"frage": "a", "antwort": "b"}', ["line 1: fields 'antwort', 'frage'", "'messages'", "give prompt: and"]),
         ('{"prompt": "a", "completions": "b"}', ["line 1", "did you mean 'completions'?"]),
         (PAIR + '\n{"prompt": "a"}', ["line 2: lacks the field 'completion'"]),
         (PAIR + '\n{"prompt": "a", "completion": " "}', ["line 2: the completion is empty"]),
@@ -216,6 +216,5 @@ def test_a_share_that_cannot_be_held_out_is_told_before_anything_is_trained(prom
     with pytest.raises(UserError, match=r"few\.jsonl: `test: 0\.25` cannot be met"):
         load_tasks([{"task": "few.jsonl", "test": 0.25}], tmp_path)
     if len(prompts) == 1:
-        (task,) = load_tasks([{"task": "few.jsonl", "validation": 0.25}], tmp_path)
-        with pytest.raises(UserError, match=r"task 'few': `validation: 0\.25` cannot be met"):
-            task.training_examples()
+        with pytest.raises(UserError, match=r"few\.jsonl: `validation: 0\.25` cannot be met"):
+            load_tasks([{"task": "few.jsonl", "validation": 0.25}], tmp_path)

@@ -30,8 +30,8 @@ def test_the_text_that_ships_has_its_name_and_is_plain(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ("missing.txt", "no such text"),
-        ("empty.txt", "empty; there is no text in it"),
+        ("missing.txt", "no such file"),
+        ("empty.txt", r"empty\.txt is empty"),
         ("latin.txt", "not UTF-8 text"),
         ({"task": "story.txt", "validation": 0.1}, "a text takes a 'name' and nothing else, not 'validation'"),
         ({"task": "story.txt", "name": "parity"}, r"eval.forgetting: 'parity' is what the run is trained on"),

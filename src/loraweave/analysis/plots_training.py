@@ -67,7 +67,7 @@ def _mixture(entries: Sequence[Entry], runs: Sequence[str]) -> Chart | None:
         return None
     shown, more = split([_shares(_together(names, runs), mixtures[names[0]]) for names in same.values()])
     rows: list[list[Cell]] = [
-        [run, line["task"], line["drawn"], *(100 * number(line.get(key)) for key in (*SHARES, "wanted"))]
+        [run, line["task"], line.get("drawn"), *(100 * number(line.get(key)) for key in (*SHARES, "wanted"))]
         for run, lines in mixtures.items()
         for line in lines
     ]

@@ -1,6 +1,7 @@
 """`loraweave tasks`: which tasks there are, and what one looks like to the model."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,14 +14,19 @@ from loraweave.cli.output import console, errors
 from loraweave.cli.train import TrustCode
 
 if TYPE_CHECKING:
-    from loraweave.data.preview import Token
+    from loraweave.bases.spec import BaseName
+    from loraweave.data.preview import Summary, Token
     from loraweave.tasks import Task
 
 app = typer.Typer(no_args_is_help=True, help="Look at tasks: what there is, and what the model will read and write.")
 
-NameOrFile = Annotated[str, typer.Argument(help="An lm-eval name, a task YAML, or a .jsonl or .parquet file.")]
+NameOrFile = Annotated[
+    str, typer.Argument(help="An lm-eval name, a task YAML, data in any known format, or a run file: all its tasks.")
+]
 TOKENS_BEFORE = 12
 """How many of a prompt's tokens are shown one by one."""
+TOKENS_LEARNED = 200
+"""How many of those that are learned, at most."""
 
 DataDir = Annotated[str | None, typer.Option(help="Where the YAML's relative data files are.")]
 
@@ -45,20 +51,8 @@ def show(name: NameOrFile, data_dir: DataDir = None, trust_code: TrustCode = Fal
     """Show where a task comes from, how it is scored, how large it is, and its prompt."""
     from loraweave.data.preview import summarise
 
-    for task in _load(name, data_dir, False, trust_code):
-        summary = summarise(task)
-        table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_column(style="dim")
-        table.add_column(overflow="fold")
-        table.add_row("task", Text(summary.name, style="bold"))
-        table.add_row("from", Text(summary.origin))
-        table.add_row("scored by", Text(f"{', '.join(summary.metrics)} ({summary.output_type})"))
-        table.add_row("examples", ", ".join(f"{count:,} {split}" for split, count in summary.splits.items()))
-        for field in ("doc_to_text", "doc_to_choice", "doc_to_target"):
-            template = getattr(task.lm_eval.config, field) if task.lm_eval is not None else None
-            if template is not None:
-                table.add_row(field, Text(str(template)))
-        console.print(table)
+    for task in _load(name, data_dir, False, trust_code)[0]:
+        console.print(_at_a_glance(task, summarise(task)))
 
 
 @app.command()
@@ -66,38 +60,71 @@ def preview(
     file: NameOrFile,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many examples.")] = 3,
     model: Annotated[
-        str, typer.Option(help="The base whose tokenizer is used: nano, a folder or a hub name.")
-    ] = "nano",
+        str | None,
+        typer.Option(help="The base whose tokenizer is used: nano, a folder or a hub name.", show_default="nano"),
+    ] = None,
     data_dir: DataDir = None,
     chat_template: Annotated[bool, typer.Option("--chat-template", help="Through the tokenizer's template.")] = False,
     trust_code: TrustCode = False,
 ) -> None:
-    """Show a task's first examples as the model reads them, with the tokens that are learned and those before them."""
+    """Show what a task was taken for, how its rows are shared out, and its first examples as the model reads them, with
+    the tokens that are learned and those before them."""
     from loraweave.bases import load_tokenizer
     from loraweave.data.preview import preview as previews
+    from loraweave.data.preview import summarise
     from loraweave.tasks.template import FOLDED, folding_tasks
 
-    tokenizer = load_tokenizer(model, trust_code)
-    for task in _load(file, data_dir, chat_template, trust_code):
-        for number, shown in enumerate(previews(task, tokenizer, count), start=1):
+    tasks, base = _load(file, data_dir, chat_template, trust_code)
+    tokenizer = load_tokenizer(model or base, trust_code)
+    for task in tasks:
+        examples = previews(task, tokenizer, count)
+        console.print(_at_a_glance(task, summarise(task)))
+        for note in task.notes:
+            errors.print(f"{task.name}: {note}", markup=False, soft_wrap=True)
+        for number, shown in enumerate(examples, start=1):
             console.print(Rule(Text(f"{task.name}, example {number}", style="bold"), align="left", style="dim"))
             console.print(_row(shown.tokens))
             trained = [token for token in shown.tokens if token.trained]
             read = [token for token in shown.tokens if not token.trained]
             console.print(_listed("reads ", read[-TOKENS_BEFORE:], cut=len(read) > TOKENS_BEFORE))
-            console.print(_listed("learns", trained))
+            console.print(_listed("learns", trained[:TOKENS_LEARNED], more=len(trained) - TOKENS_LEARNED))
             console.print(f"{len(shown.tokens)} tokens, {len(trained)} of them with loss", style="dim")
-        examples = task.training_examples() if task.trainable else task.test_examples()
-        if folding_tasks(tokenizer, [(task.name, examples)]):
+        known = task.training_examples() if task.trainable else task.test_examples()
+        if folding_tasks(tokenizer, [(task.name, known)]):
             errors.print(FOLDED.format(task.name), markup=False, soft_wrap=True)
 
 
-def _load(name: str, data_dir: str | None, chat_template: bool, trust_code: bool) -> "list[Task]":
+def _load(name: str, data_dir: str | None, chat_template: bool, trust_code: bool) -> "tuple[list[Task], BaseName]":
+    """The tasks that are meant, and the base to show them with."""
+    from loraweave.runs.config import RunConfig, is_run_file
     from loraweave.tasks import load_tasks
 
-    return load_tasks(
-        [name], base_dir=Path.cwd(), data_dir=data_dir, chat_template=chat_template, trust_code=trust_code
-    )
+    if is_run_file(name):
+        config = RunConfig.load(name)
+        changes = {
+            "trust_code": config.trust_code or trust_code,
+            "chat_template": config.chat_template or chat_template,
+        }
+        config = config.model_copy(update=changes)
+        return config.load_tasks(), config.base
+    found = load_tasks([name], Path.cwd(), data_dir, chat_template, trust_code=trust_code)
+    return found, "nano"
+
+
+def _at_a_glance(task: "Task", summary: "Summary") -> Table:
+    """Where a task comes from, what it was taken for, how it is scored and how large it is."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    table.add_row("task", Text(summary.name, style="bold"))
+    table.add_row("from", Text(summary.origin))
+    if summary.format:
+        table.add_row("format", Text(summary.format))
+    table.add_row("scored by", Text(f"{', '.join(summary.metrics)} ({summary.output_type})"))
+    table.add_row("examples", ", ".join(f"{count:,} {split}" for split, count in summary.splits.items()))
+    for field, template in summary.templates.items():
+        table.add_row(field, Text(json.dumps(template, ensure_ascii=False)))
+    return table
 
 
 def _row(tokens: Iterable["Token"]) -> Text:
@@ -108,10 +135,13 @@ def _row(tokens: Iterable["Token"]) -> Text:
     return text
 
 
-def _listed(what: str, tokens: Iterable["Token"], cut: bool = False) -> Text:
-    """Tokens one by one, quoted; by number those that end within a character."""
+def _listed(what: str, tokens: Sequence["Token"], cut: bool = False, more: int = 0) -> Text:
+    """Tokens one by one, quoted; by number those that end within a character. `cut`: others stand before them; `more`:
+    so many behind."""
     text = Text(f"{what}  {'… ' if cut else ''}", style="dim")
     for token in tokens:
         text.append(repr(token.text) if token.text else f"#{token.id}", style="bold green" if token.trained else None)
         text.append(" ")
+    if more > 0:
+        text.append(f"… {more:,} more", style="dim")
     return text

@@ -34,7 +34,8 @@ class Encoded:
     """Rows ready for training, and what the length limit did to them.
 
     Attributes:
-        kept: for each row, the index of its example: examples whose answer alone is too long are left out.
+        kept: for each row, the index of its example: examples whose answer alone is too long are left out, and a text
+            without a prompt may be several rows.
         cut: how many rows lost the beginning of their prompt.
         dropped: how many examples were left out.
     """
@@ -53,37 +54,51 @@ class Encoded:
 def encode(example: Example, tokenizer: Any, max_length: int) -> EncodedRow:
     """Token ids of prompt, answer and end of sequence; loss on the answer and the end.
 
-    A row longer than `max_length` loses the beginning of its prompt, as in HFLM; the answer is never cut.
+    A row longer than `max_length` loses the beginning of its prompt, as in HFLM; the answer is never cut. A text that
+    goes on elsewhere (`Example.ends`) has no end.
 
     Raises:
         TooLongError: answer and end leave no room for one token of the prompt.
         UserError: the tokenizer lacks an end-of-sequence token, or the chat template that the example needs.
     """
-    return _encode(example, tokenizer, max_length)[0]
+    context, answer = _tokens(example, tokenizer, max_length)
+    if len(answer) >= max_length:
+        raise TooLongError(
+            f"an answer of {len(answer)} tokens does not fit into a sequence length of {max_length}: "
+            f"{shown(tokenizer.decode(answer).strip())}"
+        )
+    return _row(context, answer, max_length)[0]
 
 
 def encode_all(examples: Iterable[Example], tokenizer: Any, max_length: int) -> Encoded:
-    """`encode` over many examples; those whose answer alone is too long are left out and counted.
+    """`encode` over many examples; those whose answer alone is too long are left out and counted. A text without a
+    prompt is no answer: where it is too long, it becomes several rows.
 
     Raises:
         UserError: as `encode`, and when nothing is left.
     """
     rows, kept, cut, dropped = [], [], 0, 0
     for index, example in enumerate(examples):
-        try:
-            row, was_cut = _encode(example, tokenizer, max_length)
-        except TooLongError:
+        context, answer = _tokens(example, tokenizer, max_length)
+        if example.prompt == "" and (room := max_length - len(context)) > 0:
+            parts = [answer[start : start + room] for start in range(0, len(answer), room)]
+        elif len(answer) < max_length:
+            parts = [answer]
+        else:
             dropped += 1
             continue
-        rows.append(row)
-        kept.append(index)
-        cut += was_cut
+        for part in parts:
+            row, was_cut = _row(context, part, max_length)
+            rows.append(row)
+            kept.append(index)
+            cut += was_cut
     if dropped and not rows:
         raise UserError(f"every answer is longer than the sequence length of {max_length} tokens; raise max_length")
     return Encoded(rows, kept, cut, dropped)
 
 
-def _encode(example: Example, tokenizer: Any, max_length: int) -> tuple[EncodedRow, bool]:
+def _tokens(example: Example, tokenizer: Any, max_length: int) -> tuple[list[int], list[int]]:
+    """Token ids of the prompt and of what is learned, however long."""
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no end-of-sequence token, so the end of an answer cannot be learned")
     text = render(example, tokenizer)
@@ -94,17 +109,16 @@ def _encode(example: Example, tokenizer: Any, max_length: int) -> tuple[EncodedR
         answer = answer + middle_ids(ending, tokenizer)
     else:
         context, answer = continued_ids(prompt, text.completion + ending, tokenizer)
-    if answer[-1:] != [tokenizer.eos_token_id]:
+    if example.ends and answer[-1:] != [tokenizer.eos_token_id]:
         answer = [*answer, tokenizer.eos_token_id]
+    return context, answer
+
+
+def _row(context: list[int], answer: list[int], max_length: int) -> tuple[EncodedRow, bool]:
+    """The row of a prompt and an answer that fits, and whether the prompt lost its beginning."""
     room = max_length - len(answer)
-    if room < 1:
-        raise TooLongError(
-            f"an answer of {len(answer)} tokens does not fit into a sequence length of {max_length}: "
-            f"{shown(text.completion.strip())}"
-        )
-    was_cut = len(context) > room
-    context = context[-room:]
-    return {"input_ids": context + answer, "labels": [IGNORED] * len(context) + answer}, was_cut
+    kept = context[-room:]
+    return {"input_ids": kept + answer, "labels": [IGNORED] * len(kept) + answer}, len(context) > room
 
 
 def _ending(closing: str, tokenizer: Any) -> str:

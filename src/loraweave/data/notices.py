@@ -38,7 +38,7 @@ class Cut:
 def notices(
     tasks: Sequence[Task], tokenizer: Any, cuts: Sequence[Cut], longest: int, asked: int, reads: int
 ) -> Iterator[str]:
-    """A line for each thing that is not as it stands in the files.
+    """What data were taken for, and a line for each thing that is not as it stands in the files.
 
     Args:
         cuts: of the tasks.
@@ -46,6 +46,8 @@ def notices(
         asked: the run file's `max_length`: more than `longest` where the model has no positions for it.
         reads: tokens that the model can read.
     """
+    for task in tasks:
+        yield from (f"{task.name}: {line}" for line in (task.about, *task.notes) if line)
     if folding := folding_tasks(tokenizer, ((task.name, task.training_examples()) for task in tasks)):
         yield FOLDED.format(", ".join(folding))
     for cut in cuts:

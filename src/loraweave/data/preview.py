@@ -10,6 +10,7 @@ from typing import Any
 from loraweave.data.encode import IGNORED, encode
 from loraweave.errors import UserError
 from loraweave.tasks.chat import render
+from loraweave.tasks.data_task import DataTask
 from loraweave.tasks.harness import folder_index, task_manager
 from loraweave.tasks.task import Task
 
@@ -25,8 +26,16 @@ class Listing:
 
 @dataclass(frozen=True)
 class Summary:
-    """A task at a glance. `splits` maps training, validation and test to their number of examples (a split that the
-    task lacks is 0); `output_type` and `metrics` are lm-eval's, or "held-out loss"."""
+    """A task at a glance.
+
+    Attributes:
+        name, origin, chat_template: as of the task.
+        output_type, metrics: lm-eval's, or "held-out loss".
+        splits: number of examples of training, validation and test; 0 for a split that the task lacks.
+        format: what its data were taken for, with the columns that are read and those that are not; "" for a task of
+            lm-eval's.
+        templates: how its columns become prompts and answers, by name; empty where messages are learned as they stand.
+    """
 
     name: str
     origin: str
@@ -34,6 +43,8 @@ class Summary:
     metrics: list[str]
     splits: dict[str, int]
     chat_template: bool
+    format: str
+    templates: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -105,10 +116,17 @@ def summarise(task: Task) -> Summary:
         "validation": len(task.validation_examples()) if task.trainable else 0,
         "test": len(task.test_examples()),
     }
-    if task.lm_eval is None:
-        return Summary(task.name, task.origin, "held-out loss", ["loss"], splits, task.chat_template)
-    kind, metrics = str(task.lm_eval.OUTPUT_TYPE), list(task.lm_eval.aggregation())
-    return Summary(task.name, task.origin, kind, metrics, splits, task.chat_template)
+    kind, metrics = "held-out loss", ["loss"]
+    if task.lm_eval is not None:
+        kind, metrics = str(task.lm_eval.OUTPUT_TYPE), list(task.lm_eval.aggregation())
+    if isinstance(task, DataTask):
+        columns = ", ".join(map(repr, task.format.columns))
+        unused = f"; not used: {', '.join(map(repr, task.format.unused))}" if task.format.unused else ""
+        taken_for, templates = f"{task.about}; columns: {columns}{unused}", task.templates
+    else:
+        fields = {key: getattr(task.lm_eval.config, key) for key in ("doc_to_text", "doc_to_choice", "doc_to_target")}
+        taken_for, templates = "", {key: str(value) for key, value in fields.items() if value is not None}
+    return Summary(task.name, task.origin, kind, metrics, splits, task.chat_template, taken_for, templates)
 
 
 def preview(task: Task, tokenizer: Any, count: int = 3, max_length: int = 1024) -> list[Preview]:

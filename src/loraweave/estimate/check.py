@@ -81,7 +81,7 @@ def check(path: str | Path, overrides: Sequence[str] = (), trust_code: bool = Fa
     with quiet_libraries(), nothing_downloaded():
         config, entries = _what_holds(values)
         config.trust_code |= trust_code
-        _look_at_data(entries, config.base_dir, places, found)
+        _look_at_data(entries, config, places, found)
         tasks = _tasks(config, entries, places, found)
         base = _base(config.base, places, found) if "model" in values else None
         if base is not None:
@@ -105,14 +105,18 @@ def _what_holds(values: Mapping[str, Any]) -> tuple[RunConfig, Entries]:
     return RunConfig(**right), entries
 
 
-def _look_at_data(entries: Entries, base_dir: Path, places: Places, found: Checked) -> None:
-    """Every row of every data file."""
+def _look_at_data(entries: Entries, config: RunConfig, places: Places, found: Checked) -> None:
+    """Every row of every data file; those that are to be skipped are no problem."""
     for number, entry in entries:
+        skip = (entry.on_bad_row or config.on_bad_row) == "skip"
         for one in _files(entry):
             with found.noting(places.of(["tasks", number])):
-                if (seen := recognise(one, base_dir)) is not None:
-                    found.data.append(seen)
-                    check_none(problem.message for problem in seen.problems)
+                if (seen := recognise(one, config.base_dir)) is None:
+                    continue
+                found.data.append(seen)
+                skipped = [problem.message for problem in seen.problems if skip and problem.number]
+                found.notes += [f"left out: {message}" for message in skipped]
+                check_none(problem.message for problem in seen.problems if problem.message not in skipped)
 
 
 def _files(spec: TaskSpec) -> Iterator[TaskSpec]:
@@ -130,7 +134,13 @@ def _tasks(config: RunConfig, entries: Entries, places: Places, found: Checked) 
     for number, entry in entries:
         with found.noting(places.of(["tasks", number])):
             loaded += outlines(
-                [entry], config.base_dir, config.data_dir, config.chat_template, config.seed, config.trust_code
+                [entry],
+                config.base_dir,
+                config.data_dir,
+                config.chat_template,
+                config.seed,
+                config.trust_code,
+                config.on_bad_row,
             )
     if len(found.problems) > before:
         return None

@@ -92,7 +92,13 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
             console.print(f"{missing}; a run here would end with that", markup=False, soft_wrap=True)
         config, args = run.config, run.args
         tasks = outlines(
-            config.tasks, config.base_dir, config.data_dir, config.chat_template, config.seed, config.trust_code
+            config.tasks,
+            config.base_dir,
+            config.data_dir,
+            config.chat_template,
+            config.seed,
+            config.trust_code,
+            config.on_bad_row,
         )
         names = [task.name for task in tasks]
         config.mixture.check_tasks(names)

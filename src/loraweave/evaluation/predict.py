@@ -13,8 +13,6 @@ from loraweave.errors import UserError
 from loraweave.evaluation.lm import LoadedModel
 from loraweave.evaluation.samples import chosen, named_metrics
 from loraweave.tasks.examples import Message
-from loraweave.tasks.harness_task import HarnessTask
-from loraweave.tasks.messages import read_messages
 from loraweave.tasks.sandbox import reason_of
 from loraweave.tasks.task import Task
 from loraweave.tasks.template import apply_template
@@ -33,20 +31,24 @@ def predict_rows(lm: LoadedModel, task: Task, rows: Sequence[Mapping[str, Any]],
 
     Args:
         lm: with a model that has been told the task.
-        task: what is asked. An lm-eval task reads the columns that its templates name; a file's task reads `messages`
-            or `prompt`, as in training, or the columns of the lm-eval task that scores it.
+        task: what is asked. An lm-eval task reads the columns that its templates name; one of data the columns that
+            it was trained on, or those of the lm-eval task that scores it.
         rows: without answers; any that are there are not looked at.
         first: the first row's number.
 
     Raises:
         UserError: a row lacks what the task's templates read; the row's number is named.
     """
-    of_a_file = not isinstance(task, HarnessTask) and any("prompt" in row or "messages" in row for row in rows)
-    if task.lm_eval is None or of_a_file:
-        prompts = [_prompt(row, number, task.chat_template) for number, row in enumerate(rows, start=first)]
+    places = [f"row {number}" for number in range(first, first + len(rows))]
+    asked = [task.question(row, place) for row, place in zip(rows, places, strict=True)]
+    if task.lm_eval is None or any(question is not None for question in asked):
+        if None in asked:
+            raise UserError(f"{places[asked.index(None)]}: lacks the columns by which other rows ask")
+        prompts: Any = asked
         return [{"prediction": text} for text in write_answers(lm, prompts)]
     lm.turn = turn_of(lm.tokenizer) if task.chat_template else None
-    requests = _requests(task, rows, lm, first)
+    docs = [task.document(row, place) for row, place in zip(rows, places, strict=True)]
+    requests = _requests(task, docs, lm, first)
     kinds = {request.request_type for each in requests for request in each}
     if kinds == {"generate_until"}:
         return _generated(lm, task, [each[0] for each in requests])
@@ -77,18 +79,6 @@ def write_answers(
     how = {"until": list(stop), "do_sample": False, "max_gen_toks": max_new_tokens or lm.max_gen_toks}
     requests = [Instance("generate_until", {}, (text, dict(how)), number) for number, text in enumerate(texts)]
     return lm.generate_until(requests)
-
-
-def _prompt(row: Mapping[str, Any], number: int, chat: bool) -> Prompt:
-    found = row.get("messages", row.get("prompt"))
-    if isinstance(found, list):
-        messages = read_messages(found, "messages" if "messages" in row else "prompt", f"row {number}")
-        while messages and messages[-1]["role"] == "assistant":  # an answer, which is what is asked for
-            messages.pop()
-        return messages
-    if not isinstance(found, str):
-        raise UserError(f"row {number}: neither 'messages' nor 'prompt' in it, so there is nothing to answer")
-    return [{"role": "user", "content": found}] if chat else found
 
 
 def _requests(task: Task, rows: Sequence[Mapping[str, Any]], lm: LoadedModel, first: int) -> list[list[Instance]]:

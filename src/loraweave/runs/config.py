@@ -1,6 +1,7 @@
 """The run file: which model, which method, which tasks, how they are mixed, trained and evaluated."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,8 @@ from loraweave.runs.problems import Places, told
 from loraweave.runs.settings import train_problems
 from loraweave.runs.yamlfile import Lines, NotYamlError, parse_value, read_yaml
 from loraweave.tasks import Task, load_tasks
-from loraweave.tasks.spec import parse_spec
+from loraweave.tasks.sources import YAML_SUFFIXES
+from loraweave.tasks.spec import OnBadRow, parse_spec
 from loraweave.tasks.untrained import load_untrained
 
 MAX_SEED = 2**32 - 1  # what NumPy takes
@@ -81,6 +83,8 @@ class RunConfig(BaseModel):
         data_dir: where task YAMLs look for their data files.
         chat_template: send prompts through the tokenizer's chat template, in training and in evaluation.
         cut_prompts: train also where a task loses most of its prompts' beginnings to `train.max_length`.
+        on_bad_row: whether a row of data that cannot be used is an error, or is skipped, said and noted in the run's
+            folder; for tasks that do not say it themselves.
         mixture: how often each task is drawn.
         train: Hugging Face TrainingArguments by their own names, with defaults of this package. `learning_rate` may be
             one number, or one for each method by its name; `only: router` trains the routers of an adapter alone.
@@ -103,6 +107,7 @@ class RunConfig(BaseModel):
     data_dir: str | None = None
     chat_template: bool = False
     cut_prompts: bool = False
+    on_bad_row: OnBadRow = "error"
     mixture: MixtureConfig = Field(default_factory=lambda: MixtureConfig.model_validate({}))
     train: dict[str, Any] = Field(default_factory=dict)
     eval: EvalConfig = Field(default_factory=EvalConfig)
@@ -241,7 +246,15 @@ class RunConfig(BaseModel):
 
     def load_tasks(self) -> list[Task]:
         """The tasks of the run file, in the order of their ids."""
-        return load_tasks(self.tasks, self.base_dir, self.data_dir, self.chat_template, self.seed, self.trust_code)
+        return load_tasks(
+            self.tasks,
+            self.base_dir,
+            self.data_dir,
+            self.chat_template,
+            self.seed,
+            self.trust_code,
+            self.on_bad_row,
+        )
 
     def load_forgetting(self, tasks: Sequence[Task], entries: Sequence[Any] | None = None) -> list[Task]:
         """What the run is not trained for and is scored on.
@@ -283,6 +296,14 @@ def _path(keys: tuple[str, ...], written: str | Path, start: Path, places: Place
         return user_path(written, start)
     except UserError as error:
         raise UserError(f"{places.of(keys)}: {keys[0]}: {error}") from None
+
+
+def is_run_file(name: str | Path) -> bool:
+    """Whether a file is one by its keys: a YAML that has `tasks`, where a task's own has `task` or `group`."""
+    path = user_path(name)
+    if path.suffix not in YAML_SUFFIXES or not path.is_file():
+        return False
+    return re.search(rb"^tasks[ \t]*:", path.read_bytes(), re.MULTILINE) is not None
 
 
 def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:

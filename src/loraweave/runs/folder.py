@@ -3,6 +3,8 @@
 run.yaml            the full configuration
 base.json           the base model's name and fingerprint, how it is loaded, and a hash of its tokenizer
 data.json           a hash of each task's examples
+splits.json         what each task's data were taken for, and which rows choose and are scored
+skipped.jsonl       rows that were left out, each with the reason
 environment.json    versions, hardware, seed
 mixture.json        what each task got, epoch by epoch together
 routing.json        entropy and use of the heads by layer and task at the end, where heads are weighed
@@ -52,6 +54,8 @@ class RunFolder:
         self.config = self.path / "run.yaml"
         self.base = self.path / "base.json"
         self.data = self.path / "data.json"
+        self.splits = self.path / "splits.json"
+        self.skipped = self.path / "skipped.jsonl"
         self.environment = self.path / "environment.json"
         self.mixture = self.path / "mixture.json"
         self.routing = self.path / "routing.json"

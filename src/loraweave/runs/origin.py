@@ -1,5 +1,6 @@
 """What a run is made from beside its run file: the base and the data. A run that goes on must have the same."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from torch import nn
 from loraweave.bases import BaseSpec, fingerprint, resolve_base
 from loraweave.data.identity import content_hash, tokenizer_hash
 from loraweave.errors import UserError
-from loraweave.files import file_hash, write_json
+from loraweave.files import file_hash, write_json, write_json_lines
 from loraweave.runs.folder import BaseRecord, RunFolder
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
@@ -41,6 +42,26 @@ def describe_scored_data(tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
     """As `describe_data`, with a hash of the examples that each task is scored on."""
     known = describe_data(tasks)
     return {task.name: {**known[task.name], "test": content_hash(task.test_examples())} for task in tasks}
+
+
+def note_data(folder: RunFolder, tasks: Sequence[Task]) -> None:
+    """Write down how the tasks' data were read and shared out, and the rows that were left out; nothing for lm-eval's
+    own tasks, which say it themselves."""
+    records = {task.name: record for task in tasks if (record := task.record())}
+    if records:
+        write_json(folder.splits, records)
+    skipped = [
+        {"task": task.name, "source": row.source, "number": row.number, "why": row.message, "row": _plain(row.content)}
+        for task in tasks
+        for row in task.skipped
+    ]
+    if skipped:
+        write_json_lines(folder.skipped, skipped)
+
+
+def _plain(content: Any) -> Any:
+    """A row as JSON has it: dates and bytes, which Parquet has, as text."""
+    return json.loads(json.dumps(content, default=str))
 
 
 def hold_to(folder: RunFolder, base: Mapping[str, str], data: Mapping[str, Any]) -> None:

@@ -1,9 +1,12 @@
 """Which format the rows of a source have: told by their columns, and said where it is a guess."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from types import NoneType
 from typing import Any
 
 from loraweave.errors import UserError, nearest
+from loraweave.tasks import conversations
 from loraweave.tasks.fields import used_fields
 from loraweave.tasks.formats import Chats, Format, Pairs, PlainText, Templates
 from loraweave.tasks.labels import MOST_LABELS, Choices, Labels, counted, field_value, names_of
@@ -55,8 +58,7 @@ def choose_format(
         raise UserError(f"{seen.where}: 'choices' are names of labels, and this is {found.name}")
     if metric is not None:
         found.metric = metric
-    if unused := [name for name in seen.names if name not in found.columns]:
-        found.notes.append(f"not used: {', '.join(map(repr, unused))}")
+    found.unused = [name for name in seen.names if name not in found.columns]
     return found
 
 
@@ -110,7 +112,8 @@ def _chats(seen: _Columns, key: str) -> Format:
     sharegpt = "role" not in turn and ("from" in turn or key != "messages")
     columns = [name for name in (key, "tools", *(("system",) if sharegpt else ())) if seen.has(name)]
     name = ("ShareGPT conversations" if sharegpt else "chat messages") + (" with tools" if seen.has("tools") else "")
-    return Chats(name, columns, always_chat=True, key=key, sharegpt=sharegpt)
+    convert = partial(conversations.sharegpt, key=key) if sharegpt else None
+    return Chats(name, columns, always_chat=True, key=key, convert=convert)
 
 
 def _pairs(seen: _Columns, name: str, question: str, answer: str, context: str | None) -> Format:
@@ -128,13 +131,14 @@ def _pairs(seen: _Columns, name: str, question: str, answer: str, context: str |
             )
     columns = [name for name in (question, context, answer) if name]
     if name == "Alpaca":
-        if also := seen.one_of(("system", "history")):
-            raise UserError(f"{seen.where}: has {also!r} beside 'instruction': write such rows as 'messages'")
+        if also := [column for column in ("system", "history") if seen.has(column)]:
+            convert = partial(conversations.alpaca, answer=answer, context=context)
+            return Chats("Alpaca with a history", [*also, *columns], always_chat=True, convert=convert)
         plain = ALPACA.replace("INPUT", ALPACA_INPUT.replace("input", context) if context else "")
         chat = ALPACA_CHAT.replace("input", context) if context else "{{instruction}}"
-        return Templates(name, columns, [], "loss", False, plain, f"{{{{{answer}}}}}", chat)
+        return Templates(name, columns, [], [], "loss", False, plain, f"{{{{{answer}}}}}", chat)
     prompt = f"{{{{{context}}}}}\n{{{{{question}}}}}\n" if context else f"{{{{{question}}}}}\n"
-    return Templates(name, columns, [], "loss", False, prompt, f"{{{{{answer}}}}}", prompt.rstrip("\n"))
+    return Templates(name, columns, [], [], "loss", False, prompt, f"{{{{{answer}}}}}", prompt.rstrip("\n"))
 
 
 def _text(seen: _Columns, choices: Choices | None) -> Format:
@@ -193,7 +197,7 @@ def _own(seen: _Columns, prompt: str | None, completion: str | None, choices: Ch
             columns.append(name)
     if choices is not None:
         return _labels(seen, prompt, completion, choices, "text and label")
-    return Templates("columns of its own", list(dict.fromkeys(columns)), [], "loss", False, prompt, completion)
+    return Templates("columns of its own", list(dict.fromkeys(columns)), [], [], "loss", False, prompt, completion)
 
 
 def _labels(seen: _Columns, prompt: str, completion: str, choices: Choices | None, name: str) -> Labels:
@@ -201,8 +205,12 @@ def _labels(seen: _Columns, prompt: str, completion: str, choices: Choices | Non
     columns = [column for template in (prompt, completion) for column in used_fields(template, where, plain_name=True)]
     if isinstance(choices, str):
         columns += used_fields(choices, where, plain_name=True)
-        return Labels(name, columns, [], "acc", False, prompt, completion, own_choices=choices)
-    counts = counted(field_value(completion, row) for row in seen.rows)
+        return Labels(name, columns, [], [], "acc", False, prompt, completion, own_choices=choices)
+    values = [field_value(completion, row) for row in seen.rows]
+    for value, row in zip(values, seen.rows, strict=True):
+        if not isinstance(value, (str, int, float, NoneType)):
+            raise UserError(f"{row.place}: a label is a name or a whole number, not {type(value).__name__}")
+    counts = counted(values)
     known = seen.label_names(columns[-1])
     if known is not None:
         counts.pop(-1, None)  # what `datasets` writes where nobody has given a label
@@ -216,7 +224,7 @@ def _labels(seen: _Columns, prompt: str, completion: str, choices: Choices | Non
     if len(names) < 2:
         raise UserError(f"{where}: every row has the label {names[0]!r}, so there is nothing to tell apart")
     numbers = {value: names.index(name) for value, name in by_value.items()}
-    made = Labels(name, columns, [], "acc", False, prompt, completion, choices=names, by_value=numbers)
+    made = Labels(name, columns, [], [], "acc", False, prompt, completion, choices=names, by_value=numbers)
     if unseen := [name for name in names if not any(by_value.get(value) == name for value in counts)]:
         made.notes.append(f"no row has the label {', '.join(map(repr, unseen))}")
     return made

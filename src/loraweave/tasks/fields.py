@@ -65,23 +65,27 @@ def check_document(templates: Mapping[str, str], document: Mapping[str, Any], pl
         )
 
 
-@lru_cache(maxsize=256)
 def used_fields(template: str, of: str, plain_name: bool) -> tuple[str, ...]:
     """The names that the template reads; `of`: whose it is. lm-eval also takes a bare field name for a template.
 
     Raises:
         UserError: it does not parse.
     """
-    from jinja2 import meta
-    from lm_eval import utils
-
     if plain_name and template.isidentifier():
         return (template,)
     try:
-        return tuple(sorted(meta.find_undeclared_variables(utils.env.parse(template))))
+        return _undeclared(template)
     except Exception as error:  # beside Jinja's own: numbers of thousands of digits, nesting without end
         reason = getattr(error, "message", None) or reason_of(error)
         raise UserError(f"{of}: the template {shown(template)} does not parse: {reason}") from None
+
+
+@lru_cache(maxsize=256)
+def _undeclared(template: str) -> tuple[str, ...]:
+    from jinja2 import meta
+    from lm_eval import utils
+
+    return tuple(sorted(meta.find_undeclared_variables(utils.env.parse(template))))
 
 
 def rendered(template: str, document: Mapping[str, Any], place: str) -> str:
@@ -95,8 +99,8 @@ def rendered(template: str, document: Mapping[str, Any], place: str) -> str:
     if template.isidentifier():
         return str(document.get(template, ""))
     sandbox_tasks()
-    try:
-        return str(utils.apply_template(template, dict(document)))
+    try:  # a field that only other rows have may be asked for, and is null here
+        return str(utils.apply_template(template, {name: document.get(name) for name in _undeclared(template)}))
     except Exception as error:  # a template may fail like any other program
         raise UserError(f"{place}: the template fails here: {reason_of(error)}") from error
 

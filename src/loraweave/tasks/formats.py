@@ -1,16 +1,15 @@
 """What a row of each format says: messages, a prompt and its completion, or plain text, as examples to learn."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from loraweave.errors import UserError, nearest
 from loraweave.tasks.examples import Example, Message
 from loraweave.tasks.fields import check_document, rendered
-from loraweave.tasks.messages import check_row, is_learned, read_messages, read_tools, says_something
-from loraweave.tasks.rows import Row
-from loraweave.tasks.sharegpt import as_messages
+from loraweave.tasks.messages import check_row, is_learned, read_messages, read_tools, says_something, to_answer
+from loraweave.tasks.rows import Row, Values
 from loraweave.tasks.task import Group
 
 
@@ -21,6 +20,7 @@ class Format(ABC):
     Attributes:
         name: for people.
         columns: those that are read.
+        unused: columns that are not read.
         notes: what was guessed, for people.
         metric: what the task is scored by, as lm-eval calls it; `loss` for the loss on held-out rows.
         always_chat: rows are messages, which only a chat template makes text of.
@@ -28,6 +28,7 @@ class Format(ABC):
 
     name: str
     columns: Sequence[str]
+    unused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     metric: str = "loss"
     always_chat: bool = False
@@ -48,9 +49,25 @@ class Format(ABC):
     def prompt(self, row: Row, chat: bool) -> str | list[Message]:
         """What is asked by a row, which may lack the answer; arguments and errors as of `examples`."""
 
-    @property
-    def templates(self) -> dict[str, str]:
-        """The prompt and the completion as templates, where they are made by such."""
+    def document(self, row: Row, chat: bool, answered: bool = True) -> dict[str, Any]:
+        """A row as the lm-eval task of its metric takes it (`tasks.scored`).
+
+        Args:
+            row: of the source.
+            chat: as of `examples`.
+            answered: whether the row has its answer.
+
+        Raises:
+            UserError: as `examples`.
+        """
+        raise UserError(f"{row.place}: {self.name} are not scored by lm-eval")
+
+    def label(self, row: Row) -> Hashable:
+        """What rows are alike in, so that each split gets its part of every kind; the same for all without labels."""
+        return None
+
+    def templates(self, chat: bool) -> dict[str, str]:
+        """The prompt and the completion as templates, where they are made by such; `chat` as of `examples`."""
         return {}
 
 
@@ -60,11 +77,11 @@ class Chats(Format):
 
     Attributes:
         key: their column.
-        sharegpt: their turns have `from` and `value`, not `role` and `content`.
+        convert: makes `messages` of a row that has them in another form; given the row and its place.
     """
 
     key: str = "messages"
-    sharegpt: bool = False
+    convert: Callable[[Values, str], Values] | None = None
 
     def examples(self, row: Row, chat: bool) -> Group:
         values = self._plain(row)
@@ -76,18 +93,15 @@ class Chats(Format):
         return turns(messages, first, tools, row.place)
 
     def prompt(self, row: Row, chat: bool) -> list[Message]:
-        messages = self._messages(self._plain(row), row)
-        while messages and messages[-1]["role"] == "assistant":  # an answer, which is what is asked for
-            messages.pop()
-        return messages
+        return to_answer(self._messages(self._plain(row), row))
 
     def _plain(self, row: Row) -> dict[str, Any]:
-        values = as_messages(row.values, self.key, row.place) if self.sharegpt else row.values
+        values = row.values if self.convert is None else self.convert(row.values, row.place)
         check_row(values, row.place)
         return values
 
     def _messages(self, values: dict[str, Any], row: Row) -> list[Message]:
-        key = "messages" if self.sharegpt else self.key
+        key = "messages" if self.convert else self.key
         if values.get(key) is None:
             raise UserError(f"{row.place}: lacks the field {key!r}{nearest(key, set(values) - {key})}")
         return read_messages(values[key], self.key, row.place, row.filled)
@@ -121,6 +135,10 @@ class Pairs(Format):
             return read_messages(prompt, "prompt", row.place, row.filled)
         return asked(prompt, chat)
 
+    def document(self, row: Row, chat: bool, answered: bool = True) -> dict[str, Any]:
+        completion = str(row.values["completion"]).strip() if answered else ""
+        return {"prompt": _wanted(row, "prompt"), "completion": completion}
+
 
 @dataclass
 class Templates(Format):
@@ -135,9 +153,11 @@ class Templates(Format):
     completion_template: str = ""
     chat_prompt: str = ""
 
-    @property
-    def templates(self) -> dict[str, str]:
-        return {"prompt": self.prompt_template, "completion": self.completion_template}
+    def templates(self, chat: bool) -> dict[str, str]:
+        return {"prompt": self._prompt_template(chat), "completion": self.completion_template}
+
+    def _prompt_template(self, chat: bool) -> str:
+        return (self.chat_prompt if chat else "") or self.prompt_template
 
     def examples(self, row: Row, chat: bool) -> Group:
         check_row(row.values, row.place)
@@ -148,8 +168,12 @@ class Templates(Format):
     def prompt(self, row: Row, chat: bool) -> str | list[Message]:
         return asked(self._prompt(row, chat), chat)
 
+    def document(self, row: Row, chat: bool, answered: bool = True) -> dict[str, Any]:
+        completion = rendered(self.completion_template, row.values, row.place).strip() if answered else ""
+        return {"prompt": self._prompt(row, chat), "completion": completion}
+
     def _prompt(self, row: Row, chat: bool) -> str:
-        template = (self.chat_prompt if chat else "") or self.prompt_template
+        template = self._prompt_template(chat)
         check_document({"prompt": template}, row.values, row.place, row.place)
         return rendered(template, row.values, f"{row.place}: prompt")
 
@@ -171,6 +195,9 @@ class PlainText(Format):
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{row.place}: {self.key!r} is {'empty' if isinstance(text, str) else 'no text'}")
         return [Example("", text, place=row.place, ends=not self.parts)]
+
+    def document(self, row: Row, chat: bool, answered: bool = True) -> dict[str, Any]:
+        return {"prompt": "", "completion": row.values[self.key]}
 
     def prompt(self, row: Row, chat: bool) -> str | list[Message]:
         raise UserError(f"{row.place}: plain text asks for nothing, so there is nothing to predict")

@@ -68,7 +68,15 @@ def _one_object(text: str, source: str) -> Values | None:
         extra = isinstance(error, json.JSONDecodeError) and error.msg == "Extra data"
         if extra or len(lines) == 1 or any(map(_is_object, lines)):
             return None
+    inner = text.strip()
+    if "\n" not in inner:
+        return dict(_parsed(inner, f"{source}, line {_first_line(text)}"))
     return dict(_parsed(text, source))
+
+
+def _first_line(text: str) -> int:
+    """The line, from 1, in which what stands in a text begins."""
+    return 1 + text[: len(text) - len(text.lstrip())].count("\n")
 
 
 def _is_object(line: str) -> bool:
@@ -95,7 +103,7 @@ def _of_object(whole: Values, text: str, source: str, bad: BadRows) -> FileRows:
                 'to_json(..., orient="records", lines=True))'
             )
     _check_characters(text, whole, source)
-    return FileRows(source, [whole], [1 + text[: text.index("{")].count("\n")], "line", "JSON")
+    return FileRows(source, [whole], [_first_line(text)], "line", "JSON")
 
 
 def _is_rows(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """Text that gets one of several labels: which there are, how a row names its own, and the prompt that asks for it."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,9 +42,20 @@ class Labels(Templates):
     by_value: dict[Any, int] = field(default_factory=dict)
     own_choices: str = ""
 
+    def templates(self, chat: bool) -> dict[str, str]:
+        choices = self.own_choices or ", ".join(self.choices)
+        return {**super().templates(chat), "choices": choices}
+
     def examples(self, row: Row, chat: bool) -> Group:
         names, gold = self.names(row), self.gold(row)
         return [Example(asked(self._prompt(row, chat), chat), names[gold], by_likelihood=True, place=row.place)]
+
+    def document(self, row: Row, chat: bool, answered: bool = True) -> dict[str, Any]:
+        gold = self.gold(row) if answered else 0
+        return {"prompt": self._prompt(row, chat), "choices": self.names(row), "gold": gold}
+
+    def label(self, row: Row) -> Hashable:
+        return None if self.own_choices else self.gold(row)
 
     def names(self, row: Row) -> list[str]:
         """The labels that a row may have."""

@@ -7,14 +7,13 @@ from typing import Any
 
 from loraweave.errors import UserError, shown
 from loraweave.paths import user_path
+from loraweave.tasks.data_task import DataTask
 from loraweave.tasks.files import SUFFIXES, existing
 from loraweave.tasks.harness import named_tasks, yaml_tasks
 from loraweave.tasks.harness_task import HarnessTask
-from loraweave.tasks.spec import A_NAME, TaskSpec, is_name, parse_spec
+from loraweave.tasks.sources import YAML_SUFFIXES, is_source
+from loraweave.tasks.spec import A_NAME, FOR_DATA, OnBadRow, TaskSpec, is_name, parse_spec
 from loraweave.tasks.task import Task
-from loraweave.tasks.trl_task import FileTask
-
-YAML_SUFFIXES = (".yaml", ".yml")
 
 
 def load_tasks(
@@ -24,6 +23,7 @@ def load_tasks(
     chat_template: bool = False,
     seed: int = 0,
     trust_code: bool = False,
+    on_bad_row: OnBadRow = "error",
 ) -> list[Task]:
     """Load the tasks of a run, in the order given.
 
@@ -32,8 +32,9 @@ def load_tasks(
         base_dir: where relative paths start: the run file's folder.
         data_dir: where the relative `data_files` of task YAMLs are looked for first; then in the YAML's own folder.
         chat_template: for tasks that do not say it themselves.
-        seed: of the draw of validation examples.
+        seed: of the draw of validation examples of lm-eval's tasks; those of data are the same whatever the seed.
         trust_code: run functions that the task files name (`!function`). Those of lm-eval's own tasks always run.
+        on_bad_row: for data that do not say it themselves: whether a row that cannot be used is an error, or skipped.
 
     Raises:
         UserError: with the file and the place of whatever is wrong, rows of local files included; or a task file names
@@ -48,7 +49,7 @@ def load_tasks(
         if folder is not None and not folder.is_dir():
             raise UserError(f"data_dir: there is no folder {folder}")
         chat = chat_template if spec.chat_template is None else spec.chat_template
-        tasks += _load(spec, base, folder, chat, seed, trust_code)
+        tasks += _load(spec, base, folder, chat, seed, trust_code, (spec.on_bad_row or on_bad_row) == "skip")
     if not tasks:
         raise UserError("tasks: there is none; name at least one")
     check_names((task.name, task.origin) for task in tasks)
@@ -69,17 +70,14 @@ def check_names(tasks: Iterable[tuple[str, str]]) -> None:
         seen[name] = origin
 
 
-def _load(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, seed: int, trust_code: bool) -> list[Task]:
-    for key in ("prompt", "completion", "choices", "metric", "subset"):
+def _load(
+    spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, seed: int, trust_code: bool, skip: bool
+) -> list[Task]:
+    if is_source(spec.task, base):
+        return [_data_task(spec, base, data_dir, chat, skip, trust_code)]
+    for key in FOR_DATA:
         if getattr(spec, key) is not None:
-            raise UserError(f"{spec.task}: {key!r} is understood by `loraweave.tasks.recognise` alone so far")
-    if Path(spec.task).suffix in SUFFIXES:
-        return [_file_task(spec, base, data_dir, chat, seed, trust_code)]
-    for key in ("eval", "test"):
-        if getattr(spec, key) is not None:
-            raise UserError(
-                f"{spec.task}: {key!r} belongs to a data file in TRL's formats; lm-eval's task says its own"
-            )
+            raise UserError(f"{spec.task}: {key!r} belongs to data; lm-eval's task says its own")
     if isinstance(spec.validation, str):
         raise UserError(f"{spec.task}: 'validation' is a share here, such as 0.05; a file goes into validation_split")
     found, origin = _lm_eval_tasks(spec.task, base, data_dir, trust_code)
@@ -97,29 +95,28 @@ def _load(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, seed: i
     return tasks
 
 
-def _file_task(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, seed: int, trust_code: bool) -> FileTask:
+def _data_task(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, skip: bool, trust_code: bool) -> DataTask:
     if spec.data_dir is not None and spec.eval is None:
         raise UserError(f"{spec.task}: 'data_dir' is for task YAMLs; give the file's own path")
     lm_eval = None
     if spec.eval is not None:
-        if Path(spec.eval).suffix in SUFFIXES:
+        if is_source(spec.eval, base):
             raise UserError(f"{spec.task}: 'eval' is an lm-eval name or YAML; a file to measure the loss on is 'test'")
         found, _ = _lm_eval_tasks(spec.eval, base, data_dir, trust_code)
         if len(found) > 1:
             raise UserError(f"{spec.task}: 'eval' must be one task, and {spec.eval} stands for {len(found)}")
         lm_eval = found[0]
-    name = spec.name or Path(spec.task).stem
-    if lm_eval is not None:
-        lm_eval.set_config("task", name)
-    validation = _at(base, spec.validation) if isinstance(spec.validation, str) else spec.validation
-    test = _at(base, spec.test) if isinstance(spec.test, str) else spec.test
-    if lm_eval is not None and test is not None:
-        raise UserError(f"{spec.task}: lm-eval's task scores it, so 'test' has no meaning beside 'eval'")
-    path = _at(base, spec.task)
-    for key, other in (("validation", validation), ("test", test)):
-        if isinstance(other, Path) and other.resolve() == path.resolve():
+    for key in ("test", "metric"):
+        if lm_eval is not None and getattr(spec, key) is not None:
+            raise UserError(f"{spec.task}: lm-eval's task scores it, so {key!r} has no meaning beside 'eval'")
+    for key in ("validation", "test"):
+        other = getattr(spec, key)
+        if isinstance(other, str) and _at(base, other).resolve() == _at(base, spec.task).resolve():
             raise UserError(f"{spec.task}: {key!r} is the training file itself")
-    return FileTask(name, path, chat, lm_eval, validation, test, seed)
+    task = DataTask(spec, base, chat, lm_eval, skip)
+    if lm_eval is not None:
+        lm_eval.set_config("task", task.name)
+    return task
 
 
 def _lm_eval_tasks(what: str, base: Path, data_dir: Path | None, trust_code: bool) -> tuple[list[Any], str]:

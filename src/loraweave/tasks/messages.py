@@ -5,7 +5,7 @@ handed to the template, which may print them.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loraweave.errors import UserError, nearest, shown
@@ -100,6 +100,14 @@ def check_row(row: Mapping[str, Any], place: str) -> None:
 def is_learned(message: Message) -> bool:
     """Whether a turn of the assistant is learned: not where its `weight` is 0 or its `train` is false."""
     return message.get("weight", 1) != 0 and message.get("train", True) is not False
+
+
+def to_answer(messages: Sequence[Message]) -> list[Message]:
+    """Messages without the answers at their end, which are what is asked for."""
+    end = len(messages)
+    while end and messages[end - 1]["role"] == "assistant":
+        end -= 1
+    return list(messages[:end])
 
 
 def says_something(message: Message) -> bool:

@@ -13,10 +13,11 @@ import huggingface_hub.constants
 from loraweave.errors import UserError
 from loraweave.paths import user_path
 from loraweave.tasks import harness
-from loraweave.tasks.files import SUFFIXES
+from loraweave.tasks.files import parted
 from loraweave.tasks.harness_task import HarnessTask
-from loraweave.tasks.load import YAML_SUFFIXES, check_names, load_tasks
-from loraweave.tasks.spec import TaskSpec, parse_spec
+from loraweave.tasks.load import check_names, load_tasks
+from loraweave.tasks.sources import YAML_SUFFIXES, is_source
+from loraweave.tasks.spec import OnBadRow, TaskSpec, parse_spec
 from loraweave.tasks.task import Task
 from loraweave.tasks.task_yaml import read_task_yaml
 
@@ -45,6 +46,7 @@ def outlines(
     chat_template: bool,
     seed: int,
     trust_code: bool = False,
+    on_bad_row: OnBadRow = "error",
 ) -> list[Outline]:
     """The tasks of a run, in the order of their ids; arguments as `load_tasks` takes them. Nothing is downloaded.
 
@@ -55,7 +57,7 @@ def outlines(
 
     def load(some: list[Any]) -> list[Task]:
         with nothing_downloaded():
-            return load_tasks(some, base_dir, data_dir, chat_template, seed, trust_code)
+            return load_tasks(some, base_dir, data_dir, chat_template, seed, trust_code, on_bad_row)
 
     try:
         return [_loaded(task) for task in load(specs)]
@@ -97,9 +99,11 @@ def _loaded(task: Task) -> Outline:
 
 def _described(spec: TaskSpec, base_dir: Path, trust_code: bool) -> list[Outline]:
     """A task whose data are not at hand, or the members of a group, from lm-eval's YAML alone."""
-    if Path(spec.task).suffix in SUFFIXES:  # its own file is there, that of its evaluation is not
-        evaluation = _configs(str(spec.eval), base_dir, trust_code)
-        return [Outline(spec.name or Path(spec.task).stem, spec.task, _scored_by(evaluation[0]), None)]
+    if is_source(spec.task, base_dir):
+        if spec.eval is None:  # a data set of the hub
+            return [Outline(spec.name or Path(spec.task).name, spec.task, spec.metric or "what its columns say", None)]
+        evaluation = _configs(spec.eval, base_dir, trust_code)
+        return [Outline(spec.name or parted(spec.task)[0], spec.task, _scored_by(evaluation[0]), None)]
     found = []
     for config in _configs(spec.task, base_dir, trust_code):
         name = spec.name or str(config["task"])

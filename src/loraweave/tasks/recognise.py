@@ -36,8 +36,8 @@ class Recognised:
         prompt, completion: as templates over the columns; empty for chats, TRL's pairs and plain text.
         chat: the rows are messages, so that the base needs a chat template.
         scored_by: "acc" for labels, "bits_per_byte" for plain text, else "loss", on rows that are held out.
-        splits: rows that can be used, by the splits that the data come with: `train` alone for files.
-        notes: what was guessed, and which columns are not used; a line each.
+        splits: rows that can be used, by the splits that the data come with: `training` alone for files.
+        notes: what was guessed; a line each.
         problems: every row that cannot be used, with file and line in its message, in the order of the file; and what
             is wrong with all of them.
     """
@@ -85,7 +85,7 @@ def recognise(entry: str | dict[str, Any] | TaskSpec, base_dir: str | Path = "."
     except UserError as error:
         problems = [*bad.found, BadRow(str(error), spec.task, 0, None)]
         return Recognised(spec.task, spec.name or Path(spec.task).stem, problems=problems)
-    parts = source.splits["train"]
+    parts = source.splits["training"]
     names = dict.fromkeys(name for part in parts for row in part.rows for name in row)
     about: dict[str, Any] = {
         "where": source.where,
@@ -102,15 +102,17 @@ def recognise(entry: str | dict[str, Any] | TaskSpec, base_dir: str | Path = "."
     except UserError as error:
         problems = [*bad.found, BadRow(str(error), source.where, 0, None)]
         return Recognised(**about, rows=sum(read.values()), splits=read, notes=notes, problems=problems)
-    splits, labels = _usable(source, found, bool(spec.chat_template), bad)
+    chat = found.always_chat or bool(spec.chat_template)
+    splits, labels = _usable(source, found, chat, bad)
+    templates = found.templates(chat)
     return Recognised(
         **about,
         format=found.name,
         used=list(found.columns),
         rows=sum(splits.values()),
         labels=labels,
-        prompt=found.templates.get("prompt", ""),
-        completion=found.templates.get("completion", ""),
+        prompt=templates.get("prompt", ""),
+        completion=templates.get("completion", ""),
         chat=found.always_chat,
         scored_by=found.metric,
         splits=splits,
@@ -136,11 +138,11 @@ def _usable(source: Source, found: Format, chat: bool, bad: BadRows) -> tuple[di
     for split, parts in source.splits.items():
         for row in (row for part in parts for row in rows_of(part)):
             try:
-                examples = found.examples(row, chat or found.always_chat)
+                examples = found.examples(row, chat)
             except UserError as error:
                 bad.add(error, row.source, row.number, row.values)
                 continue
             splits[split] += 1
-            if isinstance(found, Labels) and split == "train":
+            if isinstance(found, Labels) and split == "training":
                 labels[str(examples[0].completion)] += 1
     return dict(splits), {name: labels[name] for name in dict.fromkeys([*getattr(found, "choices", ()), *labels])}

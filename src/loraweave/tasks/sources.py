@@ -13,11 +13,14 @@ from loraweave.tasks.files import is_data, parted, read_rows
 from loraweave.tasks.rows import BadRows, FileRows
 
 SPLITS = {
-    "train": ("train", "training"),
+    "training": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "eval"),
     "test": ("test", "testing"),
 }
 """What splits of a data set are called."""
+
+YAML_SUFFIXES = (".yaml", ".yml")
+"""Of task files in lm-eval's format."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Source:
     Attributes:
         name: a task of it is called so where it is given no name.
         where: the path, pattern or name, for people.
-        splits: `train`, and `validation` and `test` where a data set has its own.
+        splits: `training`, and `validation` and `test` where a data set has its own.
     """
 
     name: str
@@ -40,6 +43,8 @@ def is_source(written: str, base: Path) -> bool:
 
     A name with one slash that is nowhere on the disk is a data set of the hub, as `datasets` has it.
     """
+    if Path(written).suffix in YAML_SUFFIXES:
+        return False
     if is_data(written) or _is_pattern(written, base) or _folder(written, base) is not None:
         return True
     return _is_hub_name(written, base)
@@ -63,12 +68,12 @@ def read_source(written: str, base: Path, bad: BadRows, subset: str | None = Non
         return Source(folder.resolve().name, str(folder), _saved(folder))
     if _is_pattern(written, base):
         files = _matching(written, base)
-        return Source(_name_of_pattern(written, base), str(user_path(written, base)), {"train": _all(files, bad)})
+        return Source(_name_of_pattern(written, base), str(user_path(written, base)), {"training": _all(files, bad)})
     if _is_hub_name(written, base):
         name = written if subset is None else f"{written}, {subset}"
-        return Source(written.rpartition("/")[2], name, _downloaded(written, subset))
+        return Source(written.rpartition("/")[2], name, _by_split(_downloaded(written, subset), name, "hub data set"))
     path = user_path(written, base)
-    return Source(parted(path)[0], str(path), {"train": [read_rows(path, bad)]})
+    return Source(parted(path)[0], str(path), {"training": [read_rows(path, bad)]})
 
 
 def read_held_out(written: str, base: Path, bad: BadRows) -> list[FileRows]:
@@ -145,12 +150,12 @@ def _saved(folder: Path) -> dict[str, list[FileRows]]:
         raise UserError(f"{folder}: not a whole data set of `datasets`: {reason}") from error
 
 
-def _downloaded(name: str, subset: str | None) -> dict[str, list[FileRows]]:
-    """The splits of a data set of the hub. Of code that may lie beside it, `datasets` runs none."""
+def _downloaded(name: str, subset: str | None) -> Any:
+    """A data set of the hub. Of code that may lie beside it, `datasets` runs none."""
     import datasets
 
     try:
-        found = datasets.load_dataset(name, subset)
+        return datasets.load_dataset(name, subset)
     except Exception as error:  # the hub's client and the readers have errors of their own
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         if "Config name is missing" in reason or "BuilderConfig" in reason:
@@ -158,20 +163,19 @@ def _downloaded(name: str, subset: str | None) -> dict[str, list[FileRows]]:
         raise UserError(
             f"{name!r} is no file here, and as a data set of the hub it must be downloaded once, which fails: {reason}"
         ) from error
-    return _by_split(found, name, "hub data set")
 
 
 def _by_split(data: Any, source: str, kind: str) -> dict[str, list[FileRows]]:
     if not isinstance(data, Mapping):
-        return {"train": [of_table(data.with_format("arrow")[:], source, kind)]}
+        return {"training": [of_table(data.with_format("arrow")[:], source, kind)]}
     found: dict[str, list[FileRows]] = {}
     for split, names in SPLITS.items():
         for name in names:
             if name in data and split not in found:
                 found[split] = [of_table(data[name].with_format("arrow")[:], f"{source}, {name}", kind)]
-    if "train" not in found and len(data) == 1:
+    if "training" not in found and len(data) == 1:
         (name,) = data
-        found = {"train": [of_table(data[name].with_format("arrow")[:], f"{source}, {name}", kind)]}
-    if "train" not in found:
+        found = {"training": [of_table(data[name].with_format("arrow")[:], f"{source}, {name}", kind)]}
+    if "training" not in found:
         raise UserError(f"{source}: no split 'train' among {', '.join(map(repr, data))}")
     return found

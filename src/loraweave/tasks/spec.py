@@ -1,12 +1,17 @@
 """What a person may write for one task in a run file."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from loraweave.errors import UserError, nearest, shown
 
 A_NAME = "one line of whole characters, 200 bytes at most"
+
+OnBadRow = Literal["error", "skip"]
+
+FOR_DATA = ("prompt", "completion", "choices", "metric", "subset", "on_bad_row", "eval", "test")
+"""Keys that mean nothing for a task that lm-eval knows, or that has a file in its format."""
 
 
 def is_name(text: str) -> bool:
@@ -36,6 +41,9 @@ class TaskSpec(BaseModel):
     )
     metric: str | None = Field(None, description="for data: what scores it, such as exact_match, acc or loss")
     subset: str | None = Field(None, description="for a data set of the hub: which of its configurations")
+    on_bad_row: OnBadRow | None = Field(
+        None, description="for data: whether a row that cannot be used is an error or skipped; default: the run file's"
+    )
     eval: str | None = Field(None, description="for data: the lm-eval name or YAML that scores it")
     validation: str | float | None = Field(
         None, description="a share of the training rows to hold out or, for data, a file"

@@ -1,11 +1,13 @@
 """What every task offers, whatever it is made from: examples to train on, examples held out, and a way to be scored."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from random import Random
 from typing import Any
 
 from loraweave.errors import UserError
-from loraweave.tasks.examples import Example
+from loraweave.tasks.examples import Example, Message
+from loraweave.tasks.rows import BadRow
 
 VALIDATION_SHARE = 0.05
 VALIDATION_MOST = 200
@@ -23,6 +25,8 @@ class Task(ABC):
         chat_template: Prompts go through the tokenizer's chat template, in training and in evaluation alike.
         lm_eval: The lm-eval task object that scores the task (always without solved examples in the prompt), or None:
             then its score is the loss on `test_examples`.
+        notes: What was guessed, left out or found about its data; a line each.
+        skipped: Rows of its data that were left out since they cannot be used.
     """
 
     def __init__(
@@ -34,6 +38,8 @@ class Task(ABC):
         self.lm_eval = lm_eval
         self._share = validation_share
         self._seed = seed
+        self.notes: list[str] = []
+        self.skipped: list[BadRow] = []
         self._split: tuple[list[Example], list[Example]] | None = None
 
     def training_examples(self) -> list[Example]:
@@ -57,6 +63,39 @@ class Task(ABC):
     @abstractmethod
     def test_examples(self) -> list[Example]:
         """The examples behind the task's score: what lm-eval evaluates, or what the held-out loss is taken over."""
+
+    def question(self, values: Mapping[str, Any], place: str) -> str | list[Message] | None:
+        """What a row without an answer asks, as text to go on from or as a chat to answer; None where `lm_eval` asks.
+
+        Args:
+            values: the row.
+            place: of it, for messages.
+
+        Raises:
+            UserError: the row is unfit.
+        """
+        return None
+
+    def document(self, values: Mapping[str, Any], place: str) -> dict[str, Any]:
+        """A row without an answer as `lm_eval` takes it.
+
+        Args:
+            values: the row.
+            place: of it, for messages.
+
+        Raises:
+            UserError: the row is unfit.
+        """
+        return dict(values)
+
+    def record(self) -> dict[str, Any]:
+        """How the task's data were read and shared out, as plain values for a run's folder; empty for lm-eval's own."""
+        return {}
+
+    @property
+    def about(self) -> str:
+        """What its data were taken for, and the sizes of its splits; empty for lm-eval's own."""
+        return ""
 
     @abstractmethod
     def _training_groups(self) -> list[Group]:

@@ -23,7 +23,7 @@ from loraweave.runs.checkpoints import Start, checkpoints_in
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder, environment
 from loraweave.runs.language import language_notice
-from loraweave.runs.origin import describe_base, describe_data, hold_to
+from loraweave.runs.origin import describe_base, describe_data, hold_to, note_data
 from loraweave.runs.resolve import ResolvedRun, resolve
 from loraweave.runs.run_card import add_run_section
 from loraweave.runs.settings import ONLY, uses_fsdp
@@ -126,6 +126,7 @@ def train(
             if run.is_main:
                 described = describe_base(run.config.base, model, tokenizer)
                 hold_to(run.folder, described, describe_data(tasks) if trains else {})
+                note_data(run.folder, tasks)
                 write_json(run.folder.environment, environment(run.config.seed))
             if resume and (start.checkpoint is not None or run.folder.metrics.exists()):
                 console.print(str(start), soft_wrap=True)

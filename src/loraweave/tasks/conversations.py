@@ -1,6 +1,8 @@
-"""ShareGPT's conversations as chat messages: `from` and `value`, with `system` and `tools` beside them."""
+"""Other forms of conversations as chat messages: ShareGPT's `from` and `value`, and Alpaca's columns with a history."""
 
 import json
+from collections.abc import Iterable
+from types import NoneType
 from typing import Any
 
 from loraweave.errors import UserError, nearest
@@ -23,13 +25,13 @@ ROLES = {
 """Who speaks, and that role in a chat. `function_call` is the assistant calling, `observation` what came back."""
 
 
-def as_messages(row: Values, key: str, place: str) -> Values:
+def sharegpt(row: Values, place: str, key: str) -> Values:
     """A row with `messages` in the place of its conversation and its `system`.
 
     Args:
         row: as it stands in the file.
-        key: under which the conversation is.
         place: of the row, for messages.
+        key: under which the conversation is.
 
     Raises:
         UserError: a turn without `from` or `value`, an unknown speaker, a call that is no JSON.
@@ -38,12 +40,42 @@ def as_messages(row: Values, key: str, place: str) -> Values:
     if not isinstance(given, list) or not given:
         raise UserError(f"{place}: {key!r} must be a list of turns, each with 'from' and 'value'")
     messages = [_message(turn, f"{place}, turn {number} of {key!r}") for number, turn in enumerate(given, start=1)]
-    system = row.get("system")
-    if system:
-        if not isinstance(system, str):
-            raise UserError(f"{place}: 'system' must be text")
-        messages.insert(0, {"role": "system", "content": system})
-    return {name: value for name, value in row.items() if name not in (key, "system")} | {"messages": messages}
+    return _with(row, (key, "system"), [*_system(row), *messages])
+
+
+def alpaca(row: Values, place: str, answer: str, context: str | None) -> Values:
+    """A row with `messages` in the place of `system`, `history` (pairs of a question and its answer), `instruction`,
+    what that leans on, and the answer, which may be missing.
+
+    Args:
+        row: as it stands in the file.
+        place: of the row, for messages.
+        answer, context: their columns.
+
+    Raises:
+        UserError: the instruction is no text, or the history no list of pairs.
+    """
+    history = row.get("history") or []
+    pairs = isinstance(history, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in history)
+    if not pairs or not all(isinstance(part, str) for pair in history for part in pair):
+        raise UserError(f"{place}: 'history' must be a list of pairs, a question and its answer each")
+    asked = [row.get("instruction"), row.get(context) if context else None]
+    if not isinstance(asked[0], str) or not isinstance(asked[1], (str, NoneType)):
+        raise UserError(f"{place}: 'instruction' must be text{f', and {context!r} text or null' if context else ''}")
+    turns = [part for pair in history for part in pair] + ["\n\n".join(part for part in asked if part)]
+    if row.get(answer) is not None:
+        turns.append(row[answer])
+    messages = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(turns)]
+    return _with(row, ("system", "history", "instruction", answer, context), [*_system(row), *messages])
+
+
+def _system(row: Values) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": row["system"]}] if row.get("system") else []
+
+
+def _with(row: Values, instead_of: Iterable[str | None], messages: list[Any]) -> Values:
+    gone = set(instead_of)
+    return {name: value for name, value in row.items() if name not in gone} | {"messages": messages}
 
 
 def _message(turn: Any, place: str) -> dict[str, Any]:
