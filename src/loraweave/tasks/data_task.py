@@ -49,6 +49,8 @@ class DataTask(Task):
     def __init__(self, spec: TaskSpec, base: Path, chat: bool, lm_eval: Any = None, skip: bool = False) -> None:
         bad = BadRows(keep=True)
         source = read_source(spec.task, base, bad, spec.subset)
+        if not any(part.rows for part in source.splits["training"]):  # not one of them is even read
+            check_none(row.message for row in bad.found)
         self.format = choose_format(source.splits["training"], spec.prompt, spec.completion, spec.choices, spec.metric)
         self.kind = source.splits["training"][0].kind
         chat = self.format.always_chat or (chat and not isinstance(self.format, PlainText))
