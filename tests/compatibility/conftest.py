@@ -23,8 +23,8 @@ def pytest_configure(config):
 
 @pytest.fixture
 def record_cell(record_property):
-    """record_cell(row, architecture, method) says which cell a test is of; then record_cell(…, outcome, reason), what it
-    found: "yes" or "no"."""
+    """record_cell(row, architecture, method) says which cell a test is of; with an outcome, "yes" or "no", and a reason
+    also what it found."""
 
     def record(*cell: str) -> None:
         record_property(CELL, list(cell))  # goes with the report, and so comes back from pytest-xdist

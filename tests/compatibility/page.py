@@ -37,8 +37,9 @@ whole blocks (the feed-forward block, or attention where there is no such module
 {blockless}."""
 
 COUNTED = """\
-How many behaviours hold, of those that mean something there and have been run. Every linear layer is adapted, with two exceptions: layers
-that Mamba's mixers read and do not call (mamba, falcon_h1), and experts kept in one fused tensor (mixtral)."""
+How many behaviours hold, of those that mean something there and have been run. Every linear layer is adapted, with two
+exceptions: layers that Mamba's mixers read and do not call (mamba, falcon_h1), and experts kept in one fused tensor
+(mixtral)."""
 
 
 class Notes:
@@ -115,7 +116,7 @@ def _cell(outcomes: Outcomes, keys: Sequence[tuple[str, str, str]], notes: Notes
     """One word for several architectures, and notes for those on which it is another."""
     if not keys:
         return "–"
-    found = [(where, outcomes[name, where, method]) for name, where, method in keys if (name, where, method) in outcomes]
+    found = [(key[1], outcomes[key]) for key in keys if key in outcomes]
     if not found:
         return "not run"
     part = f" (on {len(found)} of {len(keys)})" if len(found) < len(keys) else ""

@@ -13,7 +13,8 @@ from lm_eval.api.instance import Instance
 from rich.console import Console
 
 from loraweave.estimate import dry_run as module
-from loraweave.estimate.dry_run import SHAPES, dry_run
+from loraweave.estimate.dry_run import dry_run
+from loraweave.estimate.weightless import SHAPES
 from loraweave.runs.config import RunConfig
 from loraweave.tasks import load_tasks
 from loraweave.training.run import train

@@ -1,6 +1,5 @@
 """One small project for all tests of the server, and one server that most of them ask."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +7,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("openai", reason="the extra `serve` is not installed")
-sys.path.insert(0, str(Path(__file__).parent))
-
-from served import Process, process, run_of, write_served_project
+from tiny_server import Process, process, run_of, write_served_project
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from served import ask, serving, until, whole_answer
+from tiny_server import ask, serving, until, whole_answer
 
 from loraweave.serving.limits import Limits
 

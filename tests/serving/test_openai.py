@@ -2,7 +2,7 @@
 
 import openai
 import pytest
-from served import TASKS, Process
+from tiny_server import TASKS, Process
 
 from loraweave import load
 

@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from served import ask, process, run_of, serving, until, whole_answer
+from tiny_server import ask, process, run_of, serving, until, whole_answer
 from typer.testing import CliRunner
 
 from loraweave import UserError
