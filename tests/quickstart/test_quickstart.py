@@ -1,6 +1,8 @@
 """The quickstart: its tasks are what they claim to be, and (in the long tests) every method learns all of them."""
 
+import io
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -64,7 +66,7 @@ def test_nano_is_small_and_has_learned_something():
 
 
 @pytest.mark.long
-def test_every_method_learns_every_task(tmp_path: Path):
+def test_every_method_learns_every_task(tmp_path: Path, monkeypatch, capsys):
     assert run(["quickstart", "--output", str(tmp_path / "out")]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     scores = {r["method"]: {name: s["score"] for name, s in r["scores"].items()} for r in results["runs"]}
@@ -72,3 +74,9 @@ def test_every_method_learns_every_task(tmp_path: Path):
         for task, score in scores[method].items():
             assert score > scores["base"][task] + 40, (method, task)
     assert (tmp_path / "out" / "index.html").is_file()
+    closing = [line.strip() for line in capsys.readouterr().out.split("Go on with:")[1].splitlines()]
+    commands = [shlex.split(line)[1:] for line in closing if line.startswith("loraweave ")]
+    assert [words[0] for words in commands] == ["chat", "export", "init"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("Text: shares fell again\\nTopic:\n"))
+    for words in commands:
+        assert run(words) == 0, words

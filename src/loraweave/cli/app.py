@@ -16,6 +16,7 @@ from loraweave.cli import (
     evaluate,
     experts,
     export,
+    init,
     launch,
     methods,
     predict,
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(experts.app, name="experts")
+app.command("init")(init.init)
 app.command("check")(check.check)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)

@@ -1,5 +1,7 @@
 """`loraweave compare` and `loraweave quickstart`: methods side by side."""
 
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +13,10 @@ from loraweave.errors import UserError
 
 if TYPE_CHECKING:
     from loraweave.comparison import Comparison
+    from loraweave.runs.config import RunConfig
 
+EXAMPLE_FILES, EXAMPLE_ROWS = ("topic", "quote"), 200
+"""Tasks of the quickstart whose first rows become files to begin with."""
 QUICKSTART_METHODS = ("lora", "multilora", "rlora")
 SOME_RUNS_FAILED = 1
 
@@ -94,11 +99,36 @@ def quickstart(output: Output = None, resume: Resume = False) -> None:
     found = comparison.compare(
         config, QUICKSTART_METHODS, [config.seed], output=folder, resume=resume, console=errors, command=typed()
     )
-    _show(found)
+    _show(found, lambda: _go_on(found, config))
 
 
-def _show(found: "Comparison") -> None:
-    """Tables, recommendation and paths; the exit code says whether runs failed."""
+def _go_on(found: "Comparison", config: "RunConfig") -> None:
+    """What to type next: talk to an adapter, export it, begin with files of one's own, of which some lie ready."""
+    from loraweave.files import write_json_lines
+
+    adapter = found.adapters.get((QUICKSTART_METHODS[0], config.seed))
+    if adapter is None:
+        return
+    run, files = adapter.parent, found.folder / "files"
+    tasks = {task.name: task for task in config.load_tasks()}
+    for name in EXAMPLE_FILES if not files.exists() else ():
+        files.mkdir(exist_ok=True)
+        some = tasks[name].training_examples()[:EXAMPLE_ROWS]
+        rows = [{"prompt": one.prompt, "completion": one.completion} for one in some]
+        write_json_lines(files / f"{name}.jsonl", rows)
+    console.print()
+    console.print("Go on with:")
+    for command in (
+        ["loraweave", "chat", str(run), "--task", EXAMPLE_FILES[0]],
+        ["loraweave", "export", str(run), "--to", "lora", "--output", str(found.folder / "lora")],
+        ["loraweave", "init", str(files)],
+    ):
+        console.print(f"  {shlex.join(command)}", markup=False, soft_wrap=True)
+    console.print("the last with files of your own in the place of those", style="dim")
+
+
+def _show(found: "Comparison", close: Callable[[], None] = lambda: None) -> None:
+    """Tables, recommendation and paths, and whatever closes them; the exit code says whether runs failed."""
     from loraweave import comparison
 
     results = found.results
@@ -117,6 +147,7 @@ def _show(found: "Comparison") -> None:
         console.print(f"adapters of {runs}: not here, their records alone are", markup=False, soft_wrap=True)
     console.print(f"results  {found.folder / 'results.json'}", soft_wrap=True)
     console.print(f"page     {found.page}", soft_wrap=True)
+    close()
     if found.failed:
         raise typer.Exit(SOME_RUNS_FAILED)
 

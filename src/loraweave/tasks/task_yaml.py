@@ -54,6 +54,25 @@ def read_task_yaml(path: Path, trust_code: bool = False) -> dict[str, Any]:
     return {key: _resolved(value, str(key), path, trust_code) for key, value in config.items()}
 
 
+def data_of_task(path: Path) -> list[Path] | None:
+    """The local files that a task's own YAML names for its data; None for a YAML that is no task. Nothing is run."""
+    try:
+        content = _parsed(path)
+    except UserError:
+        return None
+    if not content.keys() & {"task", "group"} or not content.keys() & {
+        "doc_to_text",
+        "dataset_path",
+        "include",
+        "group",
+    }:
+        return None
+    kwargs = content.get("dataset_kwargs")
+    files = kwargs.get("data_files") if isinstance(kwargs, dict) else None
+    named = [*files.values()] if isinstance(files, dict) else [files]
+    return [path.parent / str(each) for some in named for each in (some if isinstance(some, list) else [some]) if each]
+
+
 def key_lines(path: Path) -> dict[str, int]:
     """The line of each key at the top of a YAML file; those of files that it includes are not among them."""
     root = yaml.compose(path.read_bytes(), Loader=yaml.SafeLoader)

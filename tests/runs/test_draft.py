@@ -1,0 +1,119 @@
+"""`loraweave init`: what a folder holds becomes a run file that says how it was understood, and that trains."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_newcomer import write_newcomer
+from tiny_project import write_base, write_project
+
+from loraweave.cli.app import run as typed
+from loraweave.errors import UserError
+from loraweave.runs.draft import check_draft, draft
+from loraweave.runs.schema import FILE
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path) -> Path:
+    return write_newcomer(tmp_path / "newcomer")
+
+
+def test_every_format_of_a_newcomer_is_understood_and_said(newcomer: Path):
+    found = draft(newcomer)
+    assert {Path(task.entry["task"]).stem: task.seen.format for task in found.tasks if task.seen} == {
+        "alpaca": "Alpaca",
+        "chats": "chat messages",
+        "sharegpt": "ShareGPT conversations",
+        "tickets": "text and label",
+    }
+    assert found.text.startswith(f"# yaml-language-server: $schema={FILE}\n")
+    for words in ("2 rows cannot be used", "line 4, message 2: the assistant's answer is empty", "line 9: not JSON"):
+        assert words in found.text
+    assert re.search(r"# labels: 0 \d+, 1 \d+, 2 \d+", found.text)
+    config = check_draft(found)
+    assert (config.base.name, config.method_name, config.on_bad_row) == ("nano", "lora", "error")
+    assert {"task": "tickets.jsonl", "choices": ["0", "1", "2"]} in config.tasks
+
+
+def test_nothing_is_written_over(newcomer: Path, capsys: pytest.CaptureFixture[str]):
+    assert typed(["init", str(newcomer)]) == 0
+    said = capsys.readouterr().out
+    assert f"loraweave train {newcomer}/run.yaml" in said
+    before = (newcomer / "run.yaml").read_text()
+    assert typed(["init", str(newcomer)]) == 2
+    assert "is there already, and is not written over" in capsys.readouterr().err
+    assert (newcomer / "run.yaml").read_text() == before
+
+
+def test_splits_by_name_are_one_task(tmp_path: Path):
+    for split, count in (("train", 30), ("valid", 6), ("test", 8)):
+        rows = [{"prompt": f"{n}", "completion": f"{n + 1}"} for n in range(count)]
+        (tmp_path / f"sums_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "test_results.csv").write_text("question,answer\n1?,1\n2?,2\n")
+    entries = [task.entry for task in draft(tmp_path).tasks]
+    assert {
+        "task": "sums_train.jsonl",
+        "name": "sums",
+        "validation": "sums_valid.jsonl",
+        "test": "sums_test.jsonl",
+    } in entries
+    assert {"task": "test_results.csv"} in entries
+
+
+def test_a_base_a_task_file_and_its_data_are_known(tmp_path: Path):
+    project = write_project(tmp_path / "project")
+    found = draft(project)
+    config = check_draft(found)
+    assert config.base.name == str(project / "base")
+    entries = [task.entry for task in found.tasks]
+    assert {"task": "parity.yaml"} in entries
+    assert {"task": "notes.jsonl", "test": "notes_test.jsonl"} in entries
+    assert not any("parity_train" in str(entry) for entry in entries)  # the data of parity.yaml
+
+
+def test_other_files_are_left_out_with_the_reason(tmp_path: Path):
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 20)
+    (tmp_path / "sizes.csv").write_text("height,width\n1,2\n3,4\n")
+    (tmp_path / "requirements.txt").write_text("torch\n")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "results.json").write_text("{}")
+    found = draft(tmp_path)
+    assert [task.entry for task in found.tasks] == [{"task": "pairs.jsonl"}]
+    assert [*found.left] == ["sizes.csv"]
+    assert "#   sizes.csv: " in found.text
+
+
+def test_names_that_two_files_would_have_are_told_apart(tmp_path: Path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "pairs.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 20)
+    assert [task.entry for task in draft(tmp_path).tasks] == [
+        {"task": "a/pairs.jsonl"},
+        {"task": "b/pairs.jsonl", "name": "pairs-2"},
+    ]
+
+
+def test_uneven_tasks_are_evened_out(tmp_path: Path):
+    for name, count in (("small", 20), ("large", 200)):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * count)
+    assert yaml.safe_load(draft(tmp_path).text)["mixture"] == {"strategy": "temperature", "temperature": 2}
+    (tmp_path / "large.jsonl").unlink()
+    assert yaml.safe_load(draft(tmp_path).text)["mixture"] == "proportional"
+
+
+def test_a_base_may_be_named_and_several_are_listed(tmp_path: Path):
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 20)
+    write_base(tmp_path / "one")
+    write_base(tmp_path / "two")
+    assert yaml.safe_load(draft(tmp_path).text)["model"] == "./one"
+    assert "This folder also has two." in draft(tmp_path).text
+    assert yaml.safe_load(draft(tmp_path, "org/model").text)["model"] == "org/model"
+
+
+def test_a_folder_without_data_is_told(tmp_path: Path):
+    with pytest.raises(UserError, match="holds nothing that could be a task"):
+        draft(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        draft(tmp_path / "none")
