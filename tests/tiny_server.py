@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny_project import byte_tokenizer, write_project
 from tiny_runs import random_run
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -166,3 +167,26 @@ def until(wanted: Any, seconds: float = 30) -> None:
     while not wanted():
         assert time.monotonic() < end, "it does not come to that"
         time.sleep(0.02)
+
+
+def library_of(project: Path, folder: Path, names: dict[str, dict[str, Any]]) -> Any:
+    """A library of random LoRAs of the chat base; by name, what is said of each, and of PEFT's settings."""
+    from loraweave.experts.library import ExpertLibrary
+
+    library = ExpertLibrary.create(folder, str(project / "chat"))
+    for seed, (name, said) in enumerate(names.items()):
+        add_expert(project, library, name, seed, **said)
+    return library
+
+
+def add_expert(
+    project: Path, library: Any, name: str, seed: int, r: int = 2, replace: bool = False, **said: Any
+) -> None:
+    """A random LoRA of the chat base into a library."""
+    torch.manual_seed(seed)
+    base = LlamaForCausalLM.from_pretrained(project / "chat")
+    settings = {"target_modules": "all-linear", "init_lora_weights": False, "task_type": "CAUSAL_LM"}
+    model = get_peft_model(base, LoraConfig(r=r, lora_alpha=8 * r, **settings))
+    folder = project / "loras" / f"{name}-{seed}"
+    model.save_pretrained(str(folder))
+    library.add(folder, name, replace=replace, base=str(project / "chat"), **said)

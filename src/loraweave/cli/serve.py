@@ -13,7 +13,9 @@ from loraweave.errors import UserError
 def serve(
     run: Annotated[
         Path,
-        typer.Argument(help="A run, an adapter or an exported one.", metavar="RUN", show_default=False),
+        typer.Argument(
+            help="A run, an adapter, an exported one, or a library of experts.", metavar="RUN", show_default=False
+        ),
     ],
     name: Annotated[str | None, typer.Option(help="What clients ask for; the folder's name by default.")] = None,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
@@ -34,7 +36,16 @@ def serve(
         float | None, typer.Option(min=0, help="Memory for requests under way; by default at most 2 on a CPU.")
     ] = None,
     base: Annotated[str | None, typer.Option(help="The base's name or folder, in the place of its own.")] = None,
-    dtype: Annotated[str, typer.Option(help="Of the base's weights: auto, float32, bfloat16, float16.")] = "auto",
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the base's weights: auto, float32, bfloat16, float16; as trained by default.")
+    ] = None,
+    experts: Annotated[int, typer.Option(min=1, help="Of a library: experts kept in memory while idle.")] = 64,
+    threshold: Annotated[
+        float | None, typer.Option(help="Of a library: the cosine below which NAME:auto is answered by the base.")
+    ] = None,
+    embedding: Annotated[
+        str | None, typer.Option(help="Of a library: a sentence-transformers model for NAME:auto.")
+    ] = None,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts and answers into the log.")] = False,
     trust_code: TrustCode = False,
 ) -> None:
@@ -51,9 +62,10 @@ def serve(
     from loraweave.serving.server import Server, Serving
 
     memory = None if cache_gb is None else int(cache_gb * 1e9)
-    limits = Limits(batch, queue, context, answer, timeout, max_body, memory)
+    limits = Limits(batch, queue, context, answer, timeout, max_body, memory, experts=experts)
     keys = read_keys(api_keys)
-    server = Server(Serving(run, name, host, port, limits, keys, base, dtype, log_prompts, trust_code))
+    how = (limits, keys, base, dtype, log_prompts, trust_code, threshold, embedding)
+    server = Server(Serving(run, name, host, port, *how))
     for note in server.notes:
         errors.print(note, markup=False, soft_wrap=True)
     console.print(f"models  {'  '.join(server.names)}", markup=False, soft_wrap=True)

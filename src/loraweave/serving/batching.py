@@ -22,7 +22,7 @@ from transformers.generation.logits_process import LogitsProcessorList
 
 from loraweave.foreign import private
 from loraweave.serving.sampling import Asked, OwnSampling
-from loraweave.serving.voices import Speakers
+from loraweave.serving.voices import AnySpeakers
 
 log = logging.getLogger("loraweave.serving")
 
@@ -53,7 +53,7 @@ class VoicedBatches(ContinuousBatchingManager):
         deliver: where outputs go.
     """
 
-    def __init__(self, speakers: Speakers, settings: ContinuousBatchingConfig, deliver: Deliver) -> None:
+    def __init__(self, speakers: AnySpeakers, settings: ContinuousBatchingConfig, deliver: Deliver) -> None:
         private(ContinuousBatchingManager, "_generation_step", "telling each request's tokens who speaks for them")
         how = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0)
         super().__init__(speakers.base, how, settings)

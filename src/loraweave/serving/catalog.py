@@ -2,7 +2,9 @@
 
 import re
 import time
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +15,106 @@ from loraweave.errors import UserError, nearest
 from loraweave.evaluation.loaded import Loaded
 from loraweave.serving.refusals import RefusalError
 from loraweave.serving.voices import BASE, Speakers, Voice
+from loraweave.tasks.examples import Message
 
 BASE_NAME = "base"
 
 
-class Catalog(ModelManager):
+class Catalog(ModelManager, ABC):
     """What is served, in the place of what Transformers' server loads by name from the hub: nothing is loaded because
     somebody asks for it.
 
     Args:
-        loaded: the model and what it was trained on.
-        speakers: the same model, told who speaks.
-        name: of it, as clients ask for it.
+        name: of what is served, as clients ask for it.
+        model: that runs.
+        tokenizer: its own.
 
     Attributes:
-        name: of what is served.
-        needs_task: whether a task must be named.
+        name: as given.
 
     Raises:
-        UserError: a name that is taken, or that no client could ask for.
+        UserError: a name that no client could ask for.
+    """
+
+    def __init__(self, name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(device="cpu", model_timeout=-1)
+        check_name(name)
+        self.name = name
+        self._model = model, tokenizer
+        self._since = int(time.time())
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Every name, in the order in which they are listed."""
+
+    @abstractmethod
+    def voice(self, name: str) -> Voice:
+        """Who speaks under a name.
+
+        Raises:
+            RefusalError: 404, nobody does; the names that there are.
+        """
+
+    def speaking(self, name: str, said: str | Sequence[Message]) -> AbstractAsyncContextManager[tuple[str, Voice]]:
+        """Who answers a request, and under what name, while the block runs.
+
+        Args:
+            name: as it was asked for.
+            said: what was asked, for names that go by it.
+
+        Raises:
+            RefusalError: as of `voice`.
+        """
+        return nullcontext((name, self.voice(name)))
+
+    def refresh(self) -> None:
+        """Look whether there are other models now."""
+
+    def unknown(self, name: str) -> RefusalError:
+        """What is told for a name that there is not."""
+        listed = ", ".join(self.names[:20]) + (", …" if len(self.names) > 20 else "")
+        if name == self.name:
+            return RefusalError(404, f"{name} wants a task: ask for one of {listed}", "model", "model_not_found")
+        hint = f"there is no model {name[:80]!r}{nearest(name, self.names)} (there are {listed})"
+        return RefusalError(404, hint, "model", "model_not_found")
+
+    def load_model_and_processor(self, *args: Any, **kwargs: Any) -> tuple[Any, PreTrainedTokenizerBase]:
+        """The model that is there already, and its tokenizer."""
+        return self._model
+
+    def get_gen_models(self, cache_dir: str | None = None) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The list of /v1/models."""
+        self.refresh()
+        return [{"id": name, "object": "model", "created": self._since, "owned_by": "loraweave"} for name in self.names]
+
+    def shutdown(self) -> None:
+        """Nothing: the model ends with the process."""
+
+
+class RunCatalog(Catalog):
+    """The names of one adapter, or of a model without one.
+
+    Args:
+        loaded: the model and what it was trained on.
+        speakers: the same model, told who speaks.
+        name: of it.
+
+    Raises:
+        UserError: as `Catalog` does, or a name that is taken.
     """
 
     def __init__(self, loaded: Loaded, speakers: Speakers, name: str) -> None:
-        super().__init__(device="cpu", model_timeout=-1)
-        self.name = name
-        self.needs_task = loaded.needs_tasks
-        self._loaded = loaded
-        self._since = int(time.time())
-        self._voices = voices_of(loaded, speakers, name)
+        super().__init__(name, loaded.model, loaded.tokenizer)
+        if speakers.adapter is not None and name == BASE_NAME:
+            raise UserError(f"{BASE_NAME!r} is the name of the base here: choose another with --name")
+        self._voices: dict[str, Voice] = {}
+        if not loaded.needs_tasks:
+            self._voices[name] = Voice(speakers.adapter)
+        for number, task in enumerate(loaded.tasks):
+            self._voices[f"{name}:{task}"] = Voice(speakers.adapter, number if loaded.needs_tasks else None)
+        if speakers.adapter is not None and speakers.alone is None:
+            self._voices[BASE_NAME] = BASE
 
     @property
     def names(self) -> list[str]:
@@ -48,45 +122,10 @@ class Catalog(ModelManager):
         return list(self._voices)
 
     def voice(self, name: str) -> Voice:
-        """Who speaks under a name.
-
-        Raises:
-            RefusalError: 404, nobody does; the names that there are.
-        """
-        voice = self._voices.get(name)
-        if voice is None:
-            listed = ", ".join(self.names[:20]) + (", …" if len(self.names) > 20 else "")
-            why = f"{name} answers by task: ask for one of {listed}" if name == self.name else None
-            hint = f"there is no model {name[:80]!r}{nearest(name, self.names)} (there are {listed})"
-            raise RefusalError(404, why or hint, "model", "model_not_found")
-        return voice
-
-    def load_model_and_processor(self, *args: Any, **kwargs: Any) -> tuple[Any, PreTrainedTokenizerBase]:
-        """The model that is there already, and its tokenizer."""
-        return self._loaded.model, self._loaded.tokenizer
-
-    def get_gen_models(self, cache_dir: str | None = None) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The list of /v1/models."""
-        return [{"id": name, "object": "model", "created": self._since, "owned_by": "loraweave"} for name in self.names]
-
-    def shutdown(self) -> None:
-        """Nothing: the model ends with the process."""
-
-
-def voices_of(loaded: Loaded, speakers: Speakers, name: str) -> Mapping[str, Voice]:
-    """The voices of what was loaded, by the names of their models; raises as `Catalog` does."""
-    check_name(name)
-    adapter = speakers.adapter
-    if adapter is not None and name == BASE_NAME:
-        raise UserError(f"{BASE_NAME!r} is the name of the base here: choose another with --name")
-    voices: dict[str, Voice] = {}
-    if not loaded.needs_tasks:
-        voices[name] = Voice(adapter)
-    for number, task in enumerate(loaded.tasks):
-        voices[f"{name}:{task}"] = Voice(adapter, number if loaded.needs_tasks else None)
-    if adapter is not None and speakers.alone is None:
-        voices[BASE_NAME] = BASE
-    return voices
+        """As of `Catalog`."""
+        if name not in self._voices:
+            raise self.unknown(name)
+        return self._voices[name]
 
 
 def check_name(name: str) -> None:

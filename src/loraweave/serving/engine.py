@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -18,7 +18,9 @@ from loraweave.errors import UserError
 from loraweave.serving.batching import VoicedBatches, log
 from loraweave.serving.limits import Limits, Room, room_for
 from loraweave.serving.sampling import Asked
-from loraweave.serving.voices import Speakers
+from loraweave.serving.voices import AnySpeakers
+
+GONE = "the server does not answer any more; it must be started again"
 
 
 class FullError(Exception):
@@ -93,17 +95,14 @@ class Engine:
         UserError: Transformers has no continuous batching for this base, or there is too little memory.
 
     Attributes:
+        base: what runs.
         room: what a request may take.
         vocabulary: how many tokens the base knows.
-        dtype: of the base.
-        ends: tokens with which the base ends a text.
     """
 
-    def __init__(self, speakers: Speakers, limits: Limits) -> None:
-        ends = speakers.base.generation_config.eos_token_id
-        self.ends: list[int] = [ends] if isinstance(ends, int) else list(ends or ())
-        self.dtype = speakers.base.dtype
-        self.vocabulary: int = speakers.base.get_input_embeddings().weight.shape[0]
+    def __init__(self, speakers: AnySpeakers, limits: Limits) -> None:
+        self.base = speakers.base
+        self.vocabulary: int = self.base.get_input_embeddings().weight.shape[0]
         self.limits = limits
         self.room = room_for(speakers.base, limits)
         try:
@@ -150,6 +149,23 @@ class Engine:
         """End; what is still in the batch fails."""
         await asyncio.to_thread(self._batches.end)
 
+    def change(self, work: Callable[[], None]) -> None:
+        """Do something to the model while no batch is under way; what runs goes on afterwards. Not called in the event
+        loop, which it would hold up.
+
+        Raises:
+            FailedError: nothing is answered any more.
+        """
+        if not self._batches.is_running():
+            raise FailedError(GONE)
+        try:
+            with self._batches.pause():
+                work()
+        except RuntimeError as error:
+            if self.alive:
+                raise
+            raise FailedError(GONE) from error
+
     @asynccontextmanager
     async def answering(self, asked: Asked) -> AsyncIterator[Answer]:
         """Put a request in; when the block ends before its answer does, it is taken out again.
@@ -159,7 +175,7 @@ class Engine:
             FailedError: nothing is answered any more.
         """
         if not self.alive:
-            raise FailedError("the server does not answer any more; it must be started again")
+            raise FailedError(GONE)
         answer = Answer(asked, str(next(self._numbers)))
         self._waiting.append(answer)
         self._admit()

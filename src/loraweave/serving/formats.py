@@ -20,17 +20,21 @@ class TextFormat:
 
     Args:
         model: as it was asked for.
+
+    Attributes:
+        model: who answers.
     """
 
     prefix, kind, event_kind = "cmpl", "text_completion", "text_completion"
 
     def __init__(self, model: str) -> None:
-        self._about = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self.model = model
+        self._about = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time())}
 
     def whole(self, text: str, finish_reason: str | None, usage: Usage) -> dict[str, Any]:
         """A whole answer."""
         choice = {"index": 0, **self._said(text), "logprobs": None, "finish_reason": finish_reason}
-        return {**self._about, "object": self.kind, "choices": [choice], "usage": usage}
+        return {**self._about, "model": self.model, "object": self.kind, "choices": [choice], "usage": usage}
 
     def opening(self) -> Iterator[str]:
         """What a stream begins with."""
@@ -51,7 +55,7 @@ class TextFormat:
         return {"text": text}
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> str:
-        return event({**self._about, "object": self.event_kind, "choices": choices, **more})
+        return event({**self._about, "model": self.model, "object": self.event_kind, "choices": choices, **more})
 
 
 class ChatFormat(TextFormat):

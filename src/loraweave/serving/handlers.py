@@ -5,7 +5,7 @@ import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from loraweave.data.border import context_ids
 from loraweave.errors import UserError
+from loraweave.evaluation.lm import ends_of
 from loraweave.serving.bodies import Body, ChatBody, TextBody, read_body
 from loraweave.serving.catalog import Catalog
 from loraweave.serving.engine import Engine, FailedError
@@ -21,10 +22,14 @@ from loraweave.serving.records import RECORD, Record
 from loraweave.serving.refusals import RefusalError, told
 from loraweave.serving.sampling import Asked, Sampling
 from loraweave.serving.text import Words
+from loraweave.serving.voices import BASE
+from loraweave.tasks.examples import Message
 from loraweave.tasks.messages import read_messages
 from loraweave.tasks.template import apply_template
 from loraweave.tasks.turn import Turn, turn_of
 
+Said = str | Sequence[Message]
+"""What was asked: a text, or the messages of a chat."""
 BEFORE = 8
 """Tokens of a prompt with which what goes on from it is decoded."""
 
@@ -56,7 +61,7 @@ class Handler:
         self._log_words = log_words
         self._reader = ThreadPoolExecutor(1, "loraweave-tokenizer")
         self._turn = turn_of(tokenizer) if tokenizer.chat_template else None
-        self._ends = _ends(engine, tokenizer, self._turn)
+        self._ends = tuple(ends_of(engine.base, tokenizer, self._turn))
 
     async def _aside(self, work: Callable[..., Any], *args: Any) -> Any:
         """Work with the tokenizer, which is slow where a text is long, beside the event loop: one text at a time, since
@@ -64,27 +69,35 @@ class Handler:
         return await asyncio.get_running_loop().run_in_executor(self._reader, work, *args)
 
     async def _respond(
-        self, body: Body, prompt: list[int], form: TextFormat, turn: Turn | None, prompt_text: str
+        self, body: Body, prompt: list[int], form: TextFormat, turn: Turn | None, text: str, said: Said
     ) -> JSONResponse | StreamingResponse:
         """The answer, whole or as a stream; nothing is sent before there is something of it."""
         record = RECORD.get()
-        voice = self._catalog.voice(body.model)
-        record.model, record.prompt_tokens = body.model, len(prompt)
-        record.prompt = prompt_text if self._log_words else None
-        asked = Asked(tuple(prompt), voice, self._longest(body, len(prompt)), self._ends, _sampling(body))
+        record.prompt_tokens = len(prompt)
+        record.prompt = text if self._log_words else None
+        asked = Asked(tuple(prompt), BASE, self._longest(body, len(prompt)), self._ends, _sampling(body))
         words = Words(self._tokenizer, body.stops, turn, () if turn else prompt[-BEFORE:])
-        pieces = self._pieces(asked, words, record)
+        pieces = self._pieces(asked, body.model, said, words, form, record)
         if not body.stream:
             async with aclosing(pieces):
-                said = [piece async for piece in pieces]
+                parts = [piece async for piece in pieces]
             usage = usage_of(record.prompt_tokens, record.completion_tokens)
-            return JSONResponse(form.whole("".join(p.text for p in said), said[-1].finish_reason, usage))
+            return JSONResponse(form.whole("".join(p.text for p in parts), parts[-1].finish_reason, usage))
         first = await anext(pieces)  # until here there may be a refusal, with a status of its own
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         return StreamingResponse(_events(first, pieces, form, record, with_usage), media_type="text/event-stream")
 
-    async def _pieces(self, asked: Asked, words: Words, record: Record) -> AsyncGenerator[Piece, None]:
-        """The answer's text as it comes; the last piece says why it ended."""
+    async def _pieces(
+        self, asked: Asked, model: str, said: Said, words: Words, form: TextFormat, record: Record
+    ) -> AsyncGenerator[Piece, None]:
+        """The answer's text as it comes, by whoever speaks under a name; the last piece says why it ended."""
+        async with self._catalog.speaking(model, said) as (form.model, voice):
+            record.model = form.model
+            async with aclosing(self._written(replace(asked, voice=voice), words, record)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _written(self, asked: Asked, words: Words, record: Record) -> AsyncGenerator[Piece, None]:
         said = [""]
         async with self._engine.answering(asked) as answer:
             try:
@@ -137,7 +150,7 @@ class ChatHandler(Handler):
             RefusalError: what the body asks for cannot be given.
         """
         read = read_body(ChatBody, body)
-        self._catalog.voice(read.model)
+        await self._aside(self._catalog.voice, read.model)  # a name that there is not is told first
         if self._turn is None:
             raise RefusalError(
                 400, "the base's tokenizer has no chat template: send texts to /v1/completions", "messages"
@@ -147,7 +160,7 @@ class ChatHandler(Handler):
             text, ids = await self._aside(self._prompt, messages)
         except UserError as error:
             raise RefusalError(400, str(error), "messages") from None
-        return await self._respond(read, ids, ChatFormat(read.model), self._turn, text)
+        return await self._respond(read, ids, ChatFormat(read.model), self._turn, text, messages)
 
     def _prompt(self, messages: Sequence[dict[str, Any]]) -> tuple[str, list[int]]:
         text = apply_template(self._tokenizer, messages, add_generation_prompt=True)
@@ -164,13 +177,13 @@ class TextHandler(Handler):
             RefusalError: what the body asks for cannot be given.
         """
         read = read_body(TextBody, body)
-        self._catalog.voice(read.model)
+        await self._aside(self._catalog.voice, read.model)  # a name that there is not is told first
         prompt = read.prompt
         if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
             prompt = prompt[0]
         if isinstance(prompt, str):
             ids = await self._aside(context_ids, prompt, self._tokenizer)
-            return await self._respond(read, ids, TextFormat(read.model), None, prompt)
+            return await self._respond(read, ids, TextFormat(read.model), None, prompt, prompt)
         if not prompt or not isinstance(prompt[0], int):
             raise RefusalError(400, "prompt: one text, or one list of token ids, in each request", "prompt")
         known = self._engine.vocabulary
@@ -178,7 +191,8 @@ class TextHandler(Handler):
         if wrong is not None:
             raise RefusalError(400, f"prompt: {wrong} is no token of the base, which has {known:,}", "prompt")
         tokens = [int(token) for token in prompt if isinstance(token, int)]
-        return await self._respond(read, tokens, TextFormat(read.model), None, self._tokenizer.decode(tokens))
+        text = str(self._tokenizer.decode(tokens))
+        return await self._respond(read, tokens, TextFormat(read.model), None, text, text)
 
 
 async def _events(
@@ -207,9 +221,3 @@ def _sampling(body: Body) -> Sampling:
     temperature = body.temperature if body.temperature is not None else 0.0 if body.top_p is None else 1.0
     seed = body.seed if body.seed is not None else random.getrandbits(62)
     return Sampling(temperature, 1.0 if body.top_p is None else body.top_p, seed)
-
-
-def _ends(engine: Engine, tokenizer: PreTrainedTokenizerBase, turn: Turn | None) -> tuple[int, ...]:
-    """The tokens that end an answer: those of the base's generation, of its tokenizer and of a chat's turn."""
-    ends = engine.ends
-    return tuple(sorted({*ends, tokenizer.eos_token_id, turn.token if turn else None} - {None}))

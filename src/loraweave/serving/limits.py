@@ -31,6 +31,7 @@ class Limits:
         memory: bytes for keys and values of requests under way; None: enough for `batch` requests of `context` tokens,
             but no more than 2 GB on a CPU and half of what is free on a GPU.
         connections: open at the same time, idle ones too.
+        experts: of a library that are kept in memory while nobody asks for them.
         head_seconds: until a request's head has come, and then until its body has.
     """
 
@@ -43,6 +44,7 @@ class Limits:
     memory: int | None = None
     connections: int = 512
     head_seconds: float = 10.0
+    experts: int = 64
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,28 @@ from asyncio import TimerHandle, Transport
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from transformers import PreTrainedTokenizerBase
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from loraweave.bases import load_base
 from loraweave.errors import UserError
 from loraweave.evaluation.loaded import load
+from loraweave.experts.manager import ExpertManager
+from loraweave.experts.manifest import NAME as MANIFEST
+from loraweave.experts.mixed import MixedBatches
+from loraweave.experts.routing import default_embedding
 from loraweave.serving.app import build_app
-from loraweave.serving.catalog import Catalog, name_of
+from loraweave.serving.catalog import Catalog, RunCatalog, name_of
 from loraweave.serving.engine import Engine
 from loraweave.serving.keys import Keys
+from loraweave.serving.library import ExpertSpeakers, LibraryCatalog
 from loraweave.serving.limits import Limits
 from loraweave.serving.records import write_log
 from loraweave.serving.trial import LENGTHS, alone, check_together
-from loraweave.serving.voices import Speakers
+from loraweave.serving.voices import BASE, AnySpeakers, Speakers, Voice
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -30,16 +38,18 @@ class Serving:
     """What is to be served, and how.
 
     Attributes:
-        folder: a run, an adapter, or a model.
+        folder: a run, an adapter, a library of experts, or a model.
         name: under which it is asked for; the folder's when None.
         host: the address that is listened at.
         port: likewise; 0 for any that is free.
         limits: of requests.
         keys: who may ask.
         base: the base's name or folder, in the place of the one that the folder names.
-        dtype: of the base's weights.
+        dtype: of the base's weights; as they were for training when None.
         log_words: whether prompts and answers are logged.
         trust_code: run code that comes with the base.
+        threshold: of a library, the cosine below which the base answers; see `experts.Router`.
+        embedding: of a library, a model of sentence-transformers; the one that comes with the extra when None.
     """
 
     folder: Path
@@ -49,9 +59,11 @@ class Serving:
     limits: Limits = field(default_factory=Limits)
     keys: Keys = field(default_factory=Keys)
     base: str | None = None
-    dtype: str = "auto"
+    dtype: str | None = None
     log_words: bool = False
     trust_code: bool = False
+    threshold: float | None = None
+    embedding: str | None = None
 
 
 class Server(uvicorn.Server):
@@ -63,6 +75,7 @@ class Server(uvicorn.Server):
     Attributes:
         address: where, as a URL.
         engine: that answers.
+        catalog: the models by name.
         names: of the models.
         notes: what people should know, one line each.
 
@@ -72,24 +85,23 @@ class Server(uvicorn.Server):
 
     def __init__(self, serving: Serving) -> None:
         self._socket = _listening(serving.host, serving.port)
+        limits = serving.limits
         try:
-            loaded = load(serving.folder, base=serving.base, dtype=serving.dtype, trust_code=serving.trust_code)
-            speakers = Speakers(loaded.model)
-            catalog = Catalog(loaded, speakers, serving.name or name_of(serving.folder))
-            voices = [*dict.fromkeys(catalog.voice(one) for one in catalog.names)][: len(LENGTHS)]
+            speakers, catalog, voices, tokenizer = _opened(serving)
             expected = alone(speakers, voices if len(voices) > 1 else voices * 2)
-            engine = Engine(speakers, serving.limits)
+            engine = Engine(speakers, limits)
             asyncio.run(check_together(engine, expected, speakers.base.config.model_type))
         except BaseException:
             self._socket.close()
             raise
-        self.engine = engine
+        if isinstance(catalog, LibraryCatalog):
+            catalog.change = engine.change
+        self.engine, self.catalog = engine, catalog
         self.names = catalog.names
         self.address = _url(serving.host, self._socket.getsockname()[1])
         self.notes = _notes(serving, speakers, engine)
         hosts = LOOPBACK if serving.host in LOOPBACK else frozenset()
-        limits = serving.limits
-        app = build_app(engine, catalog, loaded.tokenizer, limits, serving.keys, hosts, serving.log_words)
+        app = build_app(engine, catalog, tokenizer, limits, serving.keys, hosts, serving.log_words)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -150,6 +162,34 @@ class _Patient(H11Protocol):
             self.transport.close()
 
 
+def _opened(serving: Serving) -> tuple[AnySpeakers, Catalog, list[Voice], PreTrainedTokenizerBase]:
+    """What a folder holds: its model, told who speaks; the names; a few voices to try; and the tokenizer."""
+    name = serving.name or name_of(serving.folder)
+    if (serving.folder / MANIFEST).is_file():
+        how: dict[str, Any] = {"dtype": serving.dtype or "auto", "trust_code": serving.trust_code}
+        base = None if serving.base is None else load_base(serving.base, **how)
+        manager = ExpertManager(serving.folder, base, **how, **_routing(serving))
+        beside = MixedBatches(manager.model)
+        library = LibraryCatalog(manager, beside, name, serving.limits.experts)
+        return ExpertSpeakers(beside), library, [*library.first(len(LENGTHS) - 1), BASE], manager.tokenizer
+    loaded = load(serving.folder, base=serving.base, dtype=serving.dtype, trust_code=serving.trust_code)
+    speakers = Speakers(loaded.model)
+    catalog = RunCatalog(loaded, speakers, name)
+    voices = [*dict.fromkeys(catalog.voice(one) for one in catalog.names)]
+    return speakers, catalog, voices[: len(LENGTHS)], loaded.tokenizer
+
+
+def _routing(serving: Serving) -> dict[str, Any]:
+    """How a library routes: by description where an embedding is there."""
+    how: dict[str, Any] = {} if serving.threshold is None else {"threshold": serving.threshold}
+    try:
+        return how | {"embed": default_embedding(serving.embedding)}
+    except UserError:
+        if serving.embedding is not None:
+            raise
+        return how
+
+
 def _listening(host: str, port: int) -> socket.socket:
     """A socket at an address, taken before anything is loaded.
 
@@ -170,7 +210,7 @@ def _url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _notes(serving: Serving, speakers: Speakers, engine: Engine) -> list[str]:
+def _notes(serving: Serving, speakers: AnySpeakers, engine: Engine) -> list[str]:
     room = engine.room
     notes = [
         f"up to {engine.limits.batch} requests at once, {room.context:,} tokens each; "

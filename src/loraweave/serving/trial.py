@@ -10,7 +10,7 @@ from torch import Tensor
 from loraweave.errors import UserError
 from loraweave.serving.engine import Engine, FailedError
 from loraweave.serving.sampling import Asked
-from loraweave.serving.voices import Speakers, Voice
+from loraweave.serving.voices import AnySpeakers, Voice
 
 TOKENS = 4
 """Tokens that are compared."""
@@ -21,7 +21,7 @@ _NEAR_HALF = 3e-2
 
 
 @torch.no_grad()
-def alone(speakers: Speakers, voices: list[Voice]) -> list[tuple[Asked, list[Tensor]]]:
+def alone(speakers: AnySpeakers, voices: list[Voice]) -> list[tuple[Asked, list[Tensor]]]:
     """Requests for some voices, and the scores (vocabulary,) of each token that the model writes by itself for them."""
     found = []
     generator = torch.Generator().manual_seed(0)
@@ -51,7 +51,7 @@ async def check_together(engine: Engine, expected: list[tuple[Asked, list[Tensor
         answers = await _asked(engine, [asked for asked, _ in expected])
     except FailedError:
         raise UserError(f"a base of the kind {kind!r} cannot be served: a batch of several requests fails") from None
-    near = NEAR.get(engine.dtype, _NEAR_HALF)
+    near = NEAR.get(engine.base.dtype, _NEAR_HALF)
     for written, (asked, scores) in zip(answers, expected, strict=True):
         for token, score, together in zip(written, scores, asked.shown or (), strict=True):
             if (together - score).abs().max() > near * (score.max() - score.min()):

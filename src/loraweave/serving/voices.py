@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
@@ -39,6 +39,18 @@ class Voice:
 
 
 BASE = Voice()
+
+
+class AnySpeakers(Protocol):
+    """A model that is told, call by call, who speaks for which tokens; see `Speakers`."""
+
+    base: PreTrainedModel
+    adapter: str | None
+    alone: str | None
+
+    def speaking(self, voices: Sequence[tuple[Voice, int]]) -> AbstractContextManager[None]:
+        """Run the model, called in this block, with a voice for each of its sequences."""
+        ...
 
 
 class Speakers:
@@ -91,13 +103,13 @@ class Speakers:
         device = self.base.device
         if one:
             known = voices[0][0].task is not None
-            return self._context.use(_per_token(((v.task or 0, n) for v, n in voices), device)[None] if known else None)
+            return self._context.use(per_token(((v.task or 0, n) for v, n in voices), device)[None] if known else None)
         parts = {}
         for adapter in {voice.adapter for voice, _ in voices} - {None}:
-            own = _per_token(((voice.adapter == adapter, n) for voice, n in voices), device)
+            own = per_token(((voice.adapter == adapter, n) for voice, n in voices), device)
             tasks = [(voice.task, n) for voice, n in voices if voice.adapter == adapter]
             known = tasks[0][0] is not None
-            ids = _per_token(((task or 0, n) for task, n in tasks), device) if known else None
+            ids = per_token(((task or 0, n) for task, n in tasks), device) if known else None
             parts[str(adapter)] = Part(own.nonzero().flatten(), ids)
         return self._context.divided(parts)
 
@@ -126,7 +138,7 @@ class Speakers:
         layer.forward = forward
 
 
-def _per_token(values: Iterable[tuple[int, int]], device: torch.device) -> Tensor:
+def per_token(values: Iterable[tuple[int, int]], device: torch.device) -> Tensor:
     """A value for each token, of pairs (value, how many tokens have it)."""
     numbers, counts = zip(*values, strict=True)
     return torch.tensor(numbers).repeat_interleave(torch.tensor(counts)).to(device)

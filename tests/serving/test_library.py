@@ -1,0 +1,178 @@
+"""A library, served: experts share a batch, are routed to, and come, change and go while requests run."""
+
+import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from peft import PeftModel
+from served import add_expert, ask, library_of, serving, until, whole_answer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from loraweave import UserError
+from loraweave.bases import fingerprint, load_base
+from loraweave.experts.library import ExpertLibrary
+from loraweave.serving.limits import Limits
+from loraweave.serving.server import Server, Serving
+
+SAID = {
+    "sums": {"r": 2, "description": "adding numbers", "instructions": ["what is 2 + 2"], "prefixes": ["Sum:"]},
+    "colours": {"r": 5, "description": "naming colours", "prefixes": ["Colour of"]},
+    "cities": {"r": 3, "description": "capitals of countries", "prefixes": ["Capital:"]},
+}
+
+
+@pytest.fixture
+def library(project, tmp_path):
+    shutil.rmtree(project / "loras", ignore_errors=True)
+    return library_of(project, tmp_path / "lib", SAID)
+
+
+def asked(name, prompt="3 is", **more):
+    return {"model": name, "prompt": prompt, "max_tokens": 12, **more}
+
+
+def said(server, name, prompt="3 is", **more):
+    status, content = ask(server.address, "/v1/completions", asked(name, prompt, **more))
+    return content["choices"][0]["text"] if status == 200 else (status, content["error"]["message"])
+
+
+def alone(project, library, name, prompt="3 is"):
+    """What PEFT says with the expert's files, by itself."""
+    model = AutoModelForCausalLM.from_pretrained(project / "chat")
+    tokenizer = AutoTokenizer.from_pretrained(project / "chat")
+    if name != "base":
+        model = PeftModel.from_pretrained(model, library.expert(name).folder)
+    ids = torch.tensor([tokenizer.encode(prompt)])
+    with torch.no_grad():
+        out = model.eval().generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False
+        )
+    return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def names(server):
+    return [model["id"] for model in ask(server.address, "/v1/models")[1]["data"]]
+
+
+def test_experts_share_a_batch_and_say_what_peft_says(project, library):
+    expected = {name: alone(project, library, name) for name in (*SAID, "base")}
+    assert len(set(expected.values())) == 4
+    with serving(library.folder) as server:
+        assert names(server) == ["lib:sums", "lib:colours", "lib:cities", "lib:auto", "base"]
+        models = [name if name == "base" else f"lib:{name}" for name in expected] * 6
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda name: said(server, name), models))
+        assert answers == list(expected.values()) * 6
+
+
+def test_auto_goes_by_rule_and_prefix_and_says_who_answered(project, library):
+    with serving(library.folder) as server:
+        for prompt, who in (
+            ("Sum: 1 2", "lib:sums"),
+            ("what  is 2 + 2", "lib:sums"),
+            ("Capital: Peru", "lib:cities"),
+        ):
+            for stream in (False, True):
+                body = asked("lib:auto", prompt, stream=stream)
+                content = whole_answer(server.address, "/v1/completions", body)[2].decode()
+                first = json.loads(content.split("\n\n")[0].removeprefix("data: ")) if stream else json.loads(content)
+                assert first["model"] == who
+            assert said(server, "lib:auto", prompt) == said(server, who, prompt)
+        chat = {"model": "lib:auto", "messages": [{"role": "user", "content": "Colour of the sky"}], "max_tokens": 4}
+        assert ask(server.address, "/v1/chat/completions", chat)[1]["model"] == "lib:colours"
+        chat["messages"] = [{"role": "system", "content": "Colour of the sky"}]
+        status, content = ask(server.address, "/v1/chat/completions", chat)
+        assert (status, "nothing to route by" in content["error"]["message"]) == (400, True)
+
+
+def test_where_nothing_is_near_the_base_answers(project, tmp_path):
+    library = library_of(project, tmp_path / "plain", {"one": {"prefixes": ["One:"]}})
+    with serving(library.folder) as server:
+        status, content = ask(server.address, "/v1/completions", asked("plain:auto", "something else"))
+        assert (status, content["model"]) == (200, "base")
+        assert content["choices"][0]["text"] == said(server, "base", "something else")
+
+
+def test_what_changes_in_the_library_is_there_at_once(project, library):
+    with serving(library.folder) as server:
+        before = said(server, "lib:sums")
+        add_expert(project, library, "new", 11, prefixes=["New:"])
+        assert said(server, "lib:new") == alone(project, library, "new")
+        assert "lib:new" in names(server)
+        assert ask(server.address, "/v1/completions", asked("lib:auto", "New: x"))[1]["model"] == "lib:new"
+        add_expert(project, library, "sums", 12, replace=True)
+        after = said(server, "lib:sums")
+        assert after == alone(project, library, "sums") != before
+        library.remove("sums")
+        assert said(server, "lib:sums")[0] == 404
+        assert "lib:sums" not in names(server)
+        assert said(server, "lib:cities") == alone(project, library, "cities")
+
+
+def test_a_request_keeps_the_expert_with_which_it_began(project, library):
+    long = asked("lib:sums", max_tokens=220)
+    with serving(library.folder) as server:
+        expected = ask(server.address, "/v1/completions", long)[1]["choices"]
+        found: list = []
+        thread = threading.Thread(target=lambda: found.append(ask(server.address, "/v1/completions", long)))
+        thread.start()
+        until(lambda: server.engine.running)
+        add_expert(project, library, "sums", 21, replace=True)
+        assert said(server, "lib:sums") == alone(project, library, "sums")
+        library.remove("colours")
+        thread.join()
+        assert found[0][1]["choices"] == expected
+
+
+def test_a_broken_expert_harms_no_other(project, library):
+    with serving(library.folder, Limits(batch=4, seconds=60)) as server:
+        good = said(server, "lib:cities")
+        weights = library.expert("colours").folder / "adapter_model.safetensors"
+        said(server, "lib:sums")
+        add_expert(project, library, "torn", 31)
+        torn = library.expert("torn").folder / "adapter_model.safetensors"
+        torn.write_bytes(torn.read_bytes()[:100])
+        status, message = said(server, "lib:torn")
+        assert (status, message) == (503, "the expert torn cannot be read; the server's log says why")
+        assert str(library.folder) not in message
+        assert said(server, "lib:cities") == good
+        assert weights.is_file()
+        manifest = library.folder / "library.json"
+        kept = manifest.read_text()
+        manifest.write_text("{")
+        assert said(server, "lib:cities")[0] in (503, 404) or said(server, "lib:cities") == good
+        manifest.write_text(kept)
+        assert said(server, "lib:cities") == good
+
+
+def test_no_more_experts_are_kept_than_may_be(project, library):
+    with serving(library.folder, Limits(batch=4, seconds=60, experts=1)) as server:
+        expected = {name: alone(project, library, name) for name in SAID}
+        for _ in range(2):
+            for name, text in expected.items():
+                assert said(server, f"lib:{name}") == text
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(lambda name: said(server, f"lib:{name}"), list(SAID) * 4))
+        assert answers == list(expected.values()) * 4
+        said(server, "lib:sums")
+        beside = server.catalog._beside.names
+        assert len(beside) <= 3, f"the base, the last one, and one that was in use: {beside}"
+        assert not server.catalog._users
+
+
+def test_a_library_whose_base_is_another_is_refused(project, tmp_path):
+    model, _ = load_base(project / "chat")
+    library = ExpertLibrary.create(tmp_path / "lib", str(project / "chat"), fingerprint(model))
+    with pytest.raises(UserError, match="fingerprint"):
+        Server(Serving(library.folder, base=str(project / "base"), port=0))
+
+
+def test_a_library_without_experts_is_served_until_it_has_some(project, tmp_path):
+    library = ExpertLibrary.create(tmp_path / "empty", str(project / "chat"))
+    with serving(library.folder) as server:
+        assert names(server) == ["empty:auto", "base"]
+        add_expert(project, library, "first", 41)
+        assert said(server, "empty:first") == alone(project, library, "first")
