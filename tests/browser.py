@@ -43,8 +43,8 @@ class Browser:
         self._down, self._up = os.fdopen(down, "wb", 0), os.fdopen(up, "rb", 0)
         self._numbers, self._left, self._pages = itertools.count(1), b"", {}
 
-    def open(self, path: Path, width: int, dark: bool = False) -> Page:
-        """A page, loaded to its end, on a screen of `width` px."""
+    def open(self, path: Path | str, width: int, dark: bool = False) -> Page:
+        """A page, of a file or at an address, loaded to its end, on a screen of `width` px."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = self._pages[session] = Page(self, session)
@@ -54,7 +54,7 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", session, **screen)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", session, features=[scheme])
-        self.call("Page.navigate", session, url=path.as_uri())
+        self.call("Page.navigate", session, url=path.as_uri() if isinstance(path, Path) else path)
         while self._next().get("method") != "Page.loadEventFired":
             pass
         return page

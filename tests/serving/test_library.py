@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from peft import PeftModel
-from served import add_expert, ask, library_of, serving, until, whole_answer
+from tiny_server import add_expert, ask, library_of, serving, until, whole_answer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loraweave import UserError

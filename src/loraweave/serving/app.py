@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp
 from transformers import PreTrainedTokenizerBase
 from transformers.cli.serving.server import build_server
@@ -18,6 +18,7 @@ from loraweave.serving.handlers import ChatHandler, TextHandler
 from loraweave.serving.keys import Keys
 from loraweave.serving.limits import Limits
 from loraweave.serving.metrics import CONTENT_TYPE, Metrics
+from loraweave.serving.page import Page
 from loraweave.serving.refusals import answer_errors
 
 KEPT = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health")
@@ -66,7 +67,8 @@ def build_app(
     app.user_middleware.clear()  # the gate gives requests their ids
     answer_errors(app)
     metrics = Metrics(engine)
-    _add_pages(app, engine, metrics)
+    longest = min(limits.answer, engine.room.context // 2)
+    _add_pages(app, engine, metrics, Page(catalog.name, bool(tokenizer.chat_template), longest))
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
@@ -80,7 +82,11 @@ def build_app(
     return Gate(app, limits, keys, metrics.count, host_names)
 
 
-def _add_pages(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
+def _add_pages(app: FastAPI, engine: Engine, metrics: Metrics, page: Page) -> None:
+    @app.get("/")
+    def try_it() -> Response:
+        return HTMLResponse(page.text, headers=page.headers)
+
     @app.get("/ready")
     def ready() -> Response:
         return JSONResponse({"status": "ok"} if engine.alive else {"status": "unready"}, 200 if engine.alive else 503)
