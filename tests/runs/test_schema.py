@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tiny_project import write_project, write_run_file
 
 from loraweave.bases import BaseSpec
@@ -19,6 +18,7 @@ from loraweave.runs.reference import run_file_page
 from loraweave.runs.schema import FILE, described, run_file_schema
 from loraweave.runs.settings import DEFAULTS, KNOWN, ONLY
 from loraweave.runs.train_keys import MEANINGS
+from loraweave.runs.yamlfile import parse_value
 from loraweave.tasks.spec import TaskSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +82,7 @@ def holds(values: Any) -> bool:
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.name)
 def test_the_run_files_that_there_are_hold_to_it(path: Path):
-    assert holds(yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert holds(parse_value(path.read_text(encoding="utf-8")))  # 1e-4 is a number, as YAML 1.2 and editors have it
 
 
 def test_a_run_file_as_a_run_keeps_it_holds_to_it(tmp_path: Path):
