@@ -87,7 +87,7 @@ class Process:
 
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None, log: Path) -> None:
         code = "from loraweave.cli import main; main()"
-        path = str(Path(__file__).resolve().parents[2] / "src")
+        path = str(Path(__file__).resolve().parents[1] / "src")
         known = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **(environment or {})}
         self.log = log
         with log.open("w") as errors:

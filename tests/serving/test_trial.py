@@ -1,6 +1,7 @@
 """What cannot be served rightly is found out before anything is served."""
 
 import asyncio
+import threading
 
 import pytest
 import torch
@@ -21,10 +22,12 @@ def tried(model, voices=(BASE, BASE)):
         speakers = Speakers(model)
         expected = alone(speakers, list(voices))
         engine = Engine(speakers, Limits(batch=4, context=40))
+        before = threading.active_count()
         try:
             await check_together(engine, expected, model.config.model_type)
         finally:
-            await engine.stop()
+            assert threading.active_count() <= before + 1  # asyncio's own, which waited for the batch's
+            assert not engine.alive
 
     asyncio.run(go())
 
@@ -71,11 +74,7 @@ def test_an_adapter_that_hears_another_voice_is_noticed(tiny_model):
               for (one, scores), (other, _) in zip(expected, expected[::-1], strict=True)]  # fmt: skip
 
     async def go():
-        engine = Engine(speakers, Limits(batch=4, context=40))
-        try:
-            await check_together(engine, turned, "llama")
-        finally:
-            await engine.stop()
+        await check_together(Engine(speakers, Limits(batch=4, context=40)), turned, "llama")
 
     with pytest.raises(UserError, match="answers otherwise"):
         asyncio.run(go())

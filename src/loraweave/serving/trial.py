@@ -51,6 +51,8 @@ async def check_together(engine: Engine, expected: list[tuple[Asked, list[Tensor
         answers = await _asked(engine, [asked for asked, _ in expected])
     except FailedError:
         raise UserError(f"a base of the kind {kind!r} cannot be served: a batch of several requests fails") from None
+    finally:
+        await engine.stop()  # its thread would keep a process that serves nothing from ending
     near = NEAR.get(engine.base.dtype, _NEAR_HALF)
     for written, (asked, scores) in zip(answers, expected, strict=True):
         for token, score, together in zip(written, scores, asked.shown or (), strict=True):
