@@ -1,5 +1,6 @@
 """The small project and one trained run of it, for the command line."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +19,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(project: Path) -> Path:
-    """A finished run of it."""
+def trained_once(project: Path) -> Path:
+    """A finished run of it, to be left as it is."""
     folder = project / "trained"
     assert run_command(["train", str(project / "run.yaml"), "--output", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of it, the test's own."""
+    return Path(shutil.copytree(trained_once, tmp_path_factory.mktemp("run") / "trained"))
 
 
 @pytest.fixture

@@ -87,13 +87,11 @@ def test_an_unknown_task_of_a_run(command, trained):
 
 
 def test_a_base_that_is_not_the_adapters(command, trained, tmp_path):
-    copied = tmp_path / "run"
-    shutil.copytree(trained, copied)
     write_base(tmp_path / "other", seed=1)
-    config = (copied / "run.yaml").read_text()
+    config = (trained / "run.yaml").read_text()
     line = next(line for line in config.splitlines() if line.startswith("model:"))
-    (copied / "run.yaml").write_text(config.replace(line, f"model: {tmp_path / 'other'}"))
-    refused(command("eval", copied), "base")
+    (trained / "run.yaml").write_text(config.replace(line, f"model: {tmp_path / 'other'}"))
+    refused(command("eval", trained), "base")
 
 
 def test_a_model_folder_without_weights(command, project, tmp_path):
@@ -111,12 +109,10 @@ def test_eval_of_a_comparison_names_its_runs(command, tmp_path):
     refused(command("eval", tmp_path), "holds a comparison", "lora-seed0")
 
 
-def test_results_that_are_not_ours_are_left_alone(command, trained, tmp_path):
-    copied = tmp_path / "run"
-    shutil.copytree(trained, copied)
-    (copied / "results.json").write_text(json.dumps(["mine"]))
-    refused(command("eval", copied, "--limit", 1), "results.json")
-    assert json.loads((copied / "results.json").read_text()) == ["mine"]
+def test_results_that_are_not_ours_are_left_alone(command, trained):
+    (trained / "results.json").write_text(json.dumps(["mine"]))
+    refused(command("eval", trained, "--limit", 1), "results.json")
+    assert json.loads((trained / "results.json").read_text()) == ["mine"]
 
 
 @pytest.mark.parametrize(
@@ -135,13 +131,11 @@ def test_results_that_are_not_ours_are_left_alone(command, trained, tmp_path):
         ("adapter/adapter_config.json", "{", ["damaged, adapter/adapter_config.json is not as it was written"]),
     ],
 )
-def test_a_damaged_run_names_the_file(command, trained, tmp_path, file, content, parts):
-    copied = tmp_path / "run"
-    shutil.copytree(trained, copied)
-    (copied / file).unlink()
+def test_a_damaged_run_names_the_file(command, trained, file, content, parts):
+    (trained / file).unlink()
     if content is not None:
-        (copied / file).write_text(content)
-    refused(command("eval", copied, "--limit", 1), *parts)
+        (trained / file).write_text(content)
+    refused(command("eval", trained, "--limit", 1), *parts)
 
 
 def test_no_task_to_evaluate(command, trained):

@@ -1,15 +1,12 @@
 """What a run leaves in its adapter's folder: a tokenizer, and a card that says what a stranger needs to know."""
 
-import shutil
-
 from transformers import AutoTokenizer
 
 from loraweave.runs.run_card import add_run_section
 
 
-def test_an_adapter_travels_with_its_tokenizer_and_a_card(command, project, trained, tmp_path):
-    adapter = tmp_path / "run" / "adapter"
-    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+def test_an_adapter_travels_with_its_tokenizer_and_a_card(command, project, trained):
+    adapter = trained / "adapter"
     tokenizer = AutoTokenizer.from_pretrained(adapter)
     assert tokenizer("abc").input_ids == AutoTokenizer.from_pretrained(project / "base")("abc").input_ids
     card = (adapter / "README.md").read_text()
@@ -19,14 +16,14 @@ def test_an_adapter_travels_with_its_tokenizer_and_a_card(command, project, trai
     assert "## Scores" not in card
     assert card.index("answer:") > card.index("prompt:") > card.index("### parity")
 
-    assert command("eval", tmp_path / "run", "--tasks", "parity")[0] == 0
-    assert command("eval", tmp_path / "run", "--tasks", "notes")[0] == 0
-    assert command("eval", tmp_path / "run", "--tasks", "notes")[0] == 0
+    assert command("eval", trained, "--tasks", "parity")[0] == 0
+    assert command("eval", trained, "--tasks", "notes")[0] == 0
+    assert command("eval", trained, "--tasks", "notes")[0] == 0
     card = (adapter / "README.md").read_text()
     assert card.count("## Scores") == 1
     assert card.count("| `parity` |") == card.count("| `notes` |") == 1
     assert card.index("### notes") < card.index("## Scores") < card.index("## Using and exporting it")
-    assert command("eval", tmp_path / "run", "--tasks", "double", "--limit", 2)[0] == 0
+    assert command("eval", trained, "--tasks", "double", "--limit", 2)[0] == 0
     assert "| `double` |" not in (adapter / "README.md").read_text()  # of a part, and no score of the task
 
 

@@ -21,7 +21,11 @@ def test_the_committed_page_is_a_print_of_the_outcomes():
 
 def test_every_note_is_there_and_used():
     text = PAGE.read_text(encoding="utf-8")
-    used = {int(n) for mark in re.findall(r"(?:yes|no) \[([\d, ]+)\]", text) for n in mark.split(", ")}
+    used = {
+        int(n)
+        for mark in re.findall(r"(?:yes|no)(?: \(on \d+ of \d+\))? \[([\d, ]+)\]", text)
+        for n in mark.split(", ")
+    }
     notes = [int(n) for n in re.findall(r"^(\d+)\. ", text, flags=re.M)]
     assert notes == sorted(used) == list(range(1, len(notes) + 1))
 

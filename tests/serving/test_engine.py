@@ -162,6 +162,19 @@ def test_after_the_end_nothing_is_taken(tiny_model):
     with_engine(tiny_model(), Limits(batch=1, context=40), work)
 
 
+def test_no_answer_waits_for_what_is_lost_at_the_end(tiny_model):
+    async def work(engine):
+        engine._batches.ask = lambda *lost: True  # as where a request is taken just as the batch is told to end
+        async with engine.answering(asked()) as answer, engine.answering(asked()) as waiting:
+            await engine.stop()
+            for one in (answer, waiting):
+                with pytest.raises(FailedError, match="must be started again"):
+                    async for _ in one.tokens():
+                        pass
+
+    with_engine(tiny_model(), Limits(batch=1, context=40), work)
+
+
 def test_answers_under_a_changing_load_are_those_of_before(tiny_model):
     async def work(engine):
         prompts = [tuple(range(3 + i, 8 + 3 * i)) for i in range(6)]

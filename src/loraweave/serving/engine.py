@@ -146,8 +146,11 @@ class Engine:
             self._batches.start()
 
     async def stop(self) -> None:
-        """End; what is still in the batch fails."""
+        """End; whatever has no answer by then fails."""
         await asyncio.to_thread(self._batches.end)
+        # Transformers loses what it takes from its queue just as it is told to stop: no answer waits for that.
+        for answer in [*self._waiting, *self._running.values()]:
+            answer.hear(answer.written, GONE, done=True)
 
     def change(self, work: Callable[[], None]) -> None:
         """Do something to the model while no batch is under way; what runs goes on afterwards. Not called in the event
