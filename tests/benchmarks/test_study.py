@@ -88,6 +88,7 @@ def studied(tmp_path_factory, budget, sets):
     return place, said, order
 
 
+@pytest.mark.long
 def test_a_stage_is_run_by_compare_and_recorded_without_paths_of_the_machine(studied):
     place, said, _ = studied
     assert [line.split(":")[0] for line in said] == ["apart, seed 0"]
@@ -100,6 +101,7 @@ def test_a_stage_is_run_by_compare_and_recorded_without_paths_of_the_machine(stu
         assert "<work>/base" in text
 
 
+@pytest.mark.long
 def test_adapters_train_as_many_parameters_as_lora_would(studied, tmp_path):
     """On layers as wide as SmolLM2-135M's; two of them, for all are alike."""
     from study.plan import METHODS, UNMATCHED
@@ -118,6 +120,7 @@ def test_adapters_train_as_many_parameters_as_lora_would(studied, tmp_path):
             assert count_trainable(method(name, config), empty, names) == pytest.approx(budget, rel=0.03), name
 
 
+@pytest.mark.long
 def test_the_learning_rate_is_searched_on_shorter_trainings(studied):
     from study.runs import searched
 
@@ -129,6 +132,7 @@ def test_the_learning_rate_is_searched_on_shorter_trainings(studied):
     assert run["learning_rate"] == search["chosen"]
 
 
+@pytest.mark.long
 def test_what_adapters_are_like_is_kept_beside_full_fine_tuning(studied):
     place, _, _ = studied
     geometry = place.read_geometry()
@@ -141,6 +145,7 @@ def test_what_adapters_are_like_is_kept_beside_full_fine_tuning(studied):
     assert own["effective_rank"] > 1
 
 
+@pytest.mark.long
 def test_one_seed_decides_nothing_and_a_claim_without_runs_says_so(studied):
     from study.page import page
 
@@ -155,6 +160,7 @@ def test_one_seed_decides_nothing_and_a_claim_without_runs_says_so(studied):
     assert "Not run, or not with every seed: tasks that share their texts:" in text
 
 
+@pytest.mark.long
 def test_another_machine_goes_on_with_the_records_alone(studied, tmp_path, budget, sets):
     from study.plan import Stage
     from study.runs import outstanding, run_all
@@ -174,6 +180,7 @@ def test_another_machine_goes_on_with_the_records_alone(studied, tmp_path, budge
     assert place.read_geometry().keys() > first.read_geometry().keys()
 
 
+@pytest.mark.long
 def test_no_stage_begins_that_may_not_end_in_time(studied):
     from study.plan import Stage
     from study.runs import run_all
@@ -185,6 +192,7 @@ def test_no_stage_begins_that_may_not_end_in_time(studied):
     assert said[0].startswith("stopped before apart, seed 0: mlora, multilora, which may take")
 
 
+@pytest.mark.long
 def test_the_pool_asks_the_same_texts_and_none_of_the_test_is_trained_on(studied):
     place, _, _ = studied
     rows = {

@@ -65,6 +65,7 @@ def test_records_from_before_have_none_and_are_drawn(tmp_path):
     assert "forgetting" not in (tmp_path / "index.html").read_text()
 
 
+@pytest.mark.long
 def test_the_base_is_asked_once_and_every_method_after_it(tmp_path, monkeypatch):
     project = write_project(tmp_path / "project")
     path = write_run_file(project)

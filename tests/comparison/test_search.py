@@ -110,6 +110,7 @@ def test_a_method_without_any_rate_has_failed(config, tmp_path):
     assert "no_such_layer" in lora["error"]
 
 
+@pytest.mark.long
 def test_a_run_from_before_the_search_is_one_of_its_trials(config, tmp_path):
     folder = tmp_path / "out"
     first = compare(config, ["lora"], [0], output=folder).results["runs"][1]
@@ -191,6 +192,7 @@ def test_widened_until_the_best_rate_has_worse_ones_on_either_side(config, tmp_p
     assert files(folder) == made
 
 
+@pytest.mark.long
 def test_resumed_a_search_that_ended_at_an_edge_is_widened(config, tmp_path):
     folder = tmp_path / "out"
     compare(config, ["lora"], [0], learning_rates=["1e-5", "1e-4"], output=folder)

@@ -15,6 +15,7 @@ from loraweave import MtlLoraConfig
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "tasks.md"
 
 
+@pytest.mark.long
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

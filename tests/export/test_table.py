@@ -45,6 +45,7 @@ def table(finished: Callable[..., Path], folder: Path) -> str:
     return "\n".join([*lines, "", *(f"{number}. {why}" for number, why in enumerate(reasons, start=1))]) + "\n"
 
 
+@pytest.mark.long
 def test_the_table_of_the_page_is_what_comes_of_it(finished, tmp_path, request: pytest.FixtureRequest):
     pytest.importorskip("gguf", reason="the package gguf is not installed")
     printed = table(finished, tmp_path)

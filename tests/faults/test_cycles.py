@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from faults.victims import METHODS, Victims
 from transformers import AutoModelForCausalLM
@@ -24,7 +25,8 @@ def live() -> tuple[int, int]:
     return sum(isinstance(one, torch.Tensor) for one in alive), sum(isinstance(one, torch.nn.Module) for one in alive)
 
 
-def test_three_hundred_adapter_life_cycles(victims: Victims, count: Count) -> None:
+@pytest.mark.parametrize("cycles", [60, pytest.param(CYCLES, marks=pytest.mark.long)])
+def test_three_hundred_adapter_life_cycles(victims: Victims, count: Count, cycles: int) -> None:
     folders: list[Path] = [victims.whole(method)[0] / "adapter" for method in METHODS if method != "full"]
     base = AutoModelForCausalLM.from_pretrained(victims.project / "base").eval()
     before = {name: value.clone() for name, value in base.state_dict().items()}
@@ -32,7 +34,7 @@ def test_three_hundred_adapter_life_cycles(victims: Victims, count: Count) -> No
         plain = base(TOKENS).logits
         answers: dict[Path, torch.Tensor] = {}
         settled: tuple[int, int] | None = None
-        for cycle in range(CYCLES):
+        for cycle in range(cycles):
             folder = folders[cycle % len(folders)]
             model = attach(base, folder)
             logits = model(input_ids=TOKENS, tasks="parity").logits

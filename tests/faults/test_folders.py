@@ -34,6 +34,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Victims, Pa
     made.close()
 
 
+@pytest.mark.long
 def test_a_full_disk(disk: tuple[Victims, Path], count: Count) -> None:
     victims, small = disk
     whole, config, _, _ = victims.whole()

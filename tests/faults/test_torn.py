@@ -102,6 +102,7 @@ def test_all_files_of_a_killed_run(victims: Victims, count: Count) -> None:
     gone_on_with(victims, count, few=False)
 
 
+@pytest.mark.long
 def test_results_of_a_comparison(victims: Victims, count: Count) -> None:
     folder, config = victims.folder / "comparison", victims.config()
     first = victims.order("compare", folder, config)

@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from few import few
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_project import byte_tokenizer
 from torch import nn
@@ -115,19 +116,19 @@ def generating(trainer_class: type, kind: type, model: PeftModel, folder: Path) 
     )
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", few(METHODS))
 def test_dpo_starts_at_the_adapter(tmp_path: Path, name: str) -> None:
     log = first_logged(dpo(loraweave.with_tasks(DPOTrainer), trained(name, tmp_path), tmp_path))
     assert log["loss"] == pytest.approx(math.log(2), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", few(METHODS))
 def test_grpo_starts_at_the_adapter(tmp_path: Path, name: str) -> None:
     log = first_logged(generating(loraweave.with_tasks(GRPOTrainer), GRPOConfig, trained(name, tmp_path), tmp_path))
     assert log["kl"] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", WITHOUT_TASKS)
+@pytest.mark.parametrize("name", few(WITHOUT_TASKS))
 def test_plain_trainers_start_at_the_adapter(tmp_path: Path, name: str) -> None:
     log = first_logged(dpo(DPOTrainer, trained(name, tmp_path), tmp_path))
     assert log["loss"] == pytest.approx(math.log(2), abs=1e-5)
@@ -149,7 +150,7 @@ def test_other_plain_trainers_start_at_the_adapter(tmp_path: Path, name: str) ->
     assert first_logged(trainer)["loss"] == pytest.approx(0.5, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", few(METHODS))
 def test_the_reference_stays_while_the_adapter_is_trained(tmp_path: Path, name: str) -> None:
     model = trained(name, tmp_path)
     trainer = dpo(loraweave.with_tasks(DPOTrainer), model, tmp_path)
@@ -176,7 +177,7 @@ def test_an_adapter_of_another_name_or_configuration_starts_anew(tmp_path: Path)
     assert layer.weave_B["ref"].abs().max() == 0
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", few(METHODS))
 def test_trl_switches_the_dropout_of_adapters_off(name: str) -> None:
     model = fresh(name, dropout=0.5)
     move(model)

@@ -11,6 +11,7 @@ import datasets
 import pytest
 import torch
 import trl
+from few import TELLING, few
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -143,10 +144,15 @@ def arguments(kind: type, folder: Path, **more: Any) -> Any:
 
 
 METHODS = [*PRESETS, "lora"]
+REFERENCES = [
+    *((name, "another adapter") for name in METHODS),
+    ("mtllora", "adapter off"),
+    ("mtllora", "computed before"),
+]
 TRAIN, EVALUATE = (True, "default", False), (False, "default", False)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", few(METHODS))
 def test_trainer(tmp_path: Path, name: str) -> None:
     model = adapted(name)
     watch = Watch(model)
@@ -165,7 +171,7 @@ def test_trainer(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("padding_free", [False, True])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", few(METHODS))
 def test_sft(tmp_path: Path, name: str, padding_free: bool) -> None:
     model = adapted(name)
     watch = Watch(model, packed=padding_free)
@@ -207,7 +213,7 @@ def test_sft_on_rows_packed_beforehand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "reference"),
-    [*((name, "another adapter") for name in METHODS), ("mtllora", "adapter off"), ("mtllora", "computed before")],
+    few(REFERENCES, [(name, "another adapter") for name in TELLING] + REFERENCES[-2:]),
 )
 def test_dpo(tmp_path: Path, name: str, reference: str) -> None:
     model = adapted(name)
@@ -241,7 +247,7 @@ def reward(completions: list[str], task: list[str], **kwargs: Any) -> list[float
     return [sum(map(ord, completion)) % 17 + NAMES.index(t) for completion, t in zip(completions, task, strict=True)]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", few(METHODS))
 def test_grpo(tmp_path: Path, name: str) -> None:
     model = adapted(name)
     watch = Watch(model)

@@ -160,10 +160,8 @@ def test_sharded_runs_with_other_settings(project: Path) -> None:
         torch.testing.assert_close(adapter(project / name), adapter(one), atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "methods",
-    [pytest.param(TELLING, id="two methods"), pytest.param(OTHERS, id="the others", marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("methods", [pytest.param(TELLING, id="two methods"), pytest.param(OTHERS, id="the others")])
 def test_blocks_sharded_by_hand(tmp_path: Path, methods: list[str]) -> None:
     launch(tmp_path, "by_hand", ",".join(methods))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from few import few
 from peft import (
     AutoPeftModelForCausalLM,
     PeftModel,
@@ -31,7 +32,7 @@ def load(path: Path) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", few(METHODS))
 def test_injection_and_state_dicts(tiny_model, name: str, low_cpu_mem_usage: bool):
     model = inject_adapter_in_model(method(name), tiny_model()).eval()
     randomize(model)
@@ -45,7 +46,7 @@ def test_injection_and_state_dicts(tiny_model, name: str, low_cpu_mem_usage: boo
     assert torch.equal(logits(by_tensors), expected)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", few(METHODS))
 def test_transformers_adds_saves_loads_and_switches_adapters(saved_base: Path, tmp_path: Path, name: str):
     model = load(saved_base)
     base = logits(model, tasks=None)
@@ -75,7 +76,7 @@ def test_transformers_adds_saves_loads_and_switches_adapters(saved_base: Path, t
         assert again.generate(input_ids=torch.arange(3, 8)[None], do_sample=False, **length).shape == (1, 7)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", few(METHODS))
 def test_automatic_loading_by_the_adapter_s_folder(saved_base: Path, tmp_path: Path, name: str):
     model = adapted(load(saved_base), name)
     model.save_pretrained(tmp_path / "adapter")
@@ -87,7 +88,7 @@ def test_automatic_loading_by_the_adapter_s_folder(saved_base: Path, tmp_path: P
         assert torch.equal(logits(loaded.eval()), logits(model))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", few(METHODS))
 def test_a_head_tied_to_the_embeddings_can_be_adapted(tiny_model, tmp_path: Path, name: str):
     def tied():
         base = tiny_model()
@@ -107,7 +108,7 @@ def test_a_head_tied_to_the_embeddings_can_be_adapted(tiny_model, tmp_path: Path
     assert torch.equal(embeddings, before)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", few(METHODS))
 def test_assisted_generation(tiny_model, name: str):
     torch.manual_seed(1)
     model = adapted(tiny_model(), name)

@@ -69,6 +69,7 @@ def test_both_paths_agree(
             assert (results[0][key] - value).abs().max() <= tolerance * scale, key
 
 
+@pytest.mark.long
 def test_the_environment_chooses_the_path():
     script = "from loraweave.tuner import layer; print(layer.REFERENCE)"
     for value, expected in (("", "False"), ("0", "False"), ("1", "True")):
