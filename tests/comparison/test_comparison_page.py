@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from comparison.recorded import recorded_search, results
+from comparison.recorded import PERCENT_TASKS, concluded, recorded_search, results
 from markupsafe import escape
 
 from loraweave.comparison import words
@@ -95,6 +95,26 @@ def test_a_sentence_below_the_verdict_says_for_what_it_holds(page):
     )
     assert text.index('id="recommendation"') < text.index(sentence) < text.index('id="scores"')
     assert "holds for" not in page(results(methods=["lora"], seeds=[0], failed=("lora", 0)))[1]
+
+
+def test_the_mean_of_a_run_that_lacks_a_task_is_not_the_mean_of_the_others(page):
+    found = results(losses=["notes"])
+    run = next(run for run in found["runs"] if run["method"] == "lora")
+    for name in PERCENT_TASKS[:2]:
+        del run["scores"][name]
+    parsed, _ = page(concluded(found))
+    lines = {row[0].strip(): row for table in parsed.tables for row in table if "seed" in row[0]}
+    means = {name: row[1 + len(found["tasks"])] for name, row in lines.items()}
+    assert means.pop(f"lora, seed {run['seed']}") == "–"
+    assert means
+    assert all(float(mean) > 50 for mean in means.values())
+
+
+def test_the_length_of_a_training_is_that_of_its_last_look(page):
+    found = results()
+    for run in found["runs"]:
+        run["curves"]["validation"] = {name: [(10, 2.0), (20, 1.0)] for name in run["curves"]["training"]}
+    assert "trained for 20 steps" in page(found)[1]
 
 
 def test_the_recommendation_comes_first(page):

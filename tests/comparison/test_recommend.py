@@ -7,6 +7,7 @@ from comparison.recorded import concluded, results, with_answers, with_scores
 
 from loraweave.comparison.records import Search
 from loraweave.comparison.simplicity import simplicity
+from loraweave.comparison.words import about_differences
 from loraweave.runs.methods import METHODS
 
 ALL = [name for name in METHODS if name != "base"]
@@ -184,3 +185,82 @@ def test_what_sharing_does_to_each_task_is_told_beside_a_lora_of_its_own_for_eac
     assert told.endswith("lora cannot be told from it on any task.")
     without = {method: [each] for method, each in answers.items() if method != "own"}
     assert not any("transfer" in point for point in with_answers(without)["recommendation"]["points"])
+
+
+def test_of_equal_means_the_simplest_is_best():
+    scores = {m: [{"a": 80.0, "b": 70.0}, {"a": 81.0, "b": 70.5}] for m in ("rlora", "mlora", "lora", "full")}
+    made = with_scores(scores, stderr=3.0)["recommendation"]
+    assert made["method"] == "lora"
+    assert "Its mean, 75.4 %, is the best." in made["text"]
+    assert "simpler" not in made["text"]
+
+
+def test_a_method_that_lacks_a_task_is_said_not_to_be_ranked():
+    found = with_scores(around(random.Random(0), lora=80.0, rlora=81.0))
+    for run in found["runs"]:
+        run["scores"]["b"] = {**run["scores"]["a"], "score": 50.0}
+    del found["runs"][0]["scores"]["b"]  # of one of lora's three
+    made = concluded(found)["recommendation"]
+    assert made["method"] == "rlora"
+    assert "lora has no mean and is not ranked: one of its runs has no score for b." in made["points"]
+    for run in found["runs"]:
+        run["scores"].pop("b" if run["method"] == "lora" else "a", None)
+    none = concluded(found)["recommendation"]
+    assert none["text"] == "No recommendation: no method has a score on every task of the mean."
+    assert "rlora has no mean and is not ranked: one of its runs has no score for a." in none["points"]
+
+
+def test_where_none_is_better_than_the_base_nothing_is_said_of_using_one():
+    found = with_scores({"base": [{"a": 80.0}], **around(random.Random(0), lora=80.0, full=80.1)})["recommendation"]
+    assert found["method"] is None
+    assert not any(point.startswith(("In use", "If it has to be")) for point in found["points"])
+
+
+def test_methods_that_cannot_be_held_against_the_base_are_said():
+    found = with_scores({"base": [{"a": 40.0}], **around(random.Random(0), lora=80.0, rlora=60.0)})
+    for run in found["runs"]:
+        if run["method"] == "rlora":
+            run["scores"]["a"]["requests"] = "another"
+    points = concluded(found)["recommendation"]["points"]
+    assert "rlora cannot be compared with the untouched base: not asked the same in a with seed 0." in points
+    found["runs"] = [run for run in found["runs"] if run["method"] != "base"]
+    made = concluded(found)["recommendation"]
+    assert made["method"] == "lora"
+    assert "The untouched base has no score: nothing here says that any method is better than it." in made["points"]
+
+
+def test_methods_without_a_seed_in_common():
+    found = with_scores({"base": [{"a": 40.0}], **around(random.Random(0), lora=80.0, rlora=82.0)})
+    for run in found["runs"]:
+        if run["method"] == "rlora":
+            run["seed"] += 3
+    found["settings"]["seeds"] = [*range(6)]
+    made = concluded(found)
+    text = made["recommendation"]["text"]
+    assert "lora cannot be compared with rlora: no seed in common: lora has seeds 0, 1 and 2 and rlora" in text
+    assert "told" not in text
+    assert "from 3 seeds" in about_differences(made)[0]
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_few_examples_tell_little(n):
+    answers = {"base": [{"a": "0" * n}], "lora": [{"a": "1" * n}], "rlora": [{"a": "1" * n}]}
+    made = with_answers(answers)["recommendation"]
+    assert (made["method"], "no method is better than the untouched base" in made["text"]) == (None, True)
+
+
+def test_losses_alone():
+    found = results(methods=["base", "lora", "rlora"], tasks=(), losses=("a", "b"))
+    for run in found["runs"]:
+        for score in run["scores"].values():
+            score["score"], score["stderr"] = {"base": 3.0, "lora": 1.0, "rlora": 1.5}[run["method"]], 0.01
+            score["score"] += 0.001 * (run["seed"] or 0)
+    made = concluded(found)["recommendation"]
+    assert made["method"] == "lora"
+    assert (
+        "Its mean, 1.001 nats, is the best, and can be told from every other: rlora, the next, is at +0.500"
+        in made["text"]
+    )
+    assert any(
+        point.startswith("Worse than lora beyond chance, in nats per token: rlora +0.5") for point in made["points"]
+    )

@@ -1,6 +1,8 @@
 """Prompt and answer have the tokens that evaluation has, and nothing of an answer is lost at the border."""
 
 import copy
+import unicodedata
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from tiny_tasks import CORPUS, make_tokenizer, write_jsonl
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from loraweave.bases import resolve_base
-from loraweave.data.border import context_ids, continued_ids, middle_ids, split_ids
+from loraweave.data.border import context_ids, continued_ids, middle_ids, opened_ids, split_ids
 from loraweave.data.encode import IGNORED, encode
 from loraweave.evaluation.lm import LoadedModel
 from loraweave.tasks import Example, load_tasks
@@ -48,6 +50,21 @@ def unigram() -> Any:
     return with_start(tokenizer)
 
 
+def prefixed() -> Any:
+    """Byte-level, with a space before a text (RoBERTa's way of GPT-2)."""
+    made = make_tokenizer("bytes")
+    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return made
+
+
+def first() -> Any:
+    """A space before the first word of a text, and not behind a special token (Llama 2, `legacy=False`)."""
+    made = make_tokenizer("spaces")
+    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    made.backend_tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    return made
+
+
 def with_start(tokenizer: Tokenizer) -> Any:
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
@@ -58,8 +75,11 @@ TOKENIZERS = {kind: make_tokenizer(kind) for kind in MADE} | {
     "nano": AutoTokenizer.from_pretrained(resolve_base("nano")),
     "llama": llama_like(),
     "unigram": unigram(),
+    "prefixed": prefixed(),
+    "first": first(),
 }
 KINDS = list(TOKENIZERS)
+SPACED = ("spaces", "ends", "llama", "unigram", "prefixed", "first")
 
 PROMPTS = [
     "def area(",
@@ -106,7 +126,7 @@ def continues(context: list[int], answer: list[int], text: str, kind: str) -> bo
     """Whether the ids say the text after their context; where a text or a part of one begins some put a space."""
     tokenizer = TOKENIZERS[kind]
     before, whole = text_of(context, tokenizer), text_of(context + answer, tokenizer)
-    at_start = kind in ("spaces", "ends", "llama", "unigram") and context[-1] in tokenizer.all_special_ids
+    at_start = kind in SPACED and context[-1] in tokenizer.added_tokens_decoder
     return whole == before + text or (at_start and whole == f"{before} {text}")
 
 
@@ -173,7 +193,7 @@ def test_no_text_is_lost_or_added(kind: str, prompt: str, text: str) -> None:
     assert context == context_ids(prompt, tokenizer)
     assert continues(context, answer, text, kind)
     before = tokenizer.encode("a", add_special_tokens=False)
-    assert text_of(before + middle_ids(text, tokenizer), tokenizer) == "a" + text
+    assert text_of(before + middle_ids(text, tokenizer), tokenizer) == (" a" if kind == "prefixed" else "a") + text
 
 
 @pytest.mark.parametrize("ending", ["", "eval"])
@@ -207,3 +227,47 @@ def test_what_stands_in_front_of_a_text_may_change(tokenizers: dict[str, Any]) -
     assert [tokenizer.bos_token_id, *context_ids("number", tokenizer)] == started
     tokenizer.backend_tokenizer.post_processor = tokenizers["start"].backend_tokenizer.post_processor
     assert context_ids("number", tokenizer) == started
+
+
+NORMALISERS = {
+    "nfkc": normalizers.NFKC(),
+    "lower": normalizers.Lowercase(),
+    "stripped": normalizers.Sequence([normalizers.NFKC(), normalizers.Strip()]),
+    "spaces": normalizers.Replace(Regex(" {2,}"), " "),
+}
+
+
+@pytest.mark.parametrize("kind", NORMALISERS)
+def test_texts_that_a_tokenizer_changes_are_trained_as_they_are_asked(kind: str) -> None:
+    """The ids say what the tokenizer makes of a text, each side by itself, and no prompt depends on its answer."""
+    tokenizer = make_tokenizer("start")
+    tokenizer.backend_tokenizer.normalizer = NORMALISERS[kind]
+    pairs = [*PAIRS, ("e", "\u0301t\u00e9"), ("The Fox", "JUMPS"), ("x ", "  y"), ("\ufb01", "\u00b2"), ("a\n", "\nb")]
+    for prompt, completion in pairs:
+        context, answer = continued_ids(prompt, completion, tokenizer)
+        assert context == context_ids(prompt, tokenizer)
+        row = encode(Example(prompt, completion), tokenizer, 256)
+        assert row["input_ids"][: len(context)] == context
+        if kind in ("nfkc", "lower"):
+            change = str.lower if kind == "lower" else partial(unicodedata.normalize, "NFKC")
+            assert text_of(answer, tokenizer) == change(completion) or text_of(context + answer, tokenizer).endswith(
+                change(prompt + completion)
+            )
+        context, answer = split_ids(prompt, completion, tokenizer)
+        scored = encode(Example(prompt, completion, by_likelihood=True), tokenizer, 256)
+        assert scored["input_ids"][: len(context)] == context
+        assert scored["input_ids"][len(context) : len(context) + len(answer)] == answer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_stands_before_any_answer_has_the_same_ids_whatever_it_is(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    for prompt in ("assistant\n", "assistant\n<think>\n", "a: "):
+        for opening in ("<think>\n\n</think>\n\n", "\n</think>\n\n", "final: "):
+            given = opened_ids(prompt, opening, "", tokenizer)[:2]
+            assert given[0] == context_ids(prompt, tokenizer)
+            for text in [each for each in COMPLETIONS if each.strip()]:
+                context, opened, answer = opened_ids(prompt, opening, text, tokenizer)
+                assert (context, opened) == given
+                assert continues(context, opened + answer, opening + text, kind)
+                assert continues(context + opened, answer, text, kind)

@@ -138,3 +138,33 @@ def test_one_right_answer_that_can_be_written_is_enough(tmp_path: Path, prepared
     tiny_tasks.write_jsonl(tmp_path / "test.jsonl", rows)
     (tmp_path / "writing.yaml").write_text(WRITING.replace('"{{answer}}"', "answer"))
     assert "no model can" not in prepared(["writing.yaml"], tmp_path, tiny_tasks.make_tokenizer("start"))[1]
+
+
+def test_special_tokens_that_stand_in_words_are_said(tmp_path: Path, prepared: Prepared) -> None:
+    tokenizer = tiny_tasks.make_tokenizer("chat")
+    rows = [chat(f"Question {n}", "yes") for n in range(6)]
+    rows[2] = chat("What ends a turn?", "It is <|im_end|> here.")
+    tiny_tasks.write_jsonl(tmp_path / "some.jsonl", [rows[2]] * 4 + rows)
+    tiny_tasks.write_jsonl(tmp_path / "none.jsonl", rows[:2] + rows[3:])
+    tiny_tasks.write_jsonl(
+        tmp_path / "own.jsonl", [{"prompt": f"<|im_start|>user {n}", "completion": "a"} for n in "xyz"]
+    )
+    said = " ".join(prepared(["some.jsonl", "none.jsonl", "own.jsonl"], tmp_path, tokenizer)[1].split())
+    assert re.search(r"some: \d+ of \d+ examples hold a special token written out, such as '<\|im_end\|>'", said)
+    assert said.count("special token") == 1
+
+
+def test_an_answer_that_holds_the_end_of_its_turn_cannot_be_written(tmp_path: Path, prepared: Prepared) -> None:
+    tokenizer = tiny_tasks.make_tokenizer("start")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<end>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}<end>\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    tiny_tasks.write_jsonl(tmp_path / "train.jsonl", [{"text": f"t{n}", "answer": "fine"} for n in range(5)])
+    tiny_tasks.write_jsonl(tmp_path / "test.jsonl", [{"text": "t", "answer": answer} for answer in ("a <end> b", "a")])
+    (tmp_path / "writing.yaml").write_text(WRITING)
+    said = prepared([{"task": "writing.yaml", "chat_template": True}], tmp_path, tokenizer)[1]
+    assert (
+        "writing: no model can write the right answer to 1 of 2 test examples: it holds '<end>', where writing" in said
+    )

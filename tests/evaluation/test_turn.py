@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_chats import TEMPLATES, tokenizer_of
+from tiny_chats import TEMPLATES, THINKING, thinking_tokenizer, tokenizer_of
 from tiny_tasks import write_jsonl
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
 
@@ -101,3 +101,36 @@ def test_the_case_of_a_turn_that_ends_with_words(shared: Path, tmp_path: Path, t
     tokenizer = tokenizer_of("bytes", "none", special=False)
     tokenizer.chat_template = (shared / "cases" / "templates" / "no_system.jinja").read_text()
     assert evaluate(taught(task, tokenizer, tokenizer.eos_token_id), tokenizer, [task])["ask"]["score"] == 100
+
+
+@pytest.mark.parametrize("chats", ["", "rows", "eval", "thoughts"])
+@pytest.mark.parametrize("kind", ["bytes", "spaces"])
+@pytest.mark.parametrize("template", THINKING)
+def test_a_perfect_model_that_can_think_is_scored_as_one(
+    template: str, kind: str, chats: str, tmp_path: Path, taught: Callable[..., Any]
+) -> None:
+    """Though its answers end with their line, and the template writes lines before them."""
+    rows = [row for row in ROWS if "\n" not in row["answer"]]
+    (tmp_path / "ask.yaml").write_text(TASK.replace("@", "\\n"))
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    spec: Any = "ask.yaml"
+    if chats == "rows":
+        spec = {"task": "rows.jsonl", "prompt": "question", "completion": "answer", "metric": "exact_match"}
+        spec |= {"name": "ask", "test": "too.jsonl", "validation": "too.jsonl"}
+        write_jsonl(tmp_path / "too.jsonl", [{**row, "question": row["question"] + "?"} for row in rows])
+    elif chats:
+        thought = {"reasoning_content": "Hm.\nSo it is."} if chats == "thoughts" else {}
+        made = [
+            [{"role": "user", "content": r["question"]}, {"role": "assistant", "content": r["answer"], **thought}]
+            for r in rows
+        ]
+        spec = {"task": "chats.jsonl", "eval": "ask.yaml", "name": "ask", "validation": "too.jsonl"}
+        write_jsonl(tmp_path / "chats.jsonl", [{"messages": turns} for turns in made])
+        write_jsonl(tmp_path / "too.jsonl", [{"messages": turns} for turns in made])
+    (task,) = load_tasks([spec], tmp_path, chat_template=True)
+    tokenizer = thinking_tokenizer(kind, template)
+    if chats == "rows":
+        task.training_examples = task.test_examples  # type: ignore[method-assign]
+    assert task.thinks == (chats == "thoughts")
+    score = evaluate(taught(task, tokenizer, tokenizer.eos_token_id), tokenizer, [task])["ask"]
+    assert score["score"] == 100

@@ -1,6 +1,7 @@
 """Data become tasks: what is learned from a row of each format, what scores it, and how rows are shared out."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,8 @@ def test_labels_are_ranked(tmp_path: Path) -> None:
         ([1.0, 0.0, 1.0], ["no", "yes"], ["yes", "no", "yes"]),
         ([1, 5, 1], {"1": "bad", "5": "good"}, ["bad", "good", "bad"]),
         ([1, 2, 1], ["1", "2", "3"], ["1", "2", "1"]),
+        ([0, 1, 2, 0], ["1", "2", "3"], ["1", "2", "3", "1"]),
+        ([1, 0, 2, 1], ["2", "1", "0"], ["1", "0", "2", "1"]),
         (["pos", "neg", "pos"], {"pos": "good", "neg": "bad"}, ["good", "bad", "good"]),
         (["b", "a", "b"], ["b", "c", "a"], ["b", "a", "b"]),
     ],
@@ -197,6 +200,24 @@ def test_each_row_may_have_choices_of_its_own(tmp_path: Path) -> None:
         loaded(tmp_path, [{**row, "answer": "C"} for row in rows], **templates)
     with pytest.raises(UserError, match="line 1: 'choices' must give a list"):
         loaded(tmp_path, [{**row, "options": "x"} for row in rows], **templates)
+
+
+def test_choices_that_are_numbers_are_their_own_names(tmp_path: Path) -> None:
+    rows = [{"question": f"{i} and 1?", "options": ["1", "2", "3", "16"], "answer": "123"[i % 3]} for i in range(6)]
+    templates = {"prompt": "{{question}} ", "completion": "{{answer}}", "choices": "{{options}}"}
+    by_name = everything(loaded(tmp_path, rows, **templates))
+    assert all(each.completion == "123"[int(each.prompt[0]) % 3] for each in by_name)
+    with pytest.raises(UserError, match="line 1: a label is a name or a whole number, not list"):
+        loaded(tmp_path, [{**row, "answer": [1]} for row in rows], **templates)
+    numbers = [{**row, "answer": int(row["answer"])} for row in rows]
+    with pytest.raises(UserError, match="label 1 may be number 1 of the choices, '2', or the choice '1'") as caught:
+        loaded(tmp_path, numbers, **templates)
+    place, name = re.findall(r"'({{.*?}})'", str(caught.value))
+    assert everything(loaded(tmp_path, numbers, **templates | {"completion": name})) == by_name
+    by_place = everything(loaded(tmp_path, numbers, **templates | {"completion": place}))
+    assert all(each.completion == ["2", "3", "16"][int(each.prompt[0]) % 3] for each in by_place)
+    far = everything(loaded(tmp_path, [{**row, "answer": 16} for row in rows], **templates))  # no place
+    assert {each.completion for each in far} == {"16"}
 
 
 def test_templates_over_any_columns(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from loraweave.errors import UserError
 from loraweave.evaluation.lm import LoadedModel
 from loraweave.tasks import Example, load_tasks
 from loraweave.tasks.chat import render
@@ -142,3 +143,58 @@ def test_a_description_is_kept_in_training_and_in_evaluation(
     assert "user\nSort the news.\n\nnumber " in prompt
     lm = LoadedModel(scorers["chat"].model, tokenizer, batch_size=1)
     assert lm.apply_chat_template(task.training_examples()[0].prompt) == prompt
+
+
+LAST_TURN = (  # Mistral 7B v0.3: the system message stands in the turn that waits for its answer
+    "{% if messages[0]['role'] == 'system' %}{% set s = messages[0]['content'] %}{% set ms = messages[1:] %}"
+    "{% else %}{% set ms = messages %}{% endif %}"
+    "{% for m in ms %}{% if m['role'] == 'user' %}[INST] {% if loop.last and s is defined %}{{ s }}\n\n{% endif %}"
+    "{{ m['content'] }}[/INST]{% else %} {{ m['content'] }}</s>{% endif %}{% endfor %}"
+)
+
+
+def test_a_system_message_in_the_turn_that_waits_for_its_answer(tokenizers: dict[str, Any]) -> None:
+    tokenizer = copy.deepcopy(tokenizers["start"])
+    tokenizer.chat_template = LAST_TURN
+    again = {"role": "user", "content": "And of Italy?"}
+    one = render(Example([SYSTEM, USER], [ANSWER]), tokenizer)
+    assert (one.prompt, one.completion, one.closing) == (f"[INST] {BOTH}[/INST]", " Paris", "</s>")
+    two = render(Example([SYSTEM, USER, ANSWER, again], [{"role": "assistant", "content": "Rome"}]), tokenizer)
+    assert two.prompt == apply_template(tokenizer, [SYSTEM, USER, ANSWER, again], True)  # what generation gets
+    assert two.prompt.endswith("[INST] You are brief.\n\nAnd of Italy?[/INST]")
+    assert (two.completion, two.closing) == (" Rome", "</s>")
+    assert folding_tasks(tokenizer, [("both", [Example([SYSTEM, USER, ANSWER, again], "Rome")])]) == []
+
+
+CALLS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} ARGUMENTS</call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "{{ c.function.arguments }}",
+        "{{ c.function.arguments | tojson }}",
+        "{{ '' + c.function.arguments }}",
+        "{{ c.function.arguments if c.function.arguments is string else c.function.arguments | tojson }}",
+    ],
+)
+def test_arguments_of_calls_are_json_however_a_template_prints_them(printed: str, tokenizers: dict[str, Any]) -> None:
+    tokenizer = copy.deepcopy(tokenizers["chat"])
+    tokenizer.chat_template = CALLS.replace("ARGUMENTS", printed)
+    arguments = {"town": "Gent", "days": [1, 2], "rain": True}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+    text = render(Example([USER], [call]), tokenizer)
+    assert text.completion == '<call>f {"town": "Gent", "days": [1, 2], "rain": true}</call>'
+    assert text.completion in apply_template(tokenizer, [USER, call, USER], True)
+
+
+def test_a_template_that_prints_arguments_by_no_means_is_refused(tokenizers: dict[str, Any]) -> None:
+    tokenizer = copy.deepcopy(tokenizers["chat"])
+    tokenizer.chat_template = CALLS.replace("ARGUMENTS", "{{ raise_exception('one call, please') }}")
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}
+    with pytest.raises(UserError, match="refuses the messages: one call, please"):
+        render(Example([USER], [call]), tokenizer)

@@ -15,6 +15,7 @@ from loraweave.comparison.loss_charts import final_losses, loss_charts
 from loraweave.comparison.records import BASE, Difference, MethodSummary, Recommendation, Results, RunRecord, Spread
 from loraweave.comparison.search_charts import search_chart
 from loraweave.comparison.summary import best_methods, in_order, notes
+from loraweave.evaluation.mean import mean_of, mean_rule
 from loraweave.files import write_text
 from loraweave.pages import render
 
@@ -141,7 +142,7 @@ def _run(results: Results, run: RunRecord) -> dict[str, Any]:
         "cells": [
             written(scores[name]["score"] if name in scores else None, info["unit"]) for name, info in tasks.items()
         ],
-        "mean": written(run["mean"], words.mean_unit(tasks)),
+        "mean": written(mean_of(scores, mean_rule(tasks)), words.mean_unit(tasks)),
         "rank": "–" if run["rank"] is None else run["rank"],
         "learning_rate": "–" if run["learning_rate"] is None else f"{run['learning_rate']:g}",
         "tokens_per_second": "–" if run["tokens_per_second"] is None else f"{run['tokens_per_second']:,.0f}",

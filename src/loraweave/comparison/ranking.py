@@ -4,12 +4,14 @@ from loraweave.comparison import words
 from loraweave.comparison.differences import against
 from loraweave.comparison.evidence import Evidence
 from loraweave.comparison.records import Against, Difference, MethodSummary
-from loraweave.comparison.simplicity import simplicity
+from loraweave.comparison.simplicity import Simplicity, simplicity
 
 MARGINS = {"%": 1.0, "nats": 0.02}
 """How much worse than the best a simpler method may be and still be as good, in points, or in nats per token."""
 MARGIN_SHARE = 0.02
 """The same for scores of any other unit: this part of the best mean."""
+DIGITS = 9
+"""Means that differ behind so many are the same: they were summed up in another order."""
 
 
 def is_better(each: Against) -> bool:
@@ -23,7 +25,7 @@ class Ranking:
     """The methods that have a mean, and what each is beside the best.
 
     Attributes:
-        ranked: the methods by their mean, the best first.
+        ranked: the methods by their mean, the best first; of equal ones the simplest first.
         best: the first of them.
         margin: how much worse a method may be and still be as good.
         worse: can be told from the best as worse, by the mean or by a task that the mean leaves out.
@@ -40,7 +42,8 @@ class Ranking:
         self.rows = rows
         self.unit = evidence.rule.unit
         self.sign = 1 if evidence.rule.higher_is_better else -1
-        self.ranked = sorted(rows, key=lambda method: -self.sign * self._mean(method))
+        self.simplicity = {method: simplicity(self.results["settings"]["methods"][method]) for method in rows}
+        self.ranked = sorted(rows, key=self._place)
         self.best = self.ranked[0]
         wanted = self.results["settings"]["margin"]
         own = MARGINS.get(self.unit, MARGIN_SHARE * abs(self._mean(self.best)))
@@ -50,7 +53,6 @@ class Ranking:
         self.worse = [method for method in others if self._is_worse(method)]
         self.equal = [self.best, *(m for m in others if m not in self.worse and self._is_within_the_margin(m))]
         self.open = [method for method in others if method not in (*self.worse, *self.equal)]
-        self.simplicity = {method: simplicity(self.results["settings"]["methods"][method]) for method in rows}
         self.taken = min(self.equal, key=lambda method: (self.failed(method), self.simplicity[method]))
         self.seeds = max(row["finished"] for row in rows.values())
 
@@ -86,6 +88,9 @@ class Ranking:
         most = difference["interval"] - self.sign * difference["mean"]
         shown = words.score({"mean": most, "interval": None}, self.unit)[0]
         return f"may be worse by up to {shown}, more than the margin of {self.margin_in_words}"
+
+    def _place(self, method: str) -> tuple[float, Simplicity]:
+        return -self.sign * round(self._mean(method), DIGITS), self.simplicity[method]
 
     def _mean(self, method: str) -> float:
         mean = self.rows[method]["mean"]

@@ -3,6 +3,8 @@
 `ranking.py` has the rule, docs/comparing.md explains it.
 """
 
+from collections.abc import Iterator
+
 from loraweave import amounts
 from loraweave.comparison import forgetting, words
 from loraweave.comparison.differences import against
@@ -21,11 +23,19 @@ def recommend(evidence: Evidence) -> Recommendation:
     results = evidence.results
     rows = {row["method"]: row for row in results["summary"] if row["method"] != BASE and row["mean"] is not None}
     if not rows:
-        return Recommendation(method=None, text=_no_means(results), points=[])
+        return Recommendation(method=None, text=_no_means(evidence), points=[*_not_ranked(evidence)])
     found = Ranking(evidence, rows)
-    points = [_in_use(found), *_as_an_adapter(found), _costs(found), *_worse(found), *_more_seeds(found)]
-    points += [*forgetting.points(results, found.taken), *transfer(evidence), *_edges(found), *_not_made(results)]
-    better = {each["method"]: is_better(each) for each in against(evidence, BASE) if each["missing"] is None}
+    points = [_costs(found), *_worse(found), *_more_seeds(found), *forgetting.points(results, found.taken)]
+    points += [*transfer(evidence), *_edges(found), *_not_made(results), *_not_ranked(evidence)]
+    to_base = against(evidence, BASE)
+    better = {each["method"]: is_better(each) for each in to_base if each["missing"] is None}
+    points += [
+        f"{each['method']} cannot be compared with the untouched base: {each['missing']}."
+        for each in to_base
+        if each["missing"] is not None
+    ]
+    if BASE in results["settings"]["methods"] and BASE not in evidence.runs:
+        points.append("The untouched base has no score: nothing here says that any method is better than it.")
     if better and not any(better.values()):
         base = next(row for row in results["summary"] if row["method"] == BASE)
         after = f", after Holm's correction for {len(better)} methods" if len(better) > 1 else ""
@@ -36,6 +46,7 @@ def recommend(evidence: Evidence) -> Recommendation:
         points.append(f"Not better than the untouched base beyond chance: {words.listed(worse)}.")
     take = "So far, take" if _missing(results) else "Take"
     text = " ".join([f"{take} {found.taken}.", *_reasons(found), *_one_seed(found)])
+    points = [_in_use(found), *_as_an_adapter(found), *points]
     return Recommendation(method=found.taken, text=text, points=points)
 
 
@@ -193,7 +204,19 @@ def _missing(results: Results) -> int:
     return len(methods) * len(results["settings"]["seeds"]) - made
 
 
-def _no_means(results: Results) -> str:
-    if any(run["status"] == "finished" and run["method"] != BASE for run in results["runs"]):
-        return "No recommendation: the tasks' scores have no unit in common, so there is no mean to go by."
-    return "No recommendation: no method has a result."
+def _not_ranked(evidence: Evidence) -> Iterator[str]:
+    """The methods that have results and yet no mean."""
+    for method in evidence.trained:
+        runs = evidence.runs[method].values()
+        lacking = [task for task in evidence.rule.counted if any(task not in run["scores"] for run in runs)]
+        if lacking:
+            of = "it" if len(runs) == 1 else "one of its runs"
+            yield f"{method} has no mean and is not ranked: {of} has no score for {words.listed(lacking)}."
+
+
+def _no_means(evidence: Evidence) -> str:
+    if not evidence.trained:
+        return "No recommendation: no method has a result."
+    if evidence.rule.counted:
+        return "No recommendation: no method has a score on every task of the mean."
+    return "No recommendation: the tasks' scores have no unit in common, so there is no mean to go by."

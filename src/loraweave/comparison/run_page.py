@@ -8,9 +8,9 @@ from typing import Any
 
 from loraweave.comparison import words
 from loraweave.comparison.records import Spread
-from loraweave.evaluation import interval, macro_average
+from loraweave.evaluation import interval
 from loraweave.evaluation.beside import Beside
-from loraweave.evaluation.mean import mean_rule
+from loraweave.evaluation.mean import mean_of, mean_rule
 from loraweave.evaluation.paired import PairedDifference, verdict
 from loraweave.evaluation.samples import Sample, classes, with_base
 from loraweave.evaluation.scores import NATS, PERCENT, TaskScore
@@ -71,9 +71,9 @@ def rows(found: Beside) -> list[dict[str, str]]:
                 **_difference(differences.get(name), score),
             }
         )
-    rule, mean = mean_rule(found.scores), macro_average(found.scores)
+    rule = mean_rule(found.scores)
+    mean, base_mean = mean_of(found.scores, rule), mean_of(found.base, rule)
     if mean is not None and len(found.scores) > 1:
-        base_mean = macro_average(found.base) if found.base else None
         made.append(
             {
                 "task": "mean",

@@ -50,7 +50,8 @@ def points(unit: str) -> str:
 def about_differences(results: Results) -> list[str]:
     """What the differences to the reference are, of what the intervals speak, and when a difference counts."""
     other = results["reference"]
-    counts = [len(each["seeds"]) for each in results["differences"] if each["method"] != BASE and each["seeds"]] or [1]
+    shared = {each["method"]: len(each["seeds"]) for each in results["differences"] if each["seeds"]}
+    counts = [count for method, count in shared.items() if method != BASE] or [*shared.values()] or [1]
     pairs = math.comb(sum(row["finished"] > 0 and row["method"] != BASE for row in results["summary"]), 2)
     one = "for other examples and these very adapters, for there is one seed"
     where = f"for other seeds and examples, from {seeds_in_words(counts)}" if max(counts) > 1 else one
@@ -72,7 +73,8 @@ def holds_for(results: Results) -> str:
     if run is None:
         return ""
     config = results["settings"]["config"]
-    steps = max((points[-1][0] for points in run["curves"]["training"].values() if points), default=0)
+    looks = (points for each in run["curves"].values() for points in each.values() if points)  # type: ignore[attr-defined]
+    steps = max((points[-1][0] for points in looks), default=0)  # what is logged need not end with the last step
     drawn = sum(row.get("drawn", 0) for row in run["mixture"])
     rows = config.get("train", {}).get("max_length")
     scored = sorted({info["n"] for info in results["tasks"].values()})

@@ -48,6 +48,18 @@ def split_ids(prompt: str, completion: str, tokenizer: Any) -> tuple[list[int], 
     return continued_ids(prompt, completion, tokenizer)
 
 
+def opened_ids(prompt: str, opening: str, text: str, tokenizer: Any) -> tuple[list[int], list[int], list[int]]:
+    """The ids of a prompt, of what a chat template has between it and any answer, and of the text that answers it.
+
+    The first two are the same whatever the text says: an evaluation gives them. The first is what a model is given that
+    has to write the other two.
+    """
+    context, opened = continued_ids(prompt, opening, tokenizer)
+    given = context + opened
+    whole = _started(_plain(prompt + opening + text, tokenizer), tokenizer)
+    return context, opened, whole[len(given) :] if whole[: len(given)] == given else middle_ids(text, tokenizer)
+
+
 def middle_ids(text: str, tokenizer: Any) -> list[int]:
     """The ids of a text that stands in the middle of another: without the space that a tokenizer may put before it."""
     for anchor in ANCHORS:

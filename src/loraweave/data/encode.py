@@ -1,14 +1,15 @@
 """From an example to token ids, split between prompt and answer where evaluation splits them, by `data.border`.
 
 A model that is scored on other tokens than it was trained on loses points that no adapter can win back. What comes
-after an answer is learned too: the template's end of turn, and the end of the text.
+after an answer is learned too: the template's end of turn, and the end of the text; and what a template has before any
+answer, such as a thought that is left empty.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from loraweave.data.border import continued_ids, middle_ids, split_ids
+from loraweave.data.border import continued_ids, middle_ids, opened_ids, split_ids
 from loraweave.data.tail import last_tokens
 from loraweave.errors import UserError, shown
 from loraweave.tasks.chat import render
@@ -104,7 +105,11 @@ def _tokens(example: Example, tokenizer: Any, max_length: int) -> tuple[list[int
     text = render(example, tokenizer)
     prompt = last_tokens(text.prompt, tokenizer, max_length)
     ending = _ending(text.closing, tokenizer)
-    if example.by_likelihood:  # the ids that are scored, whatever follows them
+    if text.opening:
+        said = text.completion if example.by_likelihood else text.completion + ending
+        context, opened, answer = opened_ids(prompt, text.opening, said, tokenizer)
+        answer = opened + answer + (middle_ids(ending, tokenizer) if example.by_likelihood else [])
+    elif example.by_likelihood:  # the ids that are scored, whatever follows them
         context, answer = split_ids(prompt, text.completion, tokenizer)
         answer = answer + middle_ids(ending, tokenizer)
     else:

@@ -1,5 +1,6 @@
 """What a person is told about the data before the first step: text that is cut, left out, moved, or out of reach."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 from loraweave.data.taught import taught_in_vain
 from loraweave.errors import UserError
 from loraweave.tasks import Task
+from loraweave.tasks.examples import Example
 from loraweave.tasks.prompts import right_answers
 from loraweave.tasks.template import FOLDED, folding_tasks
+from loraweave.tasks.turn import turn_of
 
 MOST_CUT = 0.5
 """A task may lose this share of its prompts' beginnings before it is an error: there the instructions stand."""
@@ -60,9 +63,34 @@ def notices(
         if cut.dropped:
             yield f"{cut.name}: {cut.dropped:,} examples left out, their answer is longer than {longest:,} tokens"
     for task in tasks:
+        yield from special_words(task.name, task.training_examples(), tokenizer)
         yield from out_of_reach(task, tokenizer, reads)
         if in_vain := taught_in_vain(task):
             yield in_vain
+
+
+def special_words(name: str, examples: Sequence[Example], tokenizer: Any) -> Iterator[str]:
+    """What to say of a task's texts that hold a special token written out: a tokenizer reads it as the token, which may
+    end a turn in the middle. Plain prompts are left out, for some people write a template's tokens themselves."""
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content]
+    if not special or getattr(tokenizer, "split_special_tokens", False):
+        return
+    pattern = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
+    found = [match for each in examples if (match := next(filter(None, map(pattern.search, _said(each))), None))]
+    if found:
+        yield (
+            f"{name}: {len(found):,} of {len(examples):,} examples hold a special token written out, such as "
+            f"{found[0][0]!r}, which is read as the token and not as words"
+        )
+
+
+def _said(example: Example) -> Iterator[str]:
+    """The words of a chat, and the answer."""
+    for part in (example.prompt, example.completion):
+        if isinstance(part, list):
+            yield from (str(message["content"]) for message in part)
+    if isinstance(example.completion, str):
+        yield example.completion
 
 
 def check_cuts(cuts: Sequence[Cut], longest: int) -> None:
@@ -98,7 +126,7 @@ def out_of_reach(task: Task, tokenizer: Any, reads: int) -> Iterator[str]:
     from lm_eval.models.utils import normalize_gen_kwargs
 
     settings: Any = normalize_gen_kwargs(dict(evaluated.config.generation_kwargs or {}), longest_answer(reads))
-    stops = [stop for stop in (*settings["until"], tokenizer.eos_token) if stop]
+    stops = [stop for stop in (*settings["until"], tokenizer.eos_token, *_ends(task, tokenizer)) if stop]
     most = int(settings["max_gen_toks"])
     count, stopped, long, found = 0, 0, 0, ""
     for doc in evaluated.eval_docs:
@@ -122,6 +150,14 @@ def out_of_reach(task: Task, tokenizer: Any, reads: int) -> Iterator[str]:
             f"{task.name}: no model can write the right answer to {long:,} of {count:,} test examples: it is longer "
             f"than {most:,} tokens (generation_kwargs.max_gen_toks)"
         )
+
+
+def _ends(task: Task, tokenizer: Any) -> list[str]:
+    """What ends a turn of a chat."""
+    if not task.chat_template:
+        return []
+    turn = turn_of(tokenizer)
+    return [turn.words, "" if turn.token is None else str(tokenizer.convert_ids_to_tokens(turn.token))]
 
 
 def _longer(answer: str, most: int, tokenizer: Any) -> bool:

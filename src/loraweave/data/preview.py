@@ -152,7 +152,7 @@ def preview(task: Task, tokenizer: Any, count: int = 3, max_length: int = 1024) 
                 _added_texts(row["input_ids"], tokenizer), row["input_ids"], row["labels"], strict=True
             )
         ]
-        previews.append(Preview(text.prompt, text.completion, tokens))
+        previews.append(Preview(text.prompt, text.opening + text.completion, tokens))
     return previews
 
 

@@ -17,7 +17,6 @@ from loraweave.evaluation.paired import estimate
 from loraweave.evaluation.samples import Keep, harness_samples, named_metrics
 from loraweave.evaluation.scores import PERCENT, TaskScore
 from loraweave.tasks.sandbox import reason_of
-from loraweave.tasks.turn import turn_of
 
 # Metrics that lm-eval gives as a share between 0 and 1 (mcc: between -1 and 1); people read them in percent.
 SHARES = frozenset(
@@ -50,12 +49,13 @@ def score_with_harness(
     limit: int | None,
     num_fewshot: int,
     chat_template: bool,
+    thinks: bool = False,
     seed: int,
     report: Callable[[int, int], None],
     keep: Keep | None = None,
 ) -> TaskScore:
     """Score `task` (called `name` in the run) on the model inside `lm`; `report(done, of)` counts requests, `keep` is
-    given the samples.
+    given the samples. `thinks`: the model was taught to think before it answers.
 
     The headline is the first metric of the task's `metric_list` with the task's first filter. Raises `UserError`
     when lm-eval cannot run the task, with its reason.
@@ -65,7 +65,7 @@ def score_with_harness(
     task.set_config(key="num_fewshot", value=num_fewshot)
     task.set_fewshot_seed(seed=seed)
     lm.set_cache_hook(ProgressHook(lambda done: report(done, _total(task))))
-    lm.turn = turn_of(lm.tokenizer) if chat_template else None
+    lm.begin(chat_template, thinks and task.OUTPUT_TYPE == "generate_until")
     truncated_before = lm.truncated
     try:
         results = harness_evaluate(

@@ -15,13 +15,14 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from loraweave.data.border import context_ids, split_ids
+from loraweave.data.border import context_ids, opened_ids, split_ids
 from loraweave.data.notices import longest_answer
 from loraweave.evaluation.scored_tokens import batches, score_rows
 from loraweave.evaluation.shared_prompt import score_answers
+from loraweave.tasks.chat import asked
 from loraweave.tasks.sandbox import sandbox_chat_templates
-from loraweave.tasks.template import apply_template
-from loraweave.tasks.turn import Turn
+from loraweave.tasks.thoughts import end_of_thought
+from loraweave.tasks.turn import Turn, turn_of
 
 ROWS = 64
 TOKENS = {"cpu": 2**13}
@@ -52,7 +53,8 @@ class LoadedModel(HFLM):
         batch_size: rows per forward pass; when None `ROWS`, of `TOKENS` at most.
 
     `truncated` is the number of requests since the start whose prompt was longer than the model can read, so that
-    lm-eval dropped its beginning. `turn` is what stands around the answers: set for chats.
+    lm-eval dropped its beginning. `turn` is what stands around the answers, and `thinks` whether a thought comes before
+    them: `begin` sets them for a task.
     """
 
     def __init__(
@@ -65,6 +67,21 @@ class LoadedModel(HFLM):
         self.shares_prompts = True  # until the model shows that it cannot
         self.truncated = 0
         self.turn: Turn | None = None
+        self.thinks = False
+        self._unopened: dict[str, str] = {}  # of a prompt that an evaluation goes on, what a server would be given
+
+    def begin(self, chat: bool, thinks: bool = False) -> None:
+        """Get ready for a task.
+
+        Args:
+            chat: its prompts go through the chat template.
+            thinks: the model was taught to think before an answer. Otherwise it is given an empty thought, where the
+                template writes such.
+        """
+        self.turn = turn_of(self.tokenizer) if chat else None
+        end = end_of_thought(self.turn.opening) if self.turn is not None and thinks else None
+        self.thinks, self.think_end_token = end is not None, end
+        self._unopened.clear()
 
     @property
     def max_gen_toks(self) -> int:
@@ -72,13 +89,31 @@ class LoadedModel(HFLM):
         return longest_answer(self.max_length)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """As in training: lm-eval drops the system message where a template refuses it."""
-        return apply_template(self.tokenizer, [dict(message) for message in chat_history], add_generation_prompt)
+        """As in training, with what the template has between a prompt and any answer. lm-eval drops the system message
+        where a template refuses it."""
+        prompt, opening = asked(self.tokenizer, [dict(message) for message in chat_history], add_generation_prompt)
+        if not opening or self.thinks:
+            return prompt
+        self._unopened[prompt + opening] = prompt
+        return prompt + opening
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         if add_special_tokens is not None:
             return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
-        return context_ids(string, self.tokenizer)
+        if string not in self._unopened:
+            return context_ids(string, self.tokenizer)
+        context, opened, _ = self._opened(string, "")
+        return context + opened
+
+    def _opened(self, string: str, answer: str) -> tuple[list[int], list[int], list[int]]:
+        prompt = self._unopened[string]
+        return opened_ids(prompt, string.removeprefix(prompt), answer, self.tokenizer)
+
+    def _split(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        if prompt not in self._unopened:
+            return split_ids(prompt, answer, self.tokenizer)
+        context, opened, ids = self._opened(prompt, answer)
+        return context + opened, ids
 
     def tok_batch_encode(
         self,
@@ -88,7 +123,7 @@ class LoadedModel(HFLM):
         truncation: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompts to continue, as long as they can be: (batch, tokens) ids padded on the left, and 1 where one is."""
-        rows = [context_ids(string, self.tokenizer)[-(left_truncate_len or 0) :] for string in strings]
+        rows = [self.tok_encode(string)[-(left_truncate_len or 0) :] for string in strings]
         longest = max(map(len, rows))
         ids = [[self.tokenizer.pad_token_id] * (longest - len(row)) + row for row in rows]
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
@@ -96,7 +131,7 @@ class LoadedModel(HFLM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         pairs = [(prompt, answer) for prompt, answer in (request.args for request in requests)]
-        return self._loglikelihood_tokens([(pair, *split_ids(*pair, self.tokenizer)) for pair in pairs])
+        return self._loglikelihood_tokens([(pair, *self._split(*pair)) for pair in pairs])
 
     def _loglikelihood_tokens(
         self, requests: list[Request], disable_tqdm: bool = True, override_bs: int | None = None
@@ -198,8 +233,8 @@ class LoadedModel(HFLM):
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **how: Any) -> torch.Tensor:
         """lm-eval's, but each row stops at its own end of text or of turn, however long the others go on."""
-        if self.turn is not None:
-            stop = [*stop, self.turn.words]
+        if self.turn is not None:  # what ends an answer may well stand in a thought before it
+            stop = [*(() if self.thinks else stop), self.turn.words]
         how.setdefault("eos_token_id", ends_of(self.model, self.tokenizer, self.turn))
         return super()._model_generate(context, max_length, [text for text in stop if text], **how)
 

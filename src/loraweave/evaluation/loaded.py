@@ -1,5 +1,6 @@
 """One object for a trained adapter: its base, its tokenizer, its tasks; it answers, and it predicts as it is scored."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
@@ -16,7 +17,7 @@ from loraweave import bases
 from loraweave.adapters.config import NAME as ADAPTER_CONFIG
 from loraweave.bases import Base, BaseName, BaseSpec, check_fingerprint, fingerprint, load_base
 from loraweave.data.border import context_ids
-from loraweave.errors import UserError, nearest
+from loraweave.errors import Notice, UserError, nearest
 from loraweave.evaluation.beside import untouched
 from loraweave.evaluation.lm import LoadedModel, ends_of
 from loraweave.evaluation.predict import Prediction, Prompt, predict_rows, write_answers
@@ -186,7 +187,13 @@ class Loaded:
     @contextmanager
     def _speaking(self, task: str | None) -> Iterator[LoadedModel]:
         with quiet_libraries(), without_bars(), self._told(task), torch.no_grad():
-            yield LoadedModel(self.model, self.tokenizer)
+            yield (lm := LoadedModel(self.model, self.tokenizer))
+        if lm.truncated:
+            warnings.warn(
+                f"{lm.truncated:,} requests are longer than the model reads and lost their beginning",
+                Notice,
+                stacklevel=4,
+            )
 
     def _told(self, task: str | None) -> AbstractContextManager[None]:
         if task is None and self.needs_tasks:

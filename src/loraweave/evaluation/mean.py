@@ -42,8 +42,13 @@ def mean_rule(tasks: Mapping[str, Mapping[str, object]]) -> MeanRule:
 
 def macro_average(scores: Mapping[str, TaskScore]) -> float | None:
     """The mean over the tasks that `mean_rule` counts, each for as much as any other; None where they have no mean."""
-    counted = mean_rule(scores).counted
-    return sum(scores[name]["score"] for name in counted) / len(counted) if counted else None
+    return mean_of(scores, mean_rule(scores))
+
+
+def mean_of(scores: Mapping[str, TaskScore], rule: MeanRule) -> float | None:
+    """The mean by a rule that was made of more than these scores; None where one of its tasks has no score here."""
+    counted = [scores[name]["score"] for name in rule.counted if name in scores]
+    return sum(counted) / len(counted) if counted and len(counted) == len(rule.counted) else None
 
 
 def left_out_of_mean(scores: Mapping[str, TaskScore]) -> list[str]:

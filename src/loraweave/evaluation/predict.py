@@ -16,7 +16,6 @@ from loraweave.tasks.examples import Message
 from loraweave.tasks.sandbox import reason_of
 from loraweave.tasks.task import Task
 from loraweave.tasks.template import apply_template
-from loraweave.tasks.turn import turn_of
 
 Prediction = dict[str, Any]
 """`prediction`, and `scores` where labels were ranked: each label's log-probability in nats. The task's metric says by
@@ -46,7 +45,7 @@ def predict_rows(lm: LoadedModel, task: Task, rows: Sequence[Mapping[str, Any]],
             raise UserError(f"{places[asked.index(None)]}: lacks the columns by which other rows ask")
         prompts: Any = asked
         return [{"prediction": text} for text in write_answers(lm, prompts)]
-    lm.turn = turn_of(lm.tokenizer) if task.chat_template else None
+    lm.begin(task.chat_template, task.thinks and task.lm_eval.OUTPUT_TYPE == "generate_until")
     docs = [task.document(row, place) for row, place in zip(rows, places, strict=True)]
     requests = _requests(task, docs, lm, first)
     kinds = {request.request_type for each in requests for request in each}
@@ -74,7 +73,7 @@ def write_answers(
     chats = [not isinstance(prompt, str) for prompt in prompts]
     if any(chats) and not all(chats):
         raise UserError("prompts are texts or chats, and here are both: ask for one kind at a time")
-    lm.turn = turn_of(lm.tokenizer) if any(chats) else None
+    lm.begin(any(chats))
     texts = [p if isinstance(p, str) else apply_template(lm.tokenizer, p, True) for p in prompts]
     how = {"until": list(stop), "do_sample": False, "max_gen_toks": max_new_tokens or lm.max_gen_toks}
     requests = [Instance("generate_until", {}, (text, dict(how)), number) for number, text in enumerate(texts)]

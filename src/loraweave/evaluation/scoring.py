@@ -101,6 +101,7 @@ def _score(
             limit=limit,
             num_fewshot=num_fewshot,
             chat_template=task.chat_template,
+            thinks=task.thinks,
             seed=seed,
             report=report,
             keep=keep,

@@ -13,6 +13,7 @@ from loraweave import bases
 from loraweave.bases import Base, check_fingerprint, load_base
 from loraweave.data.border import context_ids
 from loraweave.errors import UserError
+from loraweave.evaluation.lm import ends_of
 from loraweave.evaluation.predict import Prompt
 from loraweave.experts.fitting import Fitting, Pairs
 from loraweave.experts.library import ExpertLibrary
@@ -184,7 +185,7 @@ class ExpertManager:
         longest, pad = max(map(len, rows)), self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=self.model.device)
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self.model.device)
-        ends = sorted({self.tokenizer.eos_token_id, turn.token if turn else None} - {None})
+        ends = ends_of(self.model, self.tokenizer, turn)
         how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False, "eos_token_id": ends or None}
         if turn is not None and turn.words:
             how |= {"stop_strings": [turn.words], "tokenizer": self.tokenizer}

@@ -15,6 +15,7 @@ from loraweave.tasks.sources import read_held_out, read_source
 from loraweave.tasks.spec import TaskSpec
 from loraweave.tasks.splits import split, without_known
 from loraweave.tasks.task import Group, Task
+from loraweave.tasks.thoughts import have_thoughts
 
 
 class _Read(NamedTuple):
@@ -93,6 +94,11 @@ class DataTask(Task):
 
     def _own_validation(self) -> list[Example]:
         return [example for read in self._read_rows["validation"] for example in read.group]
+
+    @property
+    def thinks(self) -> bool:
+        read = () if self._asks_itself else self._read_rows["training"]
+        return have_thoughts(example for each in read for example in each.group)
 
     def question(self, values: Mapping[str, Any], place: str) -> str | list[Message] | None:
         row = Row(dict(values), place)

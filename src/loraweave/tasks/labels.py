@@ -71,12 +71,29 @@ class Labels(Templates):
         """Which of `names` is right."""
         check_document({"completion": self.completion_template}, row.values, row.place, row.place)
         value, names = field_value(self.completion_template, row), self.names(row)
-        known = self.by_value if not self.own_choices else _numbered(names)
-        if (key := as_key(value)) in known:
-            return known[key]
+        found = self._own_gold(value, names, row) if self.own_choices else self.by_value.get(as_key(value))
+        if found is not None:
+            return found
         named = ", ".join(map(repr, names[:12])) + (", ..." if len(names) > 12 else "")
         hint = nearest(value, names) if isinstance(value, str) else ""
         raise UserError(f"{row.place}: the label {value!r} is not among the choices: {named}{hint}")
+
+    def _own_gold(self, value: Any, names: list[str], row: Row) -> int | None:
+        """The number of a row's own choice that a value names: a name first, then a place or a letter."""
+        if not isinstance(value, (str, int, float)):
+            raise UserError(f"{row.place}: a label is a name or a whole number, not {type(value).__name__}")
+        key = as_key(value)
+        text = value.strip() if isinstance(value, str) else str(key)
+        named = names.index(text) if text in names else None
+        place = _places(names).get(key)
+        if isinstance(value, str) or None in (named, place) or named == place:
+            return place if named is None else named
+        options, answer = (template.strip("{} ") for template in (self.own_choices, self.completion_template))
+        by_place, by_name = f"'{{{{{options}[{answer}]}}}}'", f"'{{{{{answer} | string}}}}'"
+        raise UserError(
+            f"{row.place}: the label {text} may be number {text} of the choices, {names[int(value)]!r}, or the choice "
+            f"{text!r}: as completion write {by_place} for the first or {by_name} for the other"
+        )
 
 
 def field_value(template: str, row: Row) -> Any:
@@ -137,7 +154,10 @@ def names_of(
             f"{where}: holds {_span(numbers)}, and there are {len(names)} names, which stand for 0, 1 and so on; where "
             "the numbers begin elsewhere write choices as a mapping, {number: name, ...}"
         )
-    return dict(enumerate(names)) | by_name if numbers else by_name
+    if not numbers:
+        return by_name
+    places = dict(enumerate(names))  # also for names that look like numbers
+    return places | {name: by_name[name] for name in by_name if name not in places}
 
 
 def cure(numbers: Iterable[int]) -> str:
@@ -153,7 +173,8 @@ def _span(numbers: list[int]) -> str:
     return f"the numbers {', '.join(map(str, numbers)) if few else f'{min(numbers)} to {max(numbers)}'}"
 
 
-def _numbered(names: list[str]) -> dict[Any, int]:
-    """Each row's own names, by their numbers, their letters (A, B, ...) and themselves."""
-    letters = {chr(ord("A") + number): number for number in range(min(26, len(names)))}
-    return letters | {number: number for number in range(len(names))} | {name: i for i, name in enumerate(names)}
+def _places(names: list[str]) -> dict[Any, int]:
+    """Each row's own names by their numbers and their letters (A, B, ...)."""
+    return {chr(ord("A") + number): number for number in range(min(26, len(names)))} | {
+        number: number for number in range(len(names))
+    }

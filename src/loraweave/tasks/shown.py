@@ -6,15 +6,22 @@ from loraweave.errors import UserError
 from loraweave.tasks.examples import Example, Message
 from loraweave.tasks.messages import REASONING
 from loraweave.tasks.template import PROBE, apply_template
+from loraweave.tasks.thoughts import opens_thought
 
 _PROBE_WORD = PROBE.replace(" ", "")
 
 
 class _Marks:
-    """Words that stand in the place of others, to be looked for in what the template prints."""
+    """Words that stand in the place of others, to be looked for in what the template prints.
+
+    Attributes:
+        what: what each word stands for, in words for people.
+        thoughts: of these, what the assistant thinks.
+    """
 
     def __init__(self) -> None:
         self.what: dict[str, str] = {}
+        self.thoughts: set[str] = set()
 
     def new(self, what: str) -> str:
         """A word that nothing else holds; `what` it stands for, in words for people."""
@@ -28,6 +35,7 @@ def check_shown(example: Example, tokenizer: Any) -> None:
     gave back, words beside a call, and what the assistant thinks before the answer that is learned.
 
     What the assistant thought before an earlier answer may go: many templates drop it by design, here as later in use.
+    So may what it thinks before this one, where the prompt opens a thought: it is written there (`tasks.chat`).
 
     Raises:
         UserError: naming the keys that the template does not print, and the messages.
@@ -49,6 +57,9 @@ def check_shown(example: Example, tokenizer: Any) -> None:
         raise UserError(f"{error} (a conversation with {', '.join(dict.fromkeys(marks.what.values()))})") from error
     text = text.lower()  # a template may write roles or words in capitals
     lost = dict.fromkeys(what for word, what in marks.what.items() if word.lower() not in text)
+    thoughts = [what for what in lost if what in marks.thoughts]
+    if thoughts and opens_thought(apply_template(tokenizer, example.prompt, True, example.tools)):
+        lost = dict.fromkeys(what for what in lost if what not in marks.thoughts)
     if lost:
         raise UserError(f"the tokenizer's chat template does not print {', '.join(lost)}")
 
@@ -63,7 +74,8 @@ def _marked(message: Message, marks: _Marks, where: str, learned: bool) -> Messa
         result["content"] = marks.new(f"'content' ({where}, of the role {message['role']!r})")
     for key in REASONING if learned else ():
         if message.get(key):
-            result[key] = marks.new(f"{key!r} ({where})")
+            marks.thoughts.add(what := f"{key!r} ({where})")
+            result[key] = marks.new(what)
     return result
 
 

@@ -88,6 +88,11 @@ class Task(ABC):
         """
         return dict(values)
 
+    @property
+    def thinks(self) -> bool:
+        """Whether an evaluation leaves it to the model to think before it answers, as it was taught."""
+        return False
+
     def record(self) -> dict[str, Any]:
         """How the task's data were read and shared out, as plain values for a run's folder; empty for lm-eval's own."""
         return {}

@@ -1,7 +1,10 @@
 """A tokenizer's chat template, applied so that no message is lost: training and evaluation both come through here."""
 
+import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 from jinja2.sandbox import SecurityError
@@ -15,6 +18,9 @@ INSTRUCTING = ("system", "developer")
 
 PROBE = "Qzx7 Jvw9"
 """A text that no message has: put in the place of another, it shows whether the template prints that."""
+
+_PARTS: WeakKeyDictionary[Any, tuple[Any, bool]] = WeakKeyDictionary()
+"""Of a tokenizer its template, and whether that wants texts in parts."""
 
 FOLDED = "the chat template takes no system messages; they become a part of the user's turn: {}"
 """What people are told, with the names of the tasks."""
@@ -142,16 +148,67 @@ def _shows_instructions(tokenizer: Any, messages: list[Message], how: dict[str, 
 
 
 def _rendered(tokenizer: Any, messages: list[Message], how: dict[str, Any]) -> str:
-    """What the template gives.
+    """What the template gives. Calls of functions have their arguments as a mapping, or as text for a template that
+    cannot print a mapping, or prints it as Python would.
 
     Raises:
         TemplateError: it refuses the messages.
         UserError: it does more than a template may, or fails in some other way.
     """
+    calls = [call["function"] for message in messages for call in message.get("tool_calls") or ()]
+    given = [call["arguments"] for call in calls if call["arguments"]]
+    try:
+        text = _once_rendered(tokenizer, messages, how)
+        if not any(repr(arguments) in text and json.dumps(arguments) not in text for arguments in given):
+            return text
+    except (TemplateError, UserError) as error:
+        if not calls:
+            raise
+        with suppress(TemplateError, UserError):
+            return _once_rendered(tokenizer, [_with_text(message) for message in messages], how)
+        raise error
+    return _once_rendered(tokenizer, [_with_text(message) for message in messages], how)
+
+
+def _with_text(message: Message) -> Message:
+    """A message whose calls have their arguments as JSON."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        function = call["function"]
+        arguments = json.dumps(function["arguments"], ensure_ascii=False)
+        calls.append({**call, "function": {**function, "arguments": arguments}})
+    return {**message, "tool_calls": calls}
+
+
+def _once_rendered(tokenizer: Any, messages: list[Message], how: dict[str, Any]) -> str:
     sandbox_chat_templates()
     try:
-        return str(tokenizer.apply_chat_template(messages, **how))
+        given = [_in_parts(message) for message in messages] if _wants_parts(tokenizer) else messages
+        return str(tokenizer.apply_chat_template(given, **how))
     except Exception as error:  # a template may fail like any other program
         if isinstance(error, TemplateError) and not isinstance(error, SecurityError):
             raise
         raise UserError(f"the tokenizer's chat template fails: {reason_of(error)}") from error
+
+
+def _wants_parts(tokenizer: Any) -> bool:
+    """Whether a template prints texts in a list of parts alone, as some of models that also see."""
+    known = _PARTS.get(tokenizer)
+    if known is None or known[0] != tokenizer.chat_template:
+        said = {"role": "user", "content": PROBE}
+        wants = not _prints(tokenizer, said) and _prints(tokenizer, _in_parts(said))
+        known = _PARTS[tokenizer] = tokenizer.chat_template, wants
+    return known[1]
+
+
+def _prints(tokenizer: Any, message: Message) -> bool:
+    try:
+        return PROBE in str(tokenizer.apply_chat_template([message], tokenize=False))
+    except Exception:  # as it may fail
+        return False
+
+
+def _in_parts(message: Message) -> Message:
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}

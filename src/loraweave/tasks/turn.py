@@ -4,7 +4,7 @@ which may be before the end of the text, and what of the text is the answer."""
 from dataclasses import dataclass
 from typing import Any
 
-from loraweave.tasks.chat import around_answer
+from loraweave.tasks.chat import around_answer, opening_of
 from loraweave.tasks.template import apply_template
 
 
@@ -13,7 +13,8 @@ class Turn:
     """First `opening`, then the answer, then `space`, then a special token or words that end the turn.
 
     Attributes:
-        opening: between the prompt that asks for an answer and the answer: a space, or thoughts that are left empty.
+        opening: between the prompt that asks for an answer and the answer, as it is decoded: a space, or a thought that
+            is left empty.
         space: belongs to the closing and not to the answer (" " before `</s>`, for some templates).
         token: the id of the special token (`<end_of_turn>`), or None.
         words: where the turn ends with text like any other (`</turn>`); else empty.
@@ -40,8 +41,10 @@ def turn_of(tokenizer: Any) -> Turn:
     question = [{"role": "user", "content": "?"}]
     prompt = apply_template(tokenizer, question, add_generation_prompt=True)
     before, closing = around_answer(question, tokenizer)
-    opening = before.removeprefix(prompt) if before.startswith(prompt) else ""
+    opening = opening_of(prompt, before)
     special = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    for text in special:
+        opening = opening.replace(text, "")
     found = sorted((closing.find(text), -len(text), text) for text in special if text in closing)
     if found:
         place, _, text = found[0]
