@@ -1,10 +1,10 @@
-# make quickstart | test | test-long | compatibility | llama-cpp | vllm | exports | runfile | docs | bench | lint: each sets up .venv if it is missing or older than pyproject.toml.
+# make quickstart | test | test-long | reliability | compatibility | llama-cpp | vllm | exports | runfile | docs | bench | lint: each sets up .venv if it is missing or older than pyproject.toml.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-long compatibility llama-cpp vllm exports runfile docs bench bench-gpu lint format clean
+.PHONY: quickstart test test-long reliability compatibility llama-cpp vllm exports runfile docs bench bench-gpu lint format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +20,12 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Ten thousand fuzzed files and every fault, counted for docs/reliability.md: hours in all, so in pieces of some minutes
+# (make reliability MINUTES=20), each of which goes on with what has no counts yet.
+MINUTES ?= 20
+reliability: $(STAMP)
+	$(BIN)/python -m pytest tests/faults tests/fuzz --write-reliability --missing --minutes $(MINUTES)
 
 # Keeps what the matrix finds and prints docs/compatibility.md of it; the quantised bases need libraries of their own.
 compatibility: $(STAMP)

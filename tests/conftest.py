@@ -17,11 +17,27 @@ os.environ.setdefault(
 
 import pytest
 import torch
-from counts import count, pytest_addoption, pytest_runtest_logreport, pytest_terminal_summary
+from counts import (
+    count,
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_runtest_logreport,
+    pytest_runtest_setup,
+    pytest_runtest_teardown,
+    pytest_terminal_summary,
+)
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-__all__ = ["count", "pytest_addoption", "pytest_runtest_logreport", "pytest_terminal_summary"]
+__all__ = [
+    "count",
+    "pytest_addoption",
+    "pytest_collection_modifyitems",
+    "pytest_runtest_logreport",
+    "pytest_runtest_setup",
+    "pytest_runtest_teardown",
+    "pytest_terminal_summary",
+]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

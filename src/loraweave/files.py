@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,7 +20,9 @@ from typing import Any
 
 import filelock
 
-from loraweave.errors import UserError
+from loraweave.errors import UserError, shown
+from loraweave.paths import is_inside
+from loraweave.stopping import Stopped
 
 LOCK = ".lock"
 # What safetensors and torch's zip writer say, without an errno, when a write comes up short.
@@ -39,7 +42,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     unfinished = aside(path, "unfinished")
     with _written_or_told(path, lambda: unfinished.unlink(missing_ok=True)):
-        with unfinished.open("wb") as file:
+        unfinished.unlink(missing_ok=True)  # it may be a link of somebody's to anywhere
+        with unfinished.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -95,7 +99,7 @@ def put_in_place(unfinished: Path, folder: Path) -> None:
     old = aside(folder, "old")
     mode = unfinished.stat().st_mode & 0o666  # safetensors makes files that their owner alone may read
     for path in unfinished.rglob("*"):
-        if path.is_file():
+        if path.is_file() and path.stat().st_nlink == 1:  # one that is linked is somebody else's too
             path.chmod(mode)
     sync_tree(unfinished)
     if os.path.lexists(folder):
@@ -166,6 +170,18 @@ def is_left_over(path: Path) -> bool:
     return path.name == LOCK or path.suffix in (".unfinished", ".old")
 
 
+def read_file(path: Path) -> bytes:
+    """All that a file holds.
+
+    Raises:
+        OSError: it cannot be read, or it is no file: a device or a pipe may have no end.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "a pipe or a device, and no file", str(path))
+    return path.read_bytes()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """What `write_json` wrote.
 
@@ -173,7 +189,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: the file is missing, or it holds something else than a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_file(path).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(content, dict):
@@ -190,7 +206,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         UserError: the file cannot be read, or a line holds something else than a JSON object; names the line.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_file(path).split(b"\n")
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -241,15 +257,26 @@ def hashes_of(folder: Path) -> dict[str, str]:
 def damage(folder: Path, hashes: Mapping[str, str]) -> str | None:
     """What is wrong with a folder whose files had these hashes, in words; None where all are as they were."""
     for name, hashed in hashes.items():
+        if not is_inside(name):
+            return f"{shown(name)} is no file in it"
         try:
+            if not (folder / name).is_file():
+                return f"{name} is missing"
             found = file_hash(folder / name)
-        except FileNotFoundError:
-            return f"{name} is missing"
         except (OSError, ValueError) as error:
             return f"{name} cannot be read: {error}"
         if found != hashed:
             return f"{name} is not as it was written"
     return None
+
+
+def check_links(folder: Path) -> None:
+    """Raise UserError where a link in a folder leads out of it: what is written there, or sent, would be others'."""
+    home = os.path.join(os.path.realpath(folder), "")
+    for here, folders, files in os.walk(folder):
+        for path in (Path(here) / name for name in (*folders, *files)):
+            if path.is_symlink() and not os.path.realpath(path).startswith(home):
+                raise UserError(f"{path}: a link that leads out of the folder; put what it leads to in its place")
 
 
 def sync(path: Path) -> None:
@@ -291,7 +318,7 @@ def disk_is_full(error: BaseException | None) -> bool:
 def _written_or_told(path: Path, undo: Callable[[], None] = lambda: None) -> Iterator[None]:
     try:
         yield
-    except Exception as error:
+    except (Exception, KeyboardInterrupt, Stopped) as error:
         with suppress(OSError):
             undo()
         if disk_is_full(error):

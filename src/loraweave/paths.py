@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from loraweave.errors import UserError, shown
 
@@ -37,6 +37,23 @@ def user_path(written: str | Path, start: str | Path = "") -> Path:
     if len(encoded) > LONGEST_PATH:
         raise UserError(f"{shown(text)}: a path of {len(encoded):,} bytes, and a file system takes {LONGEST_PATH:,}")
     return path
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path, as somebody's file may name it, stays in the folder that it starts from."""
+    path = PurePath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+def inside(folder: Path, name: str, named_by: Path) -> Path:
+    """The path `name` in a folder, as the file `named_by` says it.
+
+    Raises:
+        UserError: it leads out of the folder.
+    """
+    if not is_inside(name):
+        raise UserError(f"{named_by}: {shown(name)} is no path in the folder {folder}")
+    return folder / name
 
 
 def folder_names(tasks: Sequence[str]) -> list[str]:

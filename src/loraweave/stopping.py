@@ -2,12 +2,15 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 GO_ON = "the same command with --resume goes on"
+TWICE = 1.0
+"""Seconds in which a second signal is the first one over again: a launcher passes on what its processes got too."""
 
 
 class Stopped(BaseException):
@@ -46,11 +49,13 @@ def listening(line: str) -> Iterator[Request]:
     Blocks may lie within one another: where the inner one came to its end all the same, the outer one is asked then.
     Signals reach the main thread alone; in others nothing changes.
     """
-    request = Request()
+    request, raised = Request(), -TWICE
 
     def asked(number: int, frame: Any) -> None:
+        nonlocal raised
         request.asked = True
-        if not request.held:
+        if not request.held and time.monotonic() - raised >= TWICE:  # what is tidied up meanwhile is not disturbed
+            raised = time.monotonic()
             raise Stopped(line)
 
     if threading.current_thread() is not threading.main_thread():

@@ -23,10 +23,18 @@ from rich.console import Console
 from loraweave.analysis.numbers import analyze, save
 from loraweave.bases import load_base
 from loraweave.comparison import compare
+from loraweave.data.store import TokenStore
 from loraweave.errors import UserError
+from loraweave.evaluation.loaded import load
+from loraweave.evaluation.predictions import AT_ONCE, predict_file
+from loraweave.experts.config import ExpertsConfig
+from loraweave.experts.library import ExpertLibrary
+from loraweave.experts.train import train_experts
+from loraweave.export import export
 from loraweave.runs.config import RunConfig
 from loraweave.runs.loading import load_run
-from loraweave.stopping import Stopped
+from loraweave.stopping import Stopped, listening
+from loraweave.tasks.examples import Example
 from loraweave.training.run import train
 
 Order = dict[str, Any]
@@ -51,8 +59,11 @@ def begun(order: Order, base: Any) -> tuple[int, int]:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reader)
-        work(order, base, writer)
+        try:
+            os.close(reader)
+            work(order, base, writer)
+        finally:
+            os._exit(1)  # whatever happens, this is not the server
     os.close(writer)
     return child, reader
 
@@ -78,10 +89,11 @@ def work(order: Order, base: Any, writer: int) -> None:
             do_look(order, base, Console(file=io.StringIO()))
         os.setgid(order["user"])
         os.setuid(order["user"])
-    events = count_events(order["output"], order.get("kill_at"))
+    events = count_events(order["output"], order.get("kill_at"), order.get("ask_at"))
     said, started = io.StringIO(), time.monotonic()
     try:
-        answer = COMMANDS[order["command"]](order, base, Console(file=said, width=10_000))
+        with listening("stopped"):  # as every command of the command line does
+            answer = COMMANDS[order["command"]](order, base, Console(file=said, width=10_000))
         answer["ended"] = "well"
     except UserError as error:
         answer = {"ended": "refused", "line": str(error)}
@@ -91,18 +103,21 @@ def work(order: Order, base: Any, writer: int) -> None:
         answer = {"ended": "fault", "line": traceback.format_exc()}
     answer |= {"events": events[0], "seconds": time.monotonic() - started, "said": said.getvalue()}
     with os.fdopen(writer, "w") as told:
-        json.dump(answer, told)
+        told.write(json.dumps(answer, default=str))
     os._exit(0)
 
 
-def count_events(folder: str, kill_at: int | None) -> list[int]:
-    """Count what happens to files under a folder from here on; this process ends in place of the event `kill_at`."""
+def count_events(folder: str, kill_at: int | None, ask_at: int | None) -> list[int]:
+    """Count what happens to files under a folder from here on; this process ends in place of the event `kill_at`, or is
+    asked to before the event `ask_at`."""
     events = [0]
 
     def happened() -> None:
         if events[0] == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         events[0] += 1
+        if events[0] == (ask_at or 0) + 1 and ask_at is not None:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def heard(event: str, details: tuple[Any, ...]) -> None:
         if event in EVENTS and str(details[0]).startswith(folder) and (event != "open" or writes(details)):
@@ -135,10 +150,46 @@ def do_train(order: Order, base: Any, console: Console) -> dict[str, Any]:
 def do_compare(order: Order, base: Any, console: Console) -> dict[str, Any]:
     """Make a comparison of two methods, or go on with it."""
     config = RunConfig.model_validate(order["config"])
+    rates = order.get("learning_rates", ())
     results = compare(
-        config, ["lora", "rlora"], [0], output=order["output"], resume=order["resume"], console=console
+        config,
+        ["lora", "rlora"],
+        [0],
+        output=order["output"],
+        resume=order["resume"],
+        learning_rates=rates,
+        console=console,
     ).results
-    return {"runs": [[run["method"], run["status"], run["error"]] for run in results["runs"]]}
+    chosen = [[search["method"], search["chosen"], len(search["trials"])] for search in results["searches"]]
+    return {"runs": [[run["method"], run["status"], run["error"]] for run in results["runs"]], "chosen": chosen}
+
+
+def do_export(order: Order, base: Any, console: Console) -> dict[str, Any]:
+    """Export a finished run."""
+    export(order["source"], "merged", order["output"], limit=4, console=console)
+    return {}
+
+
+def do_predict(order: Order, base: Any, console: Console) -> dict[str, Any]:
+    """Predict rows by a finished run, in several batches."""
+    rows = [{"number": number} for number in range(3 * AT_ONCE)]
+    predict_file(load(order["source"]), "parity", rows, Path(order["output"]) / "answers.jsonl")
+    return {}
+
+
+def do_encode(order: Order, base: Any, console: Console) -> dict[str, Any]:
+    """Encode examples into a folder of entries."""
+    examples = [Example(f"What is {number}?", " it") for number in range(200)]
+    tokens = TokenStore(base[1], Path(order["output"])).encoded(examples, 32)
+    return {"tokens": len(tokens.ids)}
+
+
+def do_experts(order: Order, base: Any, console: Console) -> dict[str, Any]:
+    """Train two experts into a library, or go on with that."""
+    config = ExpertsConfig.model_validate({**order["config"], "mixture": {}})
+    two = ["double", "notes"]
+    train_experts(config, order["output"], only=two, resume=order["resume"], base=base, console=console)
+    return {"wrong": ExpertLibrary(order["output"]).verify()}
 
 
 def do_look(order: Order, base: Any, console: Console) -> dict[str, Any]:
@@ -177,6 +228,10 @@ def do_copy(order: Order, base: Any, console: Console) -> dict[str, Any]:
 COMMANDS: dict[str, Callable[[Order, Any, Console], dict[str, Any]]] = {
     "train": do_train,
     "compare": do_compare,
+    "export": do_export,
+    "predict": do_predict,
+    "encode": do_encode,
+    "experts": do_experts,
     "look": do_look,
     "analyze": do_analyze,
     "resize": do_resize,

@@ -19,6 +19,8 @@ FEW = [
 ]
 MOMENTS = 5
 EVENTS = 5
+PARTS = 10
+"""In which long tests are run, so that they may be stopped between two."""
 
 
 def survives(victims: Victims, count: Count, kind: tuple[str, str, str], fault: str, **how: Any) -> None:
@@ -62,9 +64,10 @@ def test_killed_at_some_events(victims: Victims, count: Count) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("kind", [("rlora", "cosine", "broken"), ("full", "constant", "whole")], ids=" ".join)
-def test_killed_at_every_event(victims: Victims, count: Count, kind: tuple[str, str, str]) -> None:
-    for event in range(victims.whole(*kind)[2]):
+def test_killed_at_every_event(victims: Victims, count: Count, kind: tuple[str, str, str], part: int) -> None:
+    for event in range(part, victims.whole(*kind)[2], PARTS):
         survives(victims, count, kind, "SIGKILL at an event", kill_at=event)
 
 

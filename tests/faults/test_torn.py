@@ -11,6 +11,8 @@ from faults.victims import Victims, differences
 Count = Callable[[str, str], None]
 
 FLIPS = 3  # bits, one at a time
+PARTS = 8
+"""In which long tests are run, so that they may be stopped between two."""
 SOME_OF_A_RUN = ("summary.json", "run.yaml", "adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 SOME_OF_A_KILLED_RUN = ("run.yaml", "data.json", "metrics.jsonl", "optimizer.pt", "manifest.json")
 
@@ -44,12 +46,13 @@ def kind(harm: str) -> str:
     return "a flipped bit" if "flipped" in harm else harm
 
 
-def looked_at(victims: Victims, count: Count, few: bool) -> None:
-    """Harm every file of a finished run, and load it; where that goes, what it computes must be what it was."""
+def looked_at(victims: Victims, count: Count, few: bool, part: int = 0, parts: int = 1) -> None:
+    """Harm files of a finished run, and load it; where that goes, what it computes must be what it was."""
     run = victims.whole()[0]
     right = victims.order("look", run)
     assert right["ended"] == "well", right
-    for file in sorted(path for path in run.rglob("*") if path.is_file() and "checkpoints" not in path.parts):
+    files = sorted(path for path in run.rglob("*") if path.is_file() and "checkpoints" not in path.parts)
+    for file in files[part::parts]:
         name = file.relative_to(run).as_posix()
         for harm in harmed(file, few) if not few or name in SOME_OF_A_RUN else ():
             found = victims.order("look", run)
@@ -68,19 +71,21 @@ def test_some_files_of_a_finished_run(victims: Victims, count: Count) -> None:
 
 
 @pytest.mark.long
-def test_all_files_of_a_finished_run(victims: Victims, count: Count) -> None:
-    looked_at(victims, count, few=False)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_all_files_of_a_finished_run(victims: Victims, count: Count, part: int) -> None:
+    looked_at(victims, count, False, part, PARTS)
 
 
-def gone_on_with(victims: Victims, count: Count, few: bool) -> None:
-    """Harm every file of a run that was killed, and go on; where that goes, it must come to the very weights."""
+def gone_on_with(victims: Victims, count: Count, few: bool, part: int = 0, parts: int = 1) -> None:
+    """Harm files of a run that was killed, and go on; where that goes, it must come to the very weights."""
     whole, config, events, _ = victims.whole()
     killed = victims.empty("killed")
     assert victims.order("train", killed, config, kill_at=events * 7 // 10)["killed"]
     kept = shutil.copytree(killed, victims.empty("kept"))
     newest = max((killed / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])).name
     files = [path.relative_to(kept) for path in kept.rglob("*") if path.is_file() and path.name != ".lock"]
-    for name in sorted(file for file in files if "checkpoints" not in file.parts or newest in file.parts):
+    files = sorted(file for file in files if "checkpoints" not in file.parts or newest in file.parts)
+    for name in files[part::parts]:
         for harm in harmed(kept / name, few) if not few or name.name in SOME_OF_A_KILLED_RUN else ():
             shutil.copytree(kept, victims.empty("killed"))
             found = victims.order("train", killed, config, resume=True)
@@ -98,8 +103,9 @@ def test_some_files_of_a_killed_run(victims: Victims, count: Count) -> None:
 
 
 @pytest.mark.long
-def test_all_files_of_a_killed_run(victims: Victims, count: Count) -> None:
-    gone_on_with(victims, count, few=False)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_all_files_of_a_killed_run(victims: Victims, count: Count, part: int) -> None:
+    gone_on_with(victims, count, False, part, PARTS)
 
 
 @pytest.mark.long

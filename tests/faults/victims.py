@@ -1,5 +1,6 @@
 """Runs that are made to go wrong: a small project, and a server that carries commands out in processes of their own."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -42,11 +43,12 @@ class Victims:
         self.folder = folder
         self.known: dict[str, tuple[int, float]] = {}
         self.project = write_project(folder / "project")
+        self.errors = (folder / "server.txt").open("w+")
         self.process = subprocess.Popen(
             [*within, sys.executable, str(SERVER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.errors,
             text=True,
             env={
                 **os.environ,
@@ -60,6 +62,7 @@ class Victims:
     def close(self) -> None:
         """End the server."""
         self.process.communicate()
+        self.errors.close()
 
     def orders(self, command: str, output: Path, config: dict[str, Any] | None = None, **more: Any) -> list[Answer]:
         """Have a command carried out `at_once` so many times; see `server.ended` for what comes back of each.
@@ -68,15 +71,19 @@ class Victims:
             command: one of `server.COMMANDS`.
             output: the folder that it is about.
             config: of the run.
-            more: `resume`; and how it goes wrong: `kill_at` an event, `kill_after` seconds, `ask` instead of killing,
-                `user` to be.
+            more: what the command asks for, and how it goes wrong: `kill_at` an event or `kill_after` seconds, `ask_at`
+                an event or `ask` instead of killing, `user` to be.
         """
         order = {"command": command, "output": str(output), "config": config or self.config(), "resume": False, **more}
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        with contextlib.suppress(BrokenPipeError):  # its end is told below
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
+        if answer := self.process.stdout.readline():
+            return json.loads(answer)
+        self.errors.seek(0)
+        raise AssertionError(f"the server has ended ({self.process.wait()}): {self.errors.read()[-2000:]}")
 
     def order(self, command: str, output: Path, config: dict[str, Any] | None = None, **more: Any) -> Answer:
         """Have a command carried out once; see `orders`."""

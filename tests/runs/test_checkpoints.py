@@ -1,15 +1,17 @@
 """Which checkpoint a run goes on from, and why not from another."""
 
+import math
 from pathlib import Path
 
 import pytest
+from transformers import TrainerState
 
 from loraweave.errors import UserError
-from loraweave.files import read_json, write_json
-from loraweave.runs.checkpoints import finish, newest_whole, saved_or_told
+from loraweave.files import hashes_of, read_json, write_json
+from loraweave.runs.checkpoints import check_processes, fault_of, finish, newest_whole, saved_or_told
 
 
-def save(folder: Path, step: int, best: int | None = None) -> Path:
+def save(folder: Path, step: int, best: int | None = None, processes: int = 1) -> Path:
     """A checkpoint of three files, one of them in a folder of its own."""
     checkpoint = folder / f"checkpoint-{step}"
     with saved_or_told(checkpoint) as unfinished:
@@ -18,8 +20,17 @@ def save(folder: Path, step: int, best: int | None = None) -> Path:
         (written / "global_step" / "optimizer.pt").write_bytes(bytes([step]) * 100)
         (written / "rng_state.pth").write_bytes(b"state")
         path = best and f"/where/it/was/checkpoint-{best}"
-        write_json(written / "trainer_state.json", {"best_model_checkpoint": path})
-        finish(unfinished, checkpoint)
+        state = TrainerState(global_step=step, epoch=0.5, best_model_checkpoint=path)
+        state.save_to_json(str(written / "trainer_state.json"))
+        finish(unfinished, checkpoint, processes)
+    return checkpoint
+
+
+def rewritten(checkpoint: Path, name: str, content: bytes) -> Path:
+    """A checkpoint with one file of somebody else's, which its list of files does not give away."""
+    (checkpoint / name).write_bytes(content)
+    (checkpoint / "manifest.json").unlink()
+    write_json(checkpoint / "manifest.json", {"files": hashes_of(checkpoint)})
     return checkpoint
 
 
@@ -75,3 +86,46 @@ def test_a_checkpoint_whose_best_is_torn_is_not_gone_on_from(tmp_path: Path) -> 
     start = newest_whole(tmp_path, with_best=True)
     assert start.checkpoint == first
     assert "checkpoint-20" in start.torn["checkpoint-30"]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "{}",
+        "[]",
+        '{"global_step": "4"}',
+        '{"global_step": 5}',
+        '{"global_step": 4, "log_history": [3]}',
+        '{"global_step": 4, "best_model_checkpoint": 3}',
+        '{"global_step": 4, "no such thing": 1}',
+        '{"global_step": 4, "epoch": "x"}',
+        "\ud800",
+    ],
+)
+def test_what_is_no_state_of_that_step_is_not_gone_on_from(tmp_path: Path, state: str) -> None:
+    checkpoint = rewritten(save(tmp_path, 4), "trainer_state.json", state.encode("utf-8", "surrogatepass"))
+    assert (fault_of(checkpoint) or "").startswith("trainer_state.json")
+
+
+def test_a_state_that_logged_what_is_no_number_is_one(tmp_path: Path) -> None:
+    state = TrainerState(global_step=4, epoch=1, log_history=[{"step": 1, "grad_norm": math.nan}], best_metric=1)
+    state.save_to_json(str(tmp_path / "state.json"))
+    content = (tmp_path / "state.json").read_bytes()
+    assert b"NaN" in content
+    assert fault_of(rewritten(save(tmp_path, 4), "trainer_state.json", content)) is None
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/dev/zero", "", "..", "a/../../b", "a\0b"])
+def test_a_list_of_files_names_none_outside(tmp_path: Path, name: str) -> None:
+    """A device would be read without end."""
+    checkpoint = save(tmp_path, 4)
+    write_json(checkpoint / "manifest.json", {"files": {name: "0" * 64}})
+    assert (fault_of(checkpoint) or "").endswith("is no file in it")
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    """A step would have other rows."""
+    checkpoint = save(tmp_path, 4, processes=2)
+    check_processes(checkpoint, 2)
+    with pytest.raises(UserError, match="the processes were 2 and are now 1"):
+        check_processes(checkpoint, 1)

@@ -50,6 +50,12 @@ def launch(folder: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr[done.stderr.find("Traceback") :][:4000]
 
 
+def processes_of(launcher: int) -> list[int]:
+    """A launcher and those that it has started, which have groups of their own."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return [launcher, *map(int, children)]
+
+
 def adapter(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter" / "adapter_model.safetensors")
 
@@ -167,9 +173,11 @@ def test_blocks_sharded_by_hand(tmp_path: Path, methods: list[str]) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("whom", ["the launcher", "every process"])
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which processes there are")
+@pytest.mark.parametrize("whom", ["the launcher", "every process", "one of them"])
 def test_processes_that_are_asked_to_end_save_and_say_how_to_go_on(project: Path, whom: str) -> None:
-    settings = [*SETTINGS[1:], TWO, "train.max_steps=40", "train.eval_strategy=no"]
+    """Losses are logged rarely: nobody waits for that."""
+    settings = [*SETTINGS[1:], TWO, "train.max_steps=600", "train.eval_strategy=no", "train.logging_steps=300"]
     asked = [f"--set={each}" for each in (*settings, "train.report_to=none")]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
     command += [sys.executable, "-c", "from loraweave.cli import main; main()", "train", "run.yaml", "--output", "out"]
@@ -183,20 +191,25 @@ def test_processes_that_are_asked_to_end_save_and_say_how_to_go_on(project: Path
         process = subprocess.Popen(
             [*command, *asked], cwd=project, env=environment, stderr=errors, stdout=errors, start_new_session=True
         )
-        metrics = project / "out" / "metrics.jsonl"
         until = time.monotonic() + 600
-        while not (metrics.exists() and metrics.read_text().count("loss")):
+        while "step 60/600" not in told.read_text():
             assert process.poll() is None, told.read_text()
-            assert time.monotonic() < until
+            assert time.monotonic() < until, told.read_text()
             time.sleep(0.05)
-        os.kill(process.pid, signal.SIGTERM) if whom == "the launcher" else os.killpg(process.pid, signal.SIGTERM)
+        everybody = processes_of(process.pid)
+        assert len(everybody) > 2
+        for one in {"the launcher": everybody[:1], "every process": everybody, "one of them": everybody[-1:]}[whom]:
+            os.kill(one, signal.SIGTERM)
         assert process.wait(timeout=300) != 0
     found = re.search(
-        r"stopped after step (\d+) of 40, which is saved; the same command with --resume goes on", told.read_text()
+        r"stopped after step (\d+) of 600, which is saved; the same command with --resume goes on", told.read_text()
     )
     assert found, told.read_text()
+    assert int(found[1]) < 600
     assert (project / "out" / "checkpoints" / f"checkpoint-{found[1]}" / "manifest.json").exists()
-    subprocess.run([*command, *asked, "--resume"], cwd=project, env=environment, check=True, timeout=600)
-    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-    assert steps == list(range(1, 41))
-    assert json.loads((project / "out" / "summary.json").read_text())["steps"] == 40
+    done = subprocess.run(
+        [*command, *asked, "--resume"], cwd=project, env=environment, timeout=600, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("evaluate ") == 1, done.stdout  # one of the processes tells
+    assert json.loads((project / "out" / "summary.json").read_text())["steps"] == 600

@@ -5,8 +5,13 @@ import json
 import os
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +22,10 @@ from tiny_project import write_base
 
 from loraweave.errors import UserError
 from loraweave.runs.config import RunConfig
-from loraweave.stopping import Stopped, listening
+from loraweave.stopping import Request, Stopped, listening
+from loraweave.training import resuming
 from loraweave.training import trainer as trainer_module
+from loraweave.training.resuming import StopWhenAsked
 from loraweave.training.run import RunResult, train
 from loraweave.training.trainer import MultiTaskTrainer
 
@@ -232,6 +239,69 @@ def test_a_request_that_came_too_late_for_the_inner_block_is_passed_on_to_the_ou
             reached.append("inner")
         reached.append("outer")
     assert reached == ["inner"]
+
+
+def test_a_signal_that_comes_twice_does_not_disturb_what_is_tidied_up() -> None:
+    """A launcher passes on what its processes got themselves."""
+    tidied = False
+    with pytest.raises(Stopped, match="line"), listening("line"):  # noqa: PT012
+        try:
+            ask_to_end()
+        finally:
+            ask_to_end()
+            tidied = True
+    assert tidied
+
+
+class Pair:
+    """Two processes at their steps, each in a thread of its own: the greatest of what both tell is what both get."""
+
+    def __init__(self, folder: Path, seconds: tuple[float, float]) -> None:
+        self.barrier = threading.Barrier(2)
+        self.told: list[list[int]] = [[], []]
+        self.asks = [0, 0]
+        self.requests = [Request(), Request()]
+        self.seconds = seconds
+        self.callbacks = [StopWhenAsked(request, folder) for request in self.requests]
+        for number, callback in enumerate(self.callbacks):
+            accelerator: Any = SimpleNamespace(reduce=partial(self.reduce, number))
+            callback.trainer = SimpleNamespace(accelerator=accelerator)  # type: ignore[assignment]
+
+    def reduce(self, number: int, told: torch.Tensor, how: str) -> torch.Tensor:
+        assert how == "max"
+        self.asks[number] += 1
+        self.told[number] = told.tolist()
+        self.barrier.wait(10)
+        most = torch.tensor(self.told).amax(0)
+        self.barrier.wait(10)
+        return most
+
+    def work(self, number: int, steps: int, asked_at: int | None) -> int | None:
+        """Steps of one process, which is asked at one of them; returns after which it stops."""
+        args = SimpleNamespace(world_size=2, device="cpu")
+        state, control = SimpleNamespace(global_step=0, max_steps=steps), SimpleNamespace(should_save=False)
+        self.callbacks[number].on_train_begin(args, state, control)
+        for step in range(1, steps + 1):
+            time.sleep(self.seconds[number])
+            state.global_step = step
+            self.requests[number].asked |= step == asked_at
+            self.callbacks[number].on_step_end(args, state, control)
+            if control.should_save:
+                return step
+        return None
+
+
+def test_processes_agree_on_the_same_step_without_asking_at_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resuming, "EVERY", 0.1)
+    pair = Pair(tmp_path, (0.001, 0.004))
+    with ThreadPoolExecutor(2) as threads:
+        ends = list(threads.map(pair.work, (0, 1), (400, 400), (None, 100)))
+    assert ends[0] == ends[1]
+    assert ends[0] is not None
+    assert 100 <= ends[0] <= 300
+    assert pair.asks[0] == pair.asks[1] < 100
 
 
 def test_the_evaluation_that_a_kill_kept_from_an_epochs_end_is_made_up_for(

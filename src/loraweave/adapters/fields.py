@@ -13,6 +13,7 @@ from loraweave.errors import UserError, nearest, shown
 
 PATIENCE = 5.0
 """Seconds that all expressions of a configuration may take over all layers of a model."""
+MOST_ROUNDS, MOST_LAYERS = 1000, 4096
 
 _NUMBERS = ("lora_alpha", "lora_dropout", "temperature", "up_density")
 _COUNTS = ("r", "num_heads", "task_embedding_dim")
@@ -58,6 +59,26 @@ def check_fields(values: dict[str, Any], where: str) -> None:
         text = isinstance(value, str) and field not in ("modules_to_save", "task_names")
         if value is not None and not listed and not text:
             raise UserError(f"{where}: {field} must be names of modules, got {shown(value)}")
+    _check_work(values, where)
+
+
+def _check_work(values: dict[str, Any], where: str) -> None:
+    """Raise UserError where PEFT would compute for as long, or build as many layers, as nobody wants."""
+    start, loftq = values.get("init_lora_weights"), values.get("loftq_config")
+    rounds = str(start).partition("_niter_")[2], str(loftq.get("loftq_iter", 1)) if isinstance(loftq, dict) else "1"
+    for written in rounds:
+        if written.isdigit() and (len(written) > 9 or int(written) > MOST_ROUNDS):
+            raise UserError(f"{where}: a start of {written[:20]} rounds; {MOST_ROUNDS} at most")
+    replicated = values.get("layer_replication")
+    if replicated is None:
+        return
+    pairs = replicated if isinstance(replicated, list) else [replicated]
+    if not all(isinstance(p, list) and len(p) == 2 and all(type(each) is int for each in p) for p in pairs):
+        raise UserError(
+            f"{where}: layer_replication must be pairs of a first layer and an end, got {shown(replicated)}"
+        )
+    if sum(max(0, end - first) for first, end in pairs) > MOST_LAYERS or len(pairs) > MOST_LAYERS:
+        raise UserError(f"{where}: layer_replication makes more than {MOST_LAYERS:,} layers")
 
 
 def check_expressions(config: Any, names: Iterable[str], where: str) -> None:

@@ -15,6 +15,7 @@ from loraweave.analysis.full import FullUpdate
 from loraweave.bases import BaseSpec
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
+from loraweave.paths import inside
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary
 from loraweave.shapes import read_shaped
@@ -125,7 +126,8 @@ def _expanded(folder: Path) -> list[Path]:
     if not (folder / "results.json").is_file() or RunFolder(folder).config.exists():
         return [folder]
     record = read_shaped(folder / "results.json", _Comparison)
-    runs = [folder / Path(run["adapter"]).parent for run in record.get("runs", []) if run.get("adapter")]
+    named = [run["adapter"] for run in record.get("runs", []) if run.get("adapter")]
+    runs = [inside(folder, adapter, folder / "results.json").parent for adapter in named]
     if not runs:
         raise UserError(f"{folder}: no run of this comparison is finished")
     missing = [run for run in runs if not run.is_dir()]

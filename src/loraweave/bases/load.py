@@ -20,14 +20,14 @@ from transformers import (
 )
 from transformers.utils.quantization_config import GgufConfig
 
-from loraweave.bases.gguf import SUFFIX, as_plain_model, existing_gguf, import_gguf
+from loraweave.bases.gguf import SUFFIX, as_plain_model, check_gguf, existing_gguf, import_gguf
 from loraweave.bases.identity import keep_samples
 from loraweave.bases.quantization import keep_unpacked, quantization_settings
 from loraweave.bases.spec import BaseName, BaseSpec
 from loraweave.bases.vocabulary import check_vocabulary
 from loraweave.errors import UserError, shown
 from loraweave.files import read_json
-from loraweave.paths import user_path
+from loraweave.paths import inside, user_path
 from loraweave.quiet import quiet_libraries, without_bars
 
 Base = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -116,6 +116,12 @@ def _check_way(spec: BaseSpec, config: PreTrainedConfig) -> None:
         raise UserError(
             f"model.revision {spec.revision}: {source} lies on this machine, and only the hub has revisions"
         )
+    attention = getattr(config, "_attn_implementation", None)
+    if isinstance(attention, str) and "/" in attention and spec.attn is None and not spec.trust_code:
+        raise UserError(
+            f"{source}: config.json computes attention by {shown(attention)}, code of the hub, which would run: name "
+            "another way as model.attn, or if you trust it, add --trust-code (or `trust_code: true` to your run file)"
+        )
     if spec.quantization is None:
         return
     if source.endswith(SUFFIX):
@@ -152,6 +158,8 @@ def base_config(name: BaseName, trust_code: bool = False) -> PreTrainedConfig:
     source = resolve_base(spec)
     if source.endswith(SUFFIX):
         import_gguf(f"{source}: a GGUF base")
+        if Path(source).is_file():
+            check_gguf(Path(source))
     if Path(source).is_dir():  # as it is written: a configuration made of it may fail on a size in words of its own
         written = read_json(Path(source) / "config.json")
         text = written.get("text_config")
@@ -249,8 +257,17 @@ def check_folder(folder: Path) -> None:
     """Raise UserError if a folder of a base lacks weights or a tokenizer."""
     if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         raise UserError(f"{folder}: the model folder holds no weights (no *.safetensors or pytorch_model*.bin)")
+    check_parts(folder)
     if not has_tokenizer(folder):
         raise UserError(f"{folder}: the model folder holds no tokenizer (no tokenizer.json or tokenizer.model)")
+
+
+def check_parts(folder: Path) -> None:
+    """Raise UserError where a folder's weights lie in several files, and the list of them names one elsewhere."""
+    for index in sorted(folder.glob("*.index.json")):
+        parts = read_json(index).get("weight_map")
+        for part in parts.values() if isinstance(parts, dict) else ():
+            inside(folder, str(part), index)
 
 
 def _check_complete(loaded: dict[str, Any], source: str) -> None:

@@ -28,7 +28,7 @@ from loraweave.cli import (
 from loraweave.cli.net import OF_THE_SYSTEM, caught
 from loraweave.cli.output import check_text, errors, quieten
 from loraweave.errors import UserError
-from loraweave.stopping import Stopped
+from loraweave.stopping import Stopped, listening
 
 USER_ERROR, FAULT, INTERRUPTED, STOPPED = 2, 70, 130, 143
 LONGEST = 4000  # characters of a line that says what is wrong
@@ -98,7 +98,8 @@ def run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         check_text(arguments)
-        code = command.main(arguments, prog_name="loraweave", standalone_mode=False) or 0
+        with listening("stopped when it was asked to; what was finished is kept"):
+            code = command.main(arguments, prog_name="loraweave", standalone_mode=False) or 0
         return _fail("interrupted", code) if code == INTERRUPTED else code
     except UserError as error:
         return _fail(str(error), USER_ERROR)

@@ -2,6 +2,7 @@
 
 import runpy
 import shutil
+import signal
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,6 +23,7 @@ def launch(
 ) -> None:
     """Run a Python program with the method registered with PEFT: a command, `-m package`, or a script."""
     name, *rest = program
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how it ends is that program's business
     if name == "-m":
         if not rest:
             raise UserError("-m: name a module, such as `loraweave run -- -m lm_eval`")

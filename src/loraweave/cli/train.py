@@ -72,6 +72,8 @@ def train(
     if push is not None:
         check_hub(push)
     result = train_run(config, output, progress=ProgressBar(errors), console=console, resume=resume)
+    if os.environ.get("RANK", "0") != "0":  # the processes of a launcher are one run
+        return
     losses = last_losses(result.folder / "metrics.jsonl")
     if losses:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
@@ -93,7 +95,7 @@ def train(
         console.print(f"{word:9} {command}", markup=False, soft_wrap=True)
     if after.why:
         console.print(after.why, markup=False, style="dim")
-    if push is not None and os.environ.get("RANK", "0") == "0":  # the processes of a launcher are one run
+    if push is not None:
         send(result.folder, push)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from loraweave.comparison.records import FORMAT, Results
 from loraweave.comparison.search import rate_name
 from loraweave.errors import UserError
-from loraweave.files import is_left_over, read_json, write_json
+from loraweave.files import check_links, is_left_over, read_file, read_json, write_json
+from loraweave.paths import inside
 from loraweave.runs.folder import RunFolder, changed_settings
 from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.shapes import check_shape
@@ -82,6 +83,7 @@ class ComparisonFolder:
                 raise UserError(
                     f"{self.path} already holds a comparison: add --resume to go on, or choose another --output"
                 )
+            check_links(self.path)
             earlier = self._read()
             methods = earlier["settings"]["methods"]
             evaluated = any(run["scores"] for run in earlier["runs"])
@@ -101,7 +103,7 @@ class ComparisonFolder:
 
     def _read(self) -> Results:
         try:
-            found = json.loads(self.results.read_text(encoding="utf-8"))
+            found = json.loads(read_file(self.results).decode("utf-8"))
         except ValueError as error:
             raise UserError(f"{self.results}: not JSON: {error}") from error
         except RecursionError:
@@ -109,4 +111,7 @@ class ComparisonFolder:
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise UserError(f"{self.results}: not the results of a comparison by this version")
         check_shape(found, Results, str(self.results))
+        for run in found["runs"]:
+            if run["adapter"] is not None:
+                inside(self.path, run["adapter"], self.results)
         return found  # type: ignore[return-value]

@@ -12,6 +12,7 @@ import torch
 from peft import get_peft_model
 from transformers import PreTrainedModel
 
+from loraweave.adapters.fields import check_expressions
 from loraweave.errors import UserError
 from loraweave.runs.language import freeze_beside_language
 from loraweave.runs.methods import MethodSpec, choose_method
@@ -130,6 +131,7 @@ def _trainable_by_layer(spec: MethodSpec, base: PreTrainedModel, task_names: Seq
         model.requires_grad_(True)
         freeze_beside_language(model)
         return {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    check_expressions(config, [name for name, _ in base.named_modules()], f"method {choose_method(spec).name}")
     with torch.device("meta"):
         model = get_peft_model(model, config)
     prefix = f".{model.base_model.prefix}"

@@ -33,7 +33,7 @@ from loraweave.experts.manifest import (
     write_manifest,
 )
 from loraweave.export.source import Source, open_source
-from loraweave.files import aside, damage, hashes_of, is_left_over, locked, written_whole
+from loraweave.files import aside, check_links, damage, hashes_of, is_left_over, locked, written_whole
 from loraweave.paths import folder_names
 from loraweave.runs.folder import BaseRecord
 
@@ -269,6 +269,7 @@ class ExpertLibrary:
     def _written(self) -> Iterator[Manifest]:
         """The manifest, while no other writer is at work."""
         with locked(self.folder, "the library", PATIENCE):
+            check_links(self.folder)
             for path in (self.folder / EXPERTS).glob("*"):
                 if is_left_over(path):
                     shutil.rmtree(path, ignore_errors=True)

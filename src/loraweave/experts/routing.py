@@ -1,14 +1,17 @@
 """From an instruction to an expert, without a learned gate (CORAL, 2603.09298): by rule, by prefix, by description."""
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from loraweave.errors import UserError, nearest, shown
+from loraweave.errors import UserError, in_a_line, nearest, shown
 from loraweave.experts.manifest import Expert
+from loraweave.files import read_file
 from loraweave.tasks.examples import Message
 
 Embedding = Callable[[Sequence[str]], Any]
@@ -160,8 +163,9 @@ def default_embedding(model: str | None = None) -> Embedding:
             that no hub is needed.
 
     Raises:
-        UserError: sentence-transformers, or the model, is not there.
+        UserError: sentence-transformers, or the model, is not there; or the model's folder comes with code of its own.
     """
+    _check_modules(Path(model or "") / "modules.json")
     try:
         from sentence_transformers import SentenceTransformer
 
@@ -179,6 +183,22 @@ def default_embedding(model: str | None = None) -> Embedding:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"the embedding model {model} cannot be loaded: {reason}") from error
     return lambda texts: found.encode(list(texts), show_progress_bar=False)
+
+
+def _check_modules(listed: Path) -> None:
+    """Raise UserError where a folder's model has parts that are not sentence-transformers' own: they would be run."""
+    if not listed.is_file():
+        return
+    try:
+        parts = json.loads(read_file(listed))
+        if not isinstance(parts, list):
+            raise TypeError(f"a list is wanted, not {type(parts).__name__}")
+        kinds = [str(part["type"]) for part in parts]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
+        raise UserError(f"{listed}: not a list of the parts of an embedding model: {in_a_line(error)}") from error
+    for kind in kinds:
+        if not kind.startswith("sentence_transformers."):
+            raise UserError(f"{listed}: the part {shown(kind)} is code of somebody's own, which is not run")
 
 
 def _plain(text: str) -> str:

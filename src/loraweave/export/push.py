@@ -20,7 +20,7 @@ from loraweave.adapters.config import NAME as ADAPTER_CONFIG
 from loraweave.bases.load import hub_in_reach
 from loraweave.errors import UserError, in_a_line
 from loraweave.export.record import NAME as EXPORT_RECORD
-from loraweave.files import read_json
+from loraweave.files import check_links, read_json
 from loraweave.paths import folder_names
 from loraweave.runs.folder import RunFolder, check_trained, read_summary
 
@@ -73,7 +73,8 @@ def push(folder: str | Path, repo: str, private: bool | None = None) -> list[Pus
         private: whether a new repository is; as the hub's own settings have it when None.
 
     Raises:
-        UserError: there is nothing in the folder that could be sent, or the hub refuses it; says why.
+        UserError: there is nothing in the folder that could be sent, a link in it leads to what is not its own, or the
+            hub refuses it; says why.
     """
     check_hub(repo)
     return [_send(one, name, private) for one, name in _parts(Path(folder), repo)]
@@ -100,6 +101,7 @@ def _parts(folder: Path, repo: str) -> Iterator[tuple[Path, str]]:
 
 def _send(folder: Path, repo: str, private: bool | None) -> Pushed:
     notes = []
+    check_links(folder)
     if (base := _base_of(folder)) is not None and Path(base).is_absolute():
         notes.append(f"its files name the base as {base}, which lies on this machine alone: say on the card what it is")
     with _Told(repo), tempfile.TemporaryDirectory() as aside:

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
 from loraweave.adapters.fields import check_expressions, check_saved
 from loraweave.adapters.file import AdapterFile
-from loraweave.errors import UserError
+from loraweave.errors import UserError, in_a_line
 from loraweave.runs.adapting import inject, take_off
 from loraweave.runs.filling import adapted_layers, fill
 
@@ -58,6 +59,10 @@ def _injected(base: PreTrainedModel, adapter: AdapterFile) -> PeftModel:
         model = inject(base, config, getattr(config, "method", "lora"))
     except UserError as error:
         raise UserError(f"{where} does not fit the base: {error}") from error
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # what PEFT makes of values that nobody gives
+        raise UserError(f"{where} cannot be put on the base: {type(error).__name__}: {in_a_line(error)}") from error
     try:
         adapter.check_fits(adapted_layers(model))
     except BaseException:

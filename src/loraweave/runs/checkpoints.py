@@ -9,14 +9,34 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from loraweave.errors import UserError
+from typing_extensions import NotRequired, Required, TypedDict
+
+from loraweave.errors import UserError, in_a_line
 from loraweave.files import damage, disk_is_full, hashes_of, put_in_place, read_json, write_json
+from loraweave.shapes import read_shaped
 
 MANIFEST = "manifest.json"
 STATE = "trainer_state.json"
 UNFINISHED = "unfinished"
 _NAME = re.compile(r"checkpoint-(\d{1,18})", re.ASCII)
+
+
+class _Manifest(TypedDict):
+    files: dict[str, str]
+    processes: NotRequired[int]
+
+
+class _State(TypedDict, total=False):
+    """Of transformers' state of a run what is read here."""
+
+    global_step: Required[int]
+    epoch: float | None
+    log_history: list[dict[str, Any]]
+    best_model_checkpoint: str | None
+    best_global_step: int | None
+    best_metric: float | None
 
 
 @dataclass(frozen=True)
@@ -83,9 +103,31 @@ def fault_of(checkpoint: Path) -> str | None:
     if not (checkpoint / MANIFEST).is_file():
         return f"{MANIFEST}, the list of its files, is missing"
     try:
-        return damage(checkpoint, read_json(checkpoint / MANIFEST)["files"])
-    except (UserError, KeyError, AttributeError):
+        found = damage(checkpoint, read_shaped(checkpoint / MANIFEST, _Manifest)["files"])
+    except UserError:
         return f"{MANIFEST}, the list of its files, is broken"
+    return found or _fault_of_state(checkpoint)
+
+
+def _fault_of_state(checkpoint: Path) -> str | None:
+    from transformers import TrainerState  # all of the trainer comes with it
+
+    try:
+        step = read_shaped(checkpoint / STATE, _State)["global_step"]
+        TrainerState.load_from_json(str(checkpoint / STATE))
+    except Exception as error:  # of transformers, for whatever else is in it
+        return f"{STATE} is no state of a run: {in_a_line(error)}"
+    return None if step == step_of(checkpoint) else f"{STATE} is of step {step}"
+
+
+def check_processes(checkpoint: Path, processes: int) -> None:
+    """Raise UserError where a checkpoint was written by another number of processes than would go on from it."""
+    written_by = read_shaped(checkpoint / MANIFEST, _Manifest).get("processes", processes)
+    if written_by != processes:
+        raise UserError(
+            f"{checkpoint}: cannot resume, the processes were {written_by} and are now {processes}: other rows would "
+            "share a step"
+        )
 
 
 @contextmanager
@@ -107,9 +149,10 @@ def saved_or_told(checkpoint: Path) -> Iterator[Path]:
         raise
 
 
-def finish(unfinished: Path, checkpoint: Path) -> None:
-    """Put a checkpoint in place that was written into the folder `unfinished`, with the list of its files."""
+def finish(unfinished: Path, checkpoint: Path, processes: int) -> None:
+    """Put a checkpoint in place that was written into the folder `unfinished` by so many processes, with the list of
+    its files."""
     written = unfinished / checkpoint.name
-    write_json(written / MANIFEST, {"format": 1, "files": hashes_of(written)})
+    write_json(written / MANIFEST, {"format": 1, "processes": processes, "files": hashes_of(written)})
     put_in_place(written, checkpoint)
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -33,7 +33,7 @@ from loraweave.bases.quantization import QuantizationName
 from loraweave.bases.spec import Attention, BaseSpec, Dtype
 from loraweave.data.mixture import Realised
 from loraweave.errors import UserError
-from loraweave.files import damage, is_left_over, make_folder
+from loraweave.files import check_links, damage, is_left_over, make_folder
 from loraweave.runs.checkpoints import UNFINISHED, Start, checkpoints_in, newest_whole
 from loraweave.runs.config import RunConfig
 from loraweave.shapes import read_shaped
@@ -79,13 +79,15 @@ class RunFolder:
 
         Raises:
             UserError: the folder holds a run and `resume` is not set, or that run's configuration is another one, or
-                files that are no run's; no checkpoint of it is whole; or the folder cannot be made.
+                files that are no run's; no checkpoint of it is whole; a link in it leads elsewhere; or the folder
+                cannot be made.
         """
         if self.config.exists():
             if not resume:
                 raise UserError(f"{self.path}: this folder already holds a run; resume it or choose another output")
             if self.summary.exists():
                 raise UserError(f"{self.path}: the run in this folder is finished, so there is nothing to resume")
+            check_links(self.path)
             changed = changed_settings(RunConfig.load(self.config).as_dict(), config.as_dict())
             if changed:
                 raise UserError(f"{self.path}: cannot resume, the configuration differs: {'; '.join(changed)}")

@@ -42,10 +42,11 @@ def add_run_section(folder: Path, tasks: Sequence[Task]) -> None:
 def write_scores(folder: Path, scores: Mapping[str, Mapping[str, Any]]) -> None:
     """Put scores into the card of the adapter in a folder, in the place of older ones of the same tasks."""
     card = folder / "README.md"
-    if not card.is_file() or SCORES not in (text := card.read_text(encoding="utf-8")):
+    text = card.read_bytes().decode("utf-8", "ignore") if card.is_file() else ""
+    before, _, rest = text.partition(SCORES)
+    old, end, after = rest.partition(END)
+    if not end:  # a card of somebody's own
         return
-    before, rest = text.split(SCORES, 1)
-    old, after = rest.split(END, 1)
     rows = dict(re.findall(r"^\| `(.+?)` (\|.*)$", old, flags=re.MULTILINE))
     for name, score in scores.items():
         rows[name] = f"| {score['score']:.4g} {score['unit']} | {score['metric']} | {score['n']:,} |"

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from loraweave.errors import UserError, in_a_line, shown
+from loraweave.files import read_file
 from loraweave.tasks.bounds import TemplateLimitError, checked
 
 
@@ -87,7 +88,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], "Lines"]:
         UserError: no such file, text that does not parse (with its line), or something else than a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path).decode("utf-8")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except OSError as error:

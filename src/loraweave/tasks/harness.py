@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loraweave.errors import ManyError, UserError, nearest
+from loraweave.tasks.expressions import bound_expressions
 from loraweave.tasks.files import existing
 from loraweave.tasks.sandbox import reason_of, sandbox_tasks
 from loraweave.tasks.task_yaml import check_trusted, key_lines, read_task_yaml
@@ -150,6 +151,7 @@ def _prepared(build: Callable[[], Any], what: str) -> list[Any]:
     for task in tasks:
         task.set_config("num_fewshot", 0)
         _check_metrics(task, what)
+        bound_expressions(task, what)
     return tasks
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from loraweave.errors import UserError
-from loraweave.paths import user_path
+from loraweave.files import read_json
+from loraweave.paths import inside, user_path
 from loraweave.tasks.arrow_rows import of_table
 from loraweave.tasks.files import is_data, parted, read_rows
 from loraweave.tasks.rows import BadRows, FileRows
@@ -141,6 +142,7 @@ def _saved(folder: Path) -> dict[str, list[FileRows]]:
         some = next((path.name for path in sorted(folder.iterdir()) if is_data(path)), None)
         pattern = f"; for the files in it write a pattern, such as {folder.name}/*{Path(some).suffix}" if some else ""
         raise UserError(f"{folder}: a folder that `datasets` did not save (save_to_disk){pattern}")
+    _check_parts(folder)
     try:
         return _by_split(datasets.load_from_disk(str(folder)), str(folder), "Arrow folder")
     except UserError:
@@ -148,6 +150,18 @@ def _saved(folder: Path) -> dict[str, list[FileRows]]:
     except Exception as error:  # damaged files end in whatever they lead to
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder}: not a whole data set of `datasets`: {reason}") from error
+
+
+def _check_parts(folder: Path) -> None:
+    """Raise UserError where a saved data set names a split or a file that lies elsewhere."""
+    parts, splits = [folder], folder / "dataset_dict.json"
+    if splits.is_file():
+        named = read_json(splits).get("splits")
+        parts = [inside(folder, str(name), splits) for name in named] if isinstance(named, list) else []
+    for state in (part / "state.json" for part in parts):
+        files = read_json(state).get("_data_files") if state.is_file() else None
+        for file in files if isinstance(files, list) else ():
+            inside(state.parent, str(file.get("filename") if isinstance(file, dict) else file), state)
 
 
 def _downloaded(name: str, subset: str | None) -> Any:

@@ -12,6 +12,7 @@ import yaml
 
 import loraweave
 from loraweave.errors import UserError, nearest
+from loraweave.files import read_file
 from loraweave.tasks.bounds import TemplateLimitError, checked
 
 LARGEST = 5_000_000  # bytes
@@ -125,7 +126,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path}: larger than {LARGEST // 1_000_000} MB, so this is no task file")
-        content = yaml.load(path.read_bytes(), loader)
+        content = yaml.load(read_file(path), loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}" if mark else ""

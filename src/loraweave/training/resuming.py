@@ -1,8 +1,10 @@
 """How a run ends that is asked to, and what one that goes on from a checkpoint has to make up for."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
@@ -12,10 +14,16 @@ if TYPE_CHECKING:
     from loraweave.training.trainer import MultiTaskTrainer
 
 
+EVERY = 3.0
+"""Seconds after which the processes of a run ask each other: launchers and clusters wait for some thirty."""
+
+
 class StopWhenAsked(TrainerCallback):
     """A run that is asked to end finishes its step, saves a checkpoint and ends.
 
-    Several processes agree on it where losses are logged: there they wait for each other anyway.
+    Several processes agree on it every few seconds: at every step they would wait for each other, and for their
+    devices, more often than they need to. How many steps that is follows from what all of them have measured, so that
+    none waits where the others do not.
     """
 
     def __init__(self, request: Request, folder: Path) -> None:
@@ -23,14 +31,22 @@ class StopWhenAsked(TrainerCallback):
         self.folder = folder
         self.trainer: MultiTaskTrainer | None = None
         self.agreed = False
+        self._last: tuple[int, float] = (0, 0.0)
+        self._next = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._last, self._next = (state.global_step, time.monotonic()), state.global_step + 1
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.world_size == 1:
             self.agreed = self.request.asked
-        elif control.should_log and self.trainer is not None:
-            if self.request.asked:
-                self.trainer.accelerator.set_trigger()
-            self.agreed = self.trainer.accelerator.check_trigger()
+        elif state.global_step >= self._next and self.trainer is not None:
+            (step, since), now = self._last, time.monotonic()
+            told = torch.tensor([int(self.request.asked), int(1000 * (now - since))], device=args.device)
+            asked, milliseconds = self.trainer.accelerator.reduce(told, "max").tolist()
+            steps = 1000 * EVERY * (state.global_step - step) / max(1, milliseconds)
+            self.agreed = bool(asked)
+            self._last, self._next = (state.global_step, now), state.global_step + max(1, int(steps))
         if self.agreed:
             control.should_save = True
 

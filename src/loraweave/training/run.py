@@ -19,7 +19,7 @@ from loraweave.errors import UserError
 from loraweave.files import disk_is_full, hashes_of, locked, read_json, write_json, written_whole
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import adapted
-from loraweave.runs.checkpoints import Start, checkpoints_in
+from loraweave.runs.checkpoints import Start, check_processes, checkpoints_in
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder, environment
 from loraweave.runs.language import language_notice
@@ -159,7 +159,10 @@ def _opened(run: ResolvedRun, resume: bool) -> Start:
     """The run's folder, made ready by one process; the others begin where that one says, without reading all again."""
     with run.args.main_process_first(local=False):
         if run.is_main:
-            return run.folder.open(run.config, resume)
+            start = run.folder.open(run.config, resume)
+            if start.checkpoint is not None:
+                check_processes(start.checkpoint, run.args.world_size)
+            return start
         return Start(next(iter(checkpoints_in(run.folder.checkpoints)), None))
 
 

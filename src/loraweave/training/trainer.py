@@ -22,6 +22,7 @@ from loraweave.runs.checkpoints import STATE, best_of, finish, saved_or_told
 from loraweave.runs.loss_config import LossConfig
 from loraweave.training.auxiliary import Auxiliary
 from loraweave.training.losses import TaskLosses
+from loraweave.training.reading import plainly
 from loraweave.tuner.wrappers import without_checkpoint_wrappers
 
 
@@ -214,7 +215,7 @@ class MultiTaskTrainer(SFTTrainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self.state.save_to_json(str(unfinished / checkpoint.name / STATE))
-                finish(unfinished, checkpoint)
+                finish(unfinished, checkpoint, self.args.world_size)
         if self.args.should_save:
             rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
@@ -243,6 +244,22 @@ class MultiTaskTrainer(SFTTrainer):
         if resume_from_checkpoint and self.args.should_save:
             rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         return trained
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with plainly(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with plainly(checkpoint or ""):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with plainly(checkpoint or ""):
+            super()._load_rng_state(checkpoint)
+
+    def _load_best_model(self) -> None:
+        with plainly(self.state.best_model_checkpoint or ""):
+            super()._load_best_model()
 
     def save_model(self, *args: Any, **kwargs: Any) -> None:
         with without_checkpoint_wrappers(self.model):
