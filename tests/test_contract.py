@@ -173,9 +173,14 @@ def test_a_name_that_is_gone_is_told_with_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "purpose"),
     [
-        ("peft.tuners.lora.conversion", "_convert_module_to_lora", "converted to LoRA"),
         ("peft.utils.hotswap", "hotswap_adapter_from_state_dict", "swapping adapters"),
-        ("transformers.utils.hub.PushToHubMixin", "_upload_modified_files", "cards of adapters"),
+        *(
+            pytest.param(*one, marks=pytest.mark.long)
+            for one in [
+                ("peft.tuners.lora.conversion", "_convert_module_to_lora", "converted to LoRA"),
+                ("transformers.utils.hub.PushToHubMixin", "_upload_modified_files", "cards of adapters"),
+            ]
+        ),
     ],
 )
 def test_the_method_works_without_a_convenience_and_says_so(owner: str, name: str, purpose: str) -> None:

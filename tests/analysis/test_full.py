@@ -64,6 +64,7 @@ def test_an_adapter_of_the_change_itself_overlaps_with_it(checkpoints, tiny_mode
         assert [pair["grid"][i][i] for i in range(3)] == pytest.approx([1, 1, 1], abs=1e-3)
 
 
+@pytest.mark.long
 def test_a_run_of_full_fine_tuning_needs_nothing_said(runs):
     found = analyze([runs["full"], runs["lora"]])
     assert {run["kind"] for run in found["runs"]} == {"adapter", "full"}
@@ -74,6 +75,7 @@ def test_a_run_of_full_fine_tuning_needs_nothing_said(runs):
     assert row == other
 
 
+@pytest.mark.long
 def test_a_change_as_large_as_the_weights_is_said(checkpoints, tiny_model, runs, tmp_path):
     other = tiny_model("llama", dtype=torch.float32)
     torch.manual_seed(7)

@@ -176,6 +176,7 @@ def test_names_are_text_whatever_they_hold(odd_report):
         assert "<b>" not in path.read_text()
 
 
+@pytest.mark.long
 def test_many_runs_tasks_and_layers_fit(tmp_path):
     methods = ("lora", "rslora", "dora", "alignlora", "rlora", "full")
     write(analysis(methods, [f"task_{n}" for n in range(12)], layers=60, modules=["q_proj"]), tmp_path)

@@ -60,6 +60,7 @@ def test_configuration_and_tokenizer_need_no_weights(files: dict[str, Path]) -> 
     assert load_tokenizer(files["rounded"]).pad_token is not None
 
 
+@pytest.mark.long
 def test_a_run_is_trained_on_it_and_records_the_file(run: Path) -> None:
     recorded = json.loads((run / "base.json").read_text())
     path = run.parent / "base.gguf"

@@ -30,6 +30,7 @@ def test_analyze_prints_a_table_and_leaves_numbers_and_a_report(command, trained
     assert (folder / "report.html").stat().st_size > 1000
 
 
+@pytest.mark.long
 def test_an_analysis_is_never_written_over(command, trained, tmp_path, monkeypatch):
     (tmp_path / "kept.txt").write_text("mine")
     code, _, err = command("analyze", trained, "--output", tmp_path)

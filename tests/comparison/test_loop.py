@@ -187,6 +187,7 @@ def test_how_to_evaluate_may_change_until_something_was_evaluated(config, tmp_pa
     assert again["settings"]["config"]["eval"]["limit"] == 4
 
 
+@pytest.mark.long
 def test_a_method_added_later_has_its_own_rate_and_the_same_budget(config, tmp_path):
     folder = tmp_path / "out"
 

@@ -177,6 +177,7 @@ def test_a_search_does_not_widen_for_ever():
     assert len(losses) == 2 + MOST_BEYOND
 
 
+@pytest.mark.long
 def test_widened_until_the_best_rate_has_worse_ones_on_either_side(config, tmp_path):
     rates, folder = ["1e-5", "1e-4"], tmp_path / "out"
     results = compare(config, ["lora"], [0], learning_rates=rates, widen=True, output=folder).results

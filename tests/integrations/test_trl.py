@@ -145,7 +145,7 @@ def arguments(kind: type, folder: Path, **more: Any) -> Any:
 
 METHODS = [*PRESETS, "lora"]
 REFERENCES = [
-    *((name, "another adapter") for name in METHODS),
+    *(pytest.param(name, "another adapter", marks=() if name in TELLING else pytest.mark.long) for name in METHODS),
     ("mtllora", "adapter off"),
     ("mtllora", "computed before"),
 ]
@@ -211,10 +211,7 @@ def test_sft_on_rows_packed_beforehand(tmp_path: Path) -> None:
     watch.check("mtllora", TRAIN)
 
 
-@pytest.mark.parametrize(
-    ("name", "reference"),
-    few(REFERENCES, [(name, "another adapter") for name in TELLING] + REFERENCES[-2:]),
-)
+@pytest.mark.parametrize(("name", "reference"), REFERENCES)
 def test_dpo(tmp_path: Path, name: str, reference: str) -> None:
     model = adapted(name)
     data = datasets.Dataset.from_list([{**row, "chosen": "uv", "rejected": "wvw"} for row in rows()])

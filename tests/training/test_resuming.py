@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from few import few
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny_project import write_base
@@ -114,7 +115,7 @@ def test_what_makes_a_run_impossible_to_resume_is_refused(project: Path, field: 
         run(project, f"train.{field}=true")
 
 
-@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("moved", few([False, True], [True]))
 def test_the_best_checkpoint_is_known_again(project: Path, moved: bool) -> None:
     """Also where the folder has moved, for a checkpoint names the best one by its path."""
     write_unlikelier(project)
@@ -178,7 +179,7 @@ def test_another_base_is_refused(project: Path) -> None:
         run(project, *EVERY_STEP, resume=True)
 
 
-@pytest.mark.parametrize("names", ["b, a, c", "a, b", "a, b, c, d"])
+@pytest.mark.parametrize("names", few(["b, a, c", "a, b", "a, b, c, d"], ["a, b"]))
 def test_other_members_of_a_group_of_tasks_are_refused(project: Path, names: str) -> None:
     """The run file stays as it is, and task ids would mean other tasks."""
     for name in "abcd":
@@ -219,7 +220,7 @@ def test_another_tokenizer_or_chat_template_is_refused(project: Path, change: st
     assert run(project, *EVERY_STEP, resume=True).steps == 5
 
 
-@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("at", few([1, 3], [3]))
 def test_a_run_that_is_asked_to_end_saves_and_says_how_to_go_on(project: Path, at: int) -> None:
     settings = ("train.max_steps=4", "train.packing=false", "method.lora_dropout=0.1", "train.save_strategy=no")
     whole = run(project, *settings, output=project / "whole")
@@ -304,6 +305,7 @@ def test_processes_agree_on_the_same_step_without_asking_at_each(
     assert pair.asks[0] == pair.asks[1] < 100
 
 
+@pytest.mark.long
 def test_the_evaluation_that_a_kill_kept_from_an_epochs_end_is_made_up_for(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

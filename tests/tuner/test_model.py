@@ -97,6 +97,7 @@ torch.save(model(input_ids=ids).logits, sys.argv[3])
 """
 
 
+@pytest.mark.long
 def test_an_adapter_loads_in_a_fresh_process_that_imported_loraweave_only(tiny_model, tmp_path: Path):
     base = tiny_model()
     base.save_pretrained(tmp_path / "base")
