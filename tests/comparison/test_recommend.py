@@ -216,6 +216,18 @@ def test_where_none_is_better_than_the_base_nothing_is_said_of_using_one():
     assert not any(point.startswith(("In use", "If it has to be")) for point in found["points"])
 
 
+def test_what_is_better_than_the_base_by_a_loss_alone_is_said_to_be_so():
+    found = results(methods=["base", "lora"], tasks=["a"], losses=("notes",))
+    for run in found["runs"]:
+        run["scores"]["a"] |= {"score": 50.0 + (run["seed"] or 0), "stderr": 5.0}
+        run["scores"]["notes"] |= {"score": 3.0 if run["seed"] is None else 1.0 + 0.01 * run["seed"], "stderr": 0.01}
+    beside = "It is better than the untouched base on notes, beside the mean, by which the two cannot be told apart."
+    assert beside in concluded(found)["recommendation"]["text"]
+    for run in found["runs"]:
+        run["scores"]["a"]["score"] += 45.0 * (run["seed"] is not None)
+    assert "beside the mean" not in concluded(found)["recommendation"]["text"]
+
+
 def test_methods_that_cannot_be_held_against_the_base_are_said():
     found = with_scores({"base": [{"a": 40.0}], **around(random.Random(0), lora=80.0, rlora=60.0)})
     for run in found["runs"]:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from transformers import LlamaForCausalLM
 import loraweave
 from loraweave import UserError
 from loraweave.bases import load_base
+from loraweave.errors import Notice
 from loraweave.evaluation import evaluate
 from loraweave.evaluation.loaded import Loaded, _answer
 from loraweave.tasks.turn import Turn
@@ -54,6 +56,17 @@ def test_labels_are_ranked_as_an_evaluation_ranks_them(project, loaded):
         assert each["scores"][each["prediction"]] == max(each["scores"].values())
     unlabelled = [{key: value for key, value in row.items() if key != "label"} for row in rows]
     assert loaded.predict("parity", unlabelled) == found
+
+
+def test_prompts_that_are_cut_are_said(loaded):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded.predict("double", [{"word": "ab"}])
+        assert not [each for each in caught if each.category is Notice]
+        loaded.predict("double", [{"word": "ab"}, {"word": "ab" * 99}])
+        loaded.generate("double", "a" * 200, max_new_tokens=2)
+    said = [str(each.message) for each in caught if each.category is Notice]
+    assert said == ["1 requests are longer than the model reads and lost their beginning"] * 2
 
 
 def test_text_is_written_with_the_tasks_stop_rules_and_filter(project, loaded):

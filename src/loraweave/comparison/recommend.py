@@ -10,7 +10,7 @@ from loraweave.comparison import forgetting, words
 from loraweave.comparison.differences import against
 from loraweave.comparison.evidence import MEAN, Evidence
 from loraweave.comparison.ranking import Ranking, is_better
-from loraweave.comparison.records import BASE, Recommendation, Results
+from loraweave.comparison.records import BASE, Against, Recommendation, Results
 from loraweave.comparison.simplicity import WHOLE_MODEL
 from loraweave.comparison.statistics import seeds_needed
 from loraweave.comparison.transfer import transfer
@@ -45,7 +45,8 @@ def recommend(evidence: Evidence) -> Recommendation:
         worse = [method for method in better if not better[method]]
         points.append(f"Not better than the untouched base beyond chance: {words.listed(worse)}.")
     take = "So far, take" if _missing(results) else "Take"
-    text = " ".join([f"{take} {found.taken}.", *_reasons(found), *_one_seed(found)])
+    beside = [_better_beside(each) for each in to_base if each["method"] == found.taken and is_better(each)]
+    text = " ".join([f"{take} {found.taken}.", *_reasons(found), *filter(None, beside), *_one_seed(found)])
     points = [_in_use(found), *_as_an_adapter(found), *points]
     return Recommendation(method=found.taken, text=text, points=points)
 
@@ -69,6 +70,14 @@ def _reasons(found: Ranking) -> list[str]:
     else:
         said.append(f"Its mean, {mean}, is the best.")
     return said + _as_good(found) + _open(found)
+
+
+def _better_beside(each: Against) -> str:
+    """By what a method is better than the base, where it is not by the mean."""
+    if each["apart"] and each["mean"] is not None and each["mean"]["verdict"] == "win":
+        return ""
+    tasks = words.listed([task for task, told in each["beside"].items() if told == "win"])
+    return f"It is better than the untouched base on {tasks}, beside the mean, by which the two cannot be told apart."
 
 
 def _as_good(found: Ranking) -> list[str]:
