@@ -64,7 +64,7 @@ def update(config: Any, tensors: Mapping[str, Tensor], x: Tensor, ids: Tensor) -
         t["B"] = torch.where(t["B_mask"], t["B"], 0)
     if "core" in t:
         t["B"] = torch.stack([t["B"][0] @ core for core in t["core"]])
-    heads, scaling = len(t["B"]), config.lora_alpha / config.r
+    heads, scaling = len(t["B"]), config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     weights = transform = None
     if config.gate == "uniform":
         weights = x.new_full((*x.shape[:-1], heads), 1 / heads)
@@ -95,16 +95,17 @@ def update(config: Any, tensors: Mapping[str, Tensor], x: Tensor, ids: Tensor) -
 def combinations(names: list[str]) -> Iterator[dict[str, Any]]:
     """Every combination of knobs that a `WeaveConfig` for these tasks takes, as keyword arguments."""
     some = ({}, {"top_k": 2}, {"gate_groups": 2}, {"router_input": "rank"}, {"num_heads": 1}, {"up_density": 0.4})
-    both = {"top_k": 2, "gate_groups": 3, "router_input": "rank", "up": "shared"}
+    routed = {"top_k": 2, "gate_groups": 3, "router_input": "rank"}
     for gate, down, start, transform, extra in itertools.product(
         ("uniform", "channel", "token", "task", "task_embedding", "own"),
         ("shared", "per_head"),
         ("zero_up", "zero_gate", "random_anchored"),
         (False, True, "diagonal"),
-        (*some, {"up": "shared"}, both),
+        (*some, {"up": "shared"}, routed, {**routed, "up": "shared"}, {"train_down": False, "use_rslora": True}),
     ):
-        knobs = {"gate": gate, "down": down, "start": start, "task_transform": transform, "r": 2, "temperature": 0.7}
-        knobs |= {"num_heads": len(names) if gate == "own" else 3, **extra}
+        knobs = {"gate": gate, "down": down, "start": start, "task_transform": transform, "r": 2}
+        knobs |= {"num_heads": len(names) if gate == "own" else 3, **({"temperature": 0.7} if gate == "task" else {})}
+        knobs |= extra
         try:
             WeaveConfig(task_names=names, **knobs)
         except UserError:

@@ -14,7 +14,7 @@ SOURCE = Path(loraweave.__file__).parent
 # other, but not in a circle.
 ORDER = (
     ("errors", "foreign"),
-    ("amounts", "quiet", "files", "heartbeat", "paths", "shapes", "stopping", "terminal", "registration"),
+    ("amounts", "quiet", "files", "heartbeat", "locks", "paths", "shapes", "stopping", "terminal", "registration"),
     ("lowrank",),
     ("card", "config_checks", "peft_type"),
     ("config",),

@@ -18,14 +18,15 @@ from loraweave import commands, evaluate
 from loraweave.comparison import compare
 from loraweave.errors import UserError
 from loraweave.evaluation import record as record_room
-from loraweave.files import LOCK, is_left_over, locked, read_json
+from loraweave.files import LOCK, is_left_over, read_json
+from loraweave.locks import locked
 from loraweave.runs.config import RunConfig
 from loraweave.training.run import train
 
 HOLDER = """
 import sys
 from pathlib import Path
-from loraweave.files import locked
+from loraweave.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

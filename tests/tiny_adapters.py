@@ -1,9 +1,12 @@
 """Adapters on tiny models: every method, with weights that all do something."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from peft import get_peft_model
 from torch import nn
 
+import loraweave
 from loraweave import WeaveConfig
 from loraweave.config import PRESETS
 
@@ -59,6 +62,11 @@ def adapted(base: nn.Module, name: str, seed: int = 0, **knobs) -> nn.Module:
     model = get_peft_model(base, method(name, **knobs)).eval()
     randomize(model, seed)
     return model
+
+
+def for_one_task(model: nn.Module, name: str) -> AbstractContextManager:
+    """The task that a method with tasks is folded for, set; of another method nothing."""
+    return loraweave.task(model, "b") if name in NEED_TASKS else nullcontext()
 
 
 def logits(model: nn.Module, tasks=TASKS) -> torch.Tensor:

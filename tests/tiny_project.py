@@ -101,6 +101,14 @@ def write_base(folder: Path, seed: int = 0) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def byte_llama() -> LlamaForCausalLM:
+    """A random Llama for `byte_tokenizer`, the same one at every call."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=len(byte_tokenizer()), **sizes, **ids))
+
+
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte, after <pad>, <s> and </s>."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -23,6 +23,13 @@ CORPUS = [
 ] * 4
 
 
+def learned(row: Any) -> list[int]:
+    """The tokens of an encoded row that a loss is taken of."""
+    from loraweave.data.encode import IGNORED
+
+    return [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != IGNORED]
+
+
 def make_tokenizer(kind: str) -> Any:
     """`bytes`: byte-level, no start token (GPT-2, Qwen); `start`: the same with one; `spaces`: SentencePiece's way
     of marking words, with a start token (Llama 2); `chat`: byte-level with a ChatML template; `inside`: as `spaces`,

@@ -1,20 +1,34 @@
 """Parts for the tests of training: small rows of two tasks, a trainer on a tiny model, and a small project on disk."""
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
 from tiny_project import TASKS, byte_tokenizer, write_project
 from tiny_rows import NAMES, random_rows
 
 from loraweave.data.plan import RowPlan, validation_plan
 from loraweave.data.rows import TaskTokens, TokenRows
 from loraweave.data.schedule import Schedule
+from loraweave.runs.config import RunConfig
 from loraweave.runs.loss_config import LossConfig
 from loraweave.runs.settings import build_arguments
+from loraweave.training.run import RunResult, train
 from loraweave.training.trainer import MultiTaskTrainer
+
+
+class OneProcess:
+    """What `Auxiliary` reads of an accelerator."""
+
+    num_processes, process_index = 1, 0
+
+    def reduce(self, tensor: torch.Tensor, reduction: str) -> torch.Tensor:
+        return tensor
 
 
 def as_rows(listed: Sequence[dict[str, list[int]]], tasks: Sequence[int]) -> TokenRows:
@@ -58,6 +72,13 @@ def make_trainer(tmp_path: Path) -> Callable[..., MultiTaskTrainer]:
         return MultiTaskTrainer(model, args, byte_tokenizer(), plan, validation, names, losses=losses)
 
     return build
+
+
+def run(project: Path, *overrides: str, **arguments: Any) -> RunResult:
+    """Train by a project's run file, with settings put over it; `arguments` as of `train`, nothing on the terminal."""
+    config = RunConfig.load(project / "run.yaml", overrides)
+    arguments.setdefault("console", Console(file=io.StringIO()))
+    return train(config, arguments.pop("output", project / "out"), **arguments)
 
 
 @pytest.fixture

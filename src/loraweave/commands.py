@@ -20,7 +20,7 @@ from loraweave.evaluation.record import evaluation_settings, record
 from loraweave.evaluation.samples import Sample, write_samples
 from loraweave.evaluation.scoring import Progress
 from loraweave.evaluation.subject import Subject, load_subject, subject_of
-from loraweave.files import locked
+from loraweave.locks import locked
 from loraweave.runs.folder import next_free
 from loraweave.runs.loading import Run
 from loraweave.runs.run_card import write_scores

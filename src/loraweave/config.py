@@ -59,6 +59,7 @@ class WeaveConfig(PeftConfig):
             random, or chosen from a trained adapter by `loraweave.sparsify`.
         block_size: [d_in, d_out] of the target modules that are whole blocks and not linear layers, where what their
             first and last linear layer say does not hold.
+        beside_blocks: whether any target module is a whole block; said when the adapter is put on a model.
         start: "zero_up", "zero_gate" or "random_anchored"; see `loraweave.lowrank.starts`.
         task_names: the tasks in the order of their ids; needed by task gates and transforms.
         temperature: τ of the task gate.
@@ -100,6 +101,7 @@ class WeaveConfig(PeftConfig):
     up: Up = "per_head"
     up_density: float = 1.0
     block_size: list[int] | None = None
+    beside_blocks: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,10 +128,21 @@ class WeaveConfig(PeftConfig):
         return self.gate in ("task", "task_embedding")
 
     @property
+    def most_heads(self) -> int:
+        """The largest N of any layer."""
+        return max(self.num_heads, *self.num_heads_pattern.values(), *(self.heads_by_depth or ()), 1)
+
+    @property
     def depends_on_input(self) -> bool:
         """Whether the update depends on x, so that it cannot be folded into weights."""
-        most = max(self.num_heads, *self.num_heads_pattern.values(), *(self.heads_by_depth or ()), 1)
-        return self.gate == "token" and most > 1
+        return self.gate == "token" and self.most_heads > 1
+
+    @property
+    def heads_stay_alike(self) -> bool:
+        """Whether all heads start alike and get the same gradient for ever, so that they are worth one."""
+        shared = self.gate == "uniform" and (self.down, self.up) == ("shared", "per_head") and self.up_density == 1
+        masked = self.head_dropout and self.lora_dropout > 0
+        return shared and self.start == "zero_up" and self.init_weights and not masked and self.most_heads > 1
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """PEFT's, and the model card beside it learns how the adapter is loaded."""

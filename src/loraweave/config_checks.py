@@ -44,6 +44,14 @@ _SAID: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "le": (operator.le, "at most"),
 }
 
+OF_A_GATE: dict[str, tuple[str, Any]] = {
+    "gate_groups": ("token", 1),
+    "router_input": ("token", "x"),
+    "temperature": ("task", 1.0),
+    "task_embedding_dim": ("task_embedding", 64),
+}
+"""Knobs of a single gate: which, and what they are where another is meant."""
+
 SOFTMAX_GATES = ("token", "task", "task_embedding")
 
 
@@ -58,18 +66,11 @@ def check_values(config: Any) -> None:
         raise UserError(f"task_transform={config.task_transform!r} is not one of False, True, full, diagonal")
     for name, most in MOST.items():
         if name != "top_k" or config.top_k is not None:
-            _check_count(name, getattr(config, name), most)
+            check_count(name, getattr(config, name), most)
     for name, limits in LIMITS.items():
-        _check_number(name, getattr(config, name), limits)
+        check_number(name, getattr(config, name), limits)
     for name, knob in BY_LAYER.items():
-        patterns = getattr(config, name)
-        if not isinstance(patterns, dict):
-            raise UserError(f"{name} must map names of layers to numbers, got {shown(patterns)}")
-        for pattern, value in patterns.items():
-            if knob in MOST:
-                _check_count(f"{name}[{pattern!r}]", value, MOST[knob])
-            else:
-                _check_number(f"{name}[{pattern!r}]", value, LIMITS[knob])
+        check_by_layer(name, knob, getattr(config, name))
     _check_counts("heads_by_depth", config.heads_by_depth, MOST["num_heads"])
     _check_counts("block_size", config.block_size, 2**24)
     if config.block_size is not None and len(config.block_size) != 2:
@@ -81,7 +82,19 @@ def check_values(config: Any) -> None:
         raise UserError("layers_to_transform needs target_modules as a list: a regular expression names layers itself")
 
 
-def _check_count(name: str, value: Any, most: int) -> None:
+def check_by_layer(name: str, knob: str, patterns: Any) -> None:
+    """Raise UserError, naming it, for anything but a mapping from layers' names to values that a knob takes."""
+    if not isinstance(patterns, dict):
+        raise UserError(f"{name} must map names of layers to numbers, got {shown(patterns)}")
+    for pattern, value in patterns.items():
+        if knob in MOST:
+            check_count(f"{name}[{pattern!r}]", value, MOST[knob])
+        else:
+            check_number(f"{name}[{pattern!r}]", value, LIMITS[knob])
+
+
+def check_count(name: str, value: Any, most: int) -> None:
+    """Raise UserError, naming it, for anything but a whole number from 1 to `most`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UserError(f"{name} must be a whole number of at least 1, got {shown(value)}")
     if value > most:
@@ -95,10 +108,11 @@ def _check_counts(name: str, values: Any, most: int) -> None:
     if not isinstance(values, (list, tuple)) or not values:
         raise UserError(f"{name} must be a list of whole numbers, got {shown(values)}")
     for number, value in enumerate(values):
-        _check_count(f"{name}[{number}]", value, most)
+        check_count(f"{name}[{number}]", value, most)
 
 
-def _check_number(name: str, value: Any, limits: Limits) -> None:
+def check_number(name: str, value: Any, limits: Limits) -> None:
+    """Raise UserError, naming it, for anything but a finite number within `limits`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise UserError(f"{name} must be a number, got {shown(value)}")
     said = [(*_SAID[how], limit) for how, limit in limits.items() if isinstance(limit, int | float)]
@@ -115,12 +129,11 @@ def check_combination(config: Any) -> None:
         _check_anchored(config)
     if config.top_k is not None:
         _check_top_k(config)
-    if config.gate != "token":
-        for name, plain in (("gate_groups", 1), ("router_input", "x")):
-            if getattr(config, name) != plain:
-                raise UserError(
-                    f"{name}={getattr(config, name)!r} needs gate='token': a {config.gate} gate has no router"
-                )
+    for name, (gate, plain) in OF_A_GATE.items():
+        if config.gate != gate and getattr(config, name) != plain:
+            raise UserError(
+                f"{name}={getattr(config, name)!r} needs gate={gate!r}, not {config.gate!r}: leave it out, or {plain!r}"
+            )
     if config.up == "shared":
         _check_shared_up(config)
     if config.up_density < 1 and config.start != "zero_up":
@@ -158,7 +171,7 @@ def _check_anchored(config: Any) -> None:
 def _check_top_k(config: Any) -> None:
     if config.gate not in SOFTMAX_GATES:
         raise UserError(
-            f"top_k needs one of the gates {', '.join(SOFTMAX_GATES)}: a {config.gate} gate chooses nothing"
+            f"top_k needs one of the gates {', '.join(SOFTMAX_GATES)}: gate={config.gate!r} chooses nothing"
         )
     by_place = {"num_heads": [config.num_heads], "heads_by_depth": config.heads_by_depth or ()}
     by_place["num_heads_pattern"] = list(config.num_heads_pattern.values())

@@ -8,23 +8,18 @@ import hashlib
 import json
 import math
 import os
-import platform
 import shutil
 import stat
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-import filelock
 
 from loraweave.errors import UserError, shown
 from loraweave.paths import is_inside
 from loraweave.stopping import Stopped
 
-LOCK = ".lock"
+LOCK = ".lock"  # of a folder, see `loraweave.locks`
 # What safetensors and torch's zip writer say, without an errno, when a write comes up short.
 _FULL = ("No space left", "os error 28", "os error 27", "failed writing file", "unexpected pos", "iostream error")
 
@@ -130,39 +125,6 @@ def make_folder(path: Path, what: str = "the folder") -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path}: {what} cannot be made: {error.strerror}") from error
-
-
-@contextmanager
-def locked(folder: Path, what: str = "the folder", patience: float = 0.0) -> Iterator[None]:
-    """A folder that is this command's alone while the block runs; made if it is not there, and not left if empty,
-    nor are those around it.
-
-    Where the file system has no locks, nothing keeps others out.
-
-    Args:
-        folder: to be locked.
-        what: it is called if it cannot be made.
-        patience: seconds to wait for another process that has it.
-
-    Raises:
-        UserError: another process has it, which is named; or the folder cannot be made, or not be written to.
-    """
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    make_folder(folder, what)
-    try:
-        with _held(folder / LOCK, folder, "is at work in this folder", patience):
-            yield
-    finally:
-        with suppress(OSError):
-            for path in new:
-                path.rmdir()
-
-
-@contextmanager
-def locked_file(path: Path) -> Iterator[None]:
-    """A file that is this command's alone while the block runs; its folder must be there. See `locked`."""
-    with _held(aside(path, "lock"), path, "is writing this file", 0.0):
-        yield
 
 
 def is_left_over(path: Path) -> bool:
@@ -326,46 +288,6 @@ def _written_or_told(path: Path, undo: Callable[[], None] = lambda: None) -> Ite
         if isinstance(error, OSError):
             raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
         raise
-
-
-@contextmanager
-def _held(path: Path, what: Path, does: str, patience: float) -> Iterator[None]:
-    """The lock at `path`; who has it already `does` something to `what`."""
-    lock = _acquired(path, what, does, patience)
-    try:
-        yield
-    finally:
-        if lock.is_locked:
-            path.unlink(missing_ok=True)
-            lock.release()
-
-
-def _acquired(path: Path, what: Path, does: str, patience: float) -> filelock.BaseFileLock:
-    lock = filelock.FileLock(path, timeout=patience, is_singleton=False, thread_local=False, fallback_to_soft=False)
-    try:
-        lock.acquire()
-        since = datetime.now().astimezone().isoformat(" ", "seconds")
-        path.write_text(f"process {os.getpid()} on {platform.node()}, since {since},", encoding="utf-8")
-    except filelock.Timeout:
-        raise UserError(f"{what}: {_holder(path)} {does}; wait until it has ended") from None
-    except NotImplementedError:
-        pass
-    except OSError as error:
-        full_or_without_locks = disk_is_full(error) or error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-        if not full_or_without_locks:
-            raise UserError(f"{what}: cannot be written to: {error.strerror or error}") from error
-    return lock
-
-
-def _holder(lock: Path) -> str:
-    """Who holds a lock, as far as that can be read. A holder says it right after it has taken the lock."""
-    patience = time.monotonic() + 2.0
-    with suppress(OSError):
-        while time.monotonic() < patience:
-            if name := lock.read_text(encoding="utf-8", errors="replace"):
-                return name
-            time.sleep(0.02)
-    return "another process"
 
 
 def _remove(path: Path) -> None:

@@ -30,10 +30,25 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def make(base: nn.Module, folder: Path, seed: int, **settings: Any) -> Path:
+ON_GPT2: dict[str, dict[str, Any]] = {  # its linear layers are Conv1D, its head is tied to the embedding
+    "some": {"r": 4, "target_modules": ["c_attn", "c_fc"], "layers_to_transform": [1], "use_rslora": True},
+    "rest": {
+        "r": 2,
+        "target_modules": ["c_attn", "c_proj"],
+        "exclude_modules": ["attn.c_proj"],
+        "alpha_pattern": {r"h\.0\.attn\.c_attn": 5},
+    },
+    "head": {"r": 3, "lora_alpha": 5, "target_modules": ["lm_head"]},
+}
+
+
+def make(base: nn.Module, folder: Path, seed: int, dtype: torch.dtype | None = None, **settings: Any) -> Path:
     torch.manual_seed(seed)
     model = get_peft_model(base, LoraConfig(**{"init_lora_weights": False, "task_type": "CAUSAL_LM", **settings}))
-    model.save_pretrained(str(folder))
+    if dtype is not None:
+        for name, parameter in model.named_parameters():
+            parameter.data = parameter.data.to(dtype) if "lora_" in name else parameter.data
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     return folder
 
 
@@ -56,6 +71,24 @@ def test_each_task_is_answered_as_by_its_own_lora(tiny_model: Callable, loras: d
     for row, name in enumerate(loras):
         torch.testing.assert_close(mixed[row], expected[name][row], rtol=1e-5, atol=1e-5)
     assert (expected["small"] - expected["wide"]).abs().max() > 0.01
+
+
+def test_what_differs_between_loras_does_not_matter(tiny_model: Callable, tmp_path: Path) -> None:
+    """Layers by index or left out, Conv1D, a tied head, half precision: apart again and together as PEFT has each."""
+    loras = {
+        name: make(tiny_model("gpt2"), tmp_path / name, seed, torch.bfloat16, **settings)
+        for seed, (name, settings) in enumerate(ON_GPT2.items())
+    }
+    together = loraweave.assemble(loras, tmp_path / "all")
+    assert len({*map(len, (AdapterFile(path).sizes for path in loras.values()))}) > 1
+    apart = loraweave.split(together, tmp_path / "apart")
+    model = PeftModel.from_pretrained(tiny_model("gpt2"), str(together)).eval()
+    base = logits(tiny_model("gpt2"), None)
+    for name, lora in loras.items():
+        expected = alone(lambda: tiny_model("gpt2"), lora)
+        assert (expected - base).abs().max() > 0.01
+        torch.testing.assert_close(logits(model, name), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(alone(lambda: tiny_model("gpt2"), apart[name]), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("gate", ["uniform", "token"])
@@ -90,9 +123,34 @@ def test_split_gives_the_loras_back(tiny_model: Callable, loras: dict[str, Path]
 
 @pytest.mark.parametrize("name", ["own", "mtllora", "moelora", "lori"])
 def test_every_method_that_tells_tasks_apart_splits(tiny_model: Callable, tmp_path: Path, name: str) -> None:
-    model = adapted(tiny_model(), name)
-    model.save_pretrained(str(tmp_path / "all"))
-    for task, part in loraweave.split(tmp_path / "all", tmp_path / "parts").items():
+    check_split(adapted(tiny_model(), name), tiny_model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"gate": "own", "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 3}, "use_rslora": True},
+        {"gate": "own", "down": "per_head", "task_transform": "diagonal", "layers_to_transform": [1]},
+        {"gate": "task", "num_heads": 3, "num_heads_pattern": {"q_proj": 2, "k_proj": 1}, "task_transform": True},
+        {"gate": "task_embedding", "num_heads": 3, "top_k": 2, "down": "per_head"},
+        {"num_heads": 3, "up": "shared", "task_transform": True},
+        {"num_heads": 2, "start": "random_anchored", "head_dropout": True, "task_transform": "diagonal"},
+        {"gate": "channel", "num_heads": 3, "task_transform": True},
+        {"gate": "token", "task_transform": True},
+    ],
+    ids=str,
+)
+def test_whatever_tells_tasks_apart_splits(tiny_model: Callable, tmp_path: Path, knobs: dict[str, Any]) -> None:
+    targets = ["q_proj", "k_proj", "v_proj"] if "layers_to_transform" in knobs else "all-linear"
+    check_split(adapted(tiny_model(), "weave", target_modules=targets, **knobs), tiny_model, tmp_path)
+
+
+def check_split(model: nn.Module, tiny_model: Callable, folder: Path) -> None:
+    model.save_pretrained(str(folder / "all"))
+    parts = loraweave.split(folder / "all", folder / "parts")
+    assert list(parts) == ["a", "b"]
+    assert not torch.allclose(logits(model, "a"), logits(model, "b"), atol=1e-3)
+    for task, part in parts.items():
         torch.testing.assert_close(alone(tiny_model, part), logits(model, task), rtol=1e-4, atol=1e-5)
 
 
@@ -130,10 +188,41 @@ def test_other_refusals(tiny_model: Callable, loras: dict[str, Path], tmp_path: 
     with pytest.raises(UserError, match="exists already"):
         loraweave.assemble(loras, tmp_path / "there")
     adapted(tiny_model(), "rlora").save_pretrained(str(tmp_path / "routed"))
-    with pytest.raises(UserError, match="one update for all tasks"):
+    with pytest.raises(UserError, match="weighs its heads by the input, so no task has a LoRA of its own"):
         loraweave.split(tmp_path / "routed", tmp_path / "parts")
+    adapted(tiny_model(), "mlora").save_pretrained(str(tmp_path / "same"))
+    with pytest.raises(UserError, match="one update for all tasks"):
+        loraweave.split(tmp_path / "same", tmp_path / "parts")
+    adapted(tiny_model(), "own", target_modules=["mlp"]).save_pretrained(str(tmp_path / "beside"))
+    with pytest.raises(UserError, match="beside whole blocks and changes no weight"):
+        loraweave.split(tmp_path / "beside", tmp_path / "parts")
+    make(tiny_model(), tmp_path / "run" / "adapter", 0, r=2, target_modules=["q_proj"])
+    with pytest.raises(UserError, match=r"run: the folder of a run; its adapter is .*run/adapter"):
+        loraweave.assemble({**loras, "run": tmp_path / "run"}, tmp_path / "all")
     with pytest.raises(UserError, match="not a plain LoRA"):
         loraweave.assemble({**loras, "routed": tmp_path / "routed"}, tmp_path / "all")
+
+
+def test_loras_of_other_classes_of_a_base_are_refused(tiny_model: Callable, tmp_path: Path) -> None:
+    """A base without its head names the same layers otherwise; together they would fit neither."""
+    whole = make(tiny_model(), tmp_path / "whole", 0, r=2, target_modules=["q_proj"])
+    inner = make(tiny_model().model, tmp_path / "inner", 1, r=2, target_modules=["q_proj"], task_type=None)
+    for loras in ({"one": whole, "other": inner}, {"one": inner, "other": whole}):
+        with pytest.raises(UserError, match=r"whole has a layer model\.layers.*inner layers.*different classes"):
+            loraweave.assemble(loras, tmp_path / "all")
+
+
+def test_a_lora_on_a_convolution_is_refused_by_name(tmp_path: Path) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.line = nn.Conv1d(4, 4, 3), nn.Linear(4, 4)
+
+    plain = {"task_type": None, "r": 2}
+    line = make(Both(), tmp_path / "line", 0, target_modules=["line"], **plain)
+    both = make(Both(), tmp_path / "both", 1, target_modules=["line", "conv"], **plain)
+    with pytest.raises(UserError, match=r"both: .*conv\.lora_\w.*belongs to no linear layer, cannot become a head"):
+        loraweave.assemble({"line": line, "both": both}, tmp_path / "all")
 
 
 def test_sparsify_keeps_the_largest_of_each_head_over_all_layers(tiny_model: Callable, tmp_path: Path) -> None:
@@ -182,8 +271,11 @@ def test_every_two_are_held_against_each_other(tiny_model: Callable, loras: dict
         config = LoraConfig.from_pretrained(str(folder))
         config.base_model_name_or_path = f"base-of-{folder.name}"
         config.save_pretrained(str(folder))
-    with pytest.raises(UserError, match=r"y is of the base base-of-y, .*x of base-of-x"):
-        loraweave.assemble({"small": loras["small"], "x": named[0], "y": named[1]}, tmp_path / "all")
+    together = {"small": loras["small"], "x": named[0], "y": named[1]}
+    with pytest.raises(UserError, match=r"y is of the base base-of-y, .*x of base-of-x; .* --base base-of-x"):
+        loraweave.assemble(together, tmp_path / "all")
+    folder = loraweave.assemble(together, tmp_path / "same", base="base-of-x")
+    assert PeftConfig.from_pretrained(str(folder)).base_model_name_or_path == "base-of-x"
     folder = loraweave.assemble({"small": loras["small"], "x": named[0]}, tmp_path / "all")
     assert PeftConfig.from_pretrained(str(folder)).base_model_name_or_path == "base-of-x"
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -18,16 +19,16 @@ KEY = f"base_model.model.{LAYER}"
 
 
 @pytest.fixture
-def saved(tmp_path: Path, tiny_model: Callable) -> Callable[[str], Path]:
-    """saved(method) -> the folder of an adapter with random tensors."""
+def saved(tmp_path: Path, tiny_model: Callable) -> Callable[..., Path]:
+    """saved(method, **knobs) -> the folder of an adapter with random tensors."""
 
-    def save(name: str) -> Path:
+    def save(name: str, **knobs: Any) -> Path:
         folder = tmp_path / name
         if name == "lora":
             config = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
             peft.get_peft_model(tiny_model(), config).save_pretrained(folder)
         else:
-            adapted(tiny_model(), name).save_pretrained(folder)
+            adapted(tiny_model(), name, **knobs).save_pretrained(folder)
         return folder
 
     return save
@@ -96,6 +97,14 @@ def test_shapes_and_types_that_do_not_fit_are_named(saved: Callable, tensor: str
     folder = change(saved("mtllora"), lambda tensors: tensors.update({f"{KEY}.{tensor}": value}))
     with pytest.raises(UserError, match=said):
         AdapterFile(folder)
+
+
+@pytest.mark.parametrize(("name", "frozen"), [("own", 0), ("lori", 4 * 32), ("rlora", 4 * (32 + 48))])
+def test_what_is_frozen_is_no_trained_number(saved: Callable, name: str, frozen: int):
+    """LoRI's A, R-LoRA's anchor; of one layer, 32 → 48."""
+    adapter = AdapterFile(saved(name, target_modules=["model.layers.0.mlp.up_proj"]))
+    everything = sum(torch.Size(shape).numel() for shape in adapter.names.values())
+    assert adapter.parameters == everything - frozen
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

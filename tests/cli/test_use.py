@@ -13,7 +13,7 @@ from tiny_runs import SMALL, random_run
 
 from loraweave.cli import output
 from loraweave.evaluation.loaded import Loaded
-from loraweave.files import locked_file
+from loraweave.locks import locked_file
 
 
 @pytest.fixture(scope="module")

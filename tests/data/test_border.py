@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
-from tiny_tasks import CORPUS, make_tokenizer, write_jsonl
+from tiny_tasks import CORPUS, learned, make_tokenizer, write_jsonl
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from loraweave.bases import resolve_base
 from loraweave.data.border import context_ids, continued_ids, middle_ids, opened_ids, split_ids
-from loraweave.data.encode import IGNORED, encode
+from loraweave.data.encode import encode
 from loraweave.evaluation.lm import LoadedModel
 from loraweave.tasks import Example, load_tasks
 
@@ -128,10 +128,6 @@ def continues(context: list[int], answer: list[int], text: str, kind: str) -> bo
     before, whole = text_of(context, tokenizer), text_of(context + answer, tokenizer)
     at_start = kind in SPACED and context[-1] in tokenizer.added_tokens_decoder
     return whole == before + text or (at_start and whole == f"{before} {text}")
-
-
-def learned(row: Any) -> list[int]:
-    return [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != IGNORED]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_tasks import learned
 
 from loraweave.data.border import split_ids
 from loraweave.data.encode import IGNORED, TooLongError, encode, encode_all
@@ -13,10 +14,6 @@ from loraweave.errors import UserError
 from loraweave.tasks import Example, load_tasks
 
 PLAIN = ["bytes", "start", "spaces"]
-
-
-def learned(row: Any) -> list[int]:
-    return [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != IGNORED]
 
 
 def asked_about(scorer: Any, task: Any, chat: bool = False, multiturn: bool = False) -> list[tuple[Any, Any]]:

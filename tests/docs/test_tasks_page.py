@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from peft import get_peft_model
-from tiny_project import byte_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_project import byte_llama, byte_tokenizer
 
 from loraweave import MtlLoraConfig
 
@@ -18,13 +16,9 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "tasks.md"
 @pytest.mark.long
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
     tokenizer = byte_tokenizer()
     tokenizer.padding_side = "left"
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    base = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **ids))
-    model = get_peft_model(base, MtlLoraConfig(task_names=["sum", "shout"], task_type="CAUSAL_LM"))
+    model = get_peft_model(byte_llama(), MtlLoraConfig(task_names=["sum", "shout"], task_type="CAUSAL_LM"))
     names: dict[str, Any] = {"model": model, "tokenizer": tokenizer}
     examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(examples) == 8

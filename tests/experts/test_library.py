@@ -21,7 +21,8 @@ from loraweave import UserError
 from loraweave.bases import fingerprint, load_base
 from loraweave.cli.app import app
 from loraweave.experts.library import ExpertLibrary
-from loraweave.files import hashes_of, locked, write_json
+from loraweave.files import hashes_of, write_json
+from loraweave.locks import locked
 
 
 def edit(library: ExpertLibrary, change: Callable[[dict[str, Any]], Any]) -> None:

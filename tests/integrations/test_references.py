@@ -10,9 +10,8 @@ import pytest
 import torch
 from few import few
 from peft import LoraConfig, PeftModel, get_peft_model
-from tiny_project import byte_tokenizer
+from tiny_project import byte_llama, byte_tokenizer
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 from trl import (
     DPOConfig,
     DPOTrainer,
@@ -35,19 +34,11 @@ METHODS = [*PRESETS, "lora"]
 WITHOUT_TASKS = [name for name in PRESETS if not PRESETS[name](task_names=NAMES).needs_tasks] + ["lora"]
 
 
-def base_model() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(TOKENIZER), pad_token_id=0, bos_token_id=1, eos_token_id=2, **sizes)
-    )
-
-
 def fresh(name: str, dropout: float = 0.1) -> PeftModel:
     shared: dict[str, Any] = {"r": 2, "lora_dropout": dropout, "task_type": "CAUSAL_LM"}
     if name == "lora":
-        return get_peft_model(base_model(), LoraConfig(target_modules="all-linear", **shared))
-    return get_peft_model(base_model(), PRESETS[name](task_names=NAMES, **shared))
+        return get_peft_model(byte_llama(), LoraConfig(target_modules="all-linear", **shared))
+    return get_peft_model(byte_llama(), PRESETS[name](task_names=NAMES, **shared))
 
 
 def move(model: nn.Module) -> None:
@@ -64,7 +55,7 @@ def trained(name: str, folder: Path) -> PeftModel:
     model = fresh(name)
     move(model)
     model.save_pretrained(folder)
-    return PeftModel.from_pretrained(base_model(), folder, is_trainable=True)
+    return PeftModel.from_pretrained(byte_llama(), folder, is_trainable=True)
 
 
 def arguments(kind: type, folder: Path, **more: Any) -> Any:

@@ -16,12 +16,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_adapters import preset
-from tiny_project import byte_tokenizer
+from tiny_project import byte_llama, byte_tokenizer
 from torch import nn
 from transformers import (
     DataCollatorForSeq2Seq,
-    LlamaConfig,
-    LlamaForCausalLM,
     Trainer,
     TrainingArguments,
     pipeline,
@@ -40,20 +38,12 @@ TOKENIZER = byte_tokenizer()
 MARK_IDS = {TOKENIZER.convert_tokens_to_ids(mark): task for task, mark in enumerate(MARKS)}
 
 
-def base_model() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(TOKENIZER), pad_token_id=0, bos_token_id=1, eos_token_id=2, **sizes)
-    )
-
-
 def adapted(name: str) -> PeftModel:
     if name == "lora":
         config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     else:
         config = preset(name, r=2, task_names=NAMES, lora_dropout=0.0, task_type="CAUSAL_LM")
-    return get_peft_model(base_model(), config)
+    return get_peft_model(byte_llama(), config)
 
 
 def rows(count: int = 12) -> list[dict[str, Any]]:
@@ -219,7 +209,7 @@ def test_dpo(tmp_path: Path, name: str, reference: str) -> None:
     more: dict[str, Any] = {}
     if reference == "adapter off":
         more["peft_config"] = model.peft_config["default"]
-        model = base_model()
+        model = byte_llama()
     if reference == "computed before":
         watch = Watch(model)
     trainer = loraweave.with_tasks(DPOTrainer)(

@@ -142,6 +142,51 @@ def test_a_method_that_does_not_fit_gives_the_base_back(tiny_model: Callable, sp
         assert any(p.requires_grad for p in trained.parameters())
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"target_modules": ["q_proj", "v_porj"]}, "target_modules names 'v_porj', .* base, did you mean 'v_proj'"),
+        ({"target_modules": ["q_proj", "norm.x"]}, "target_modules names 'norm.x', which is no adapted layer"),
+        ({"target_modules": ["q_proj"], "exclude_modules": ["lm_hed"]}, "exclude_modules names 'lm_hed'"),
+        ({"exclude_modules": r".*\.vision\..*"}, "exclude_modules='.*vision.*' fits no module of the base"),
+        ({"rank_pattern": {"q_prj": 2}}, "rank_pattern names 'q_prj', which fits no adapted layer, did you mean 'q_"),
+        ({"target_modules": ["q_proj"], "alpha_pattern": {"v_proj": 2}}, "alpha_pattern names 'v_proj', which fits no"),
+        ({"layers_to_transform": [0, 7], "target_modules": ["q_proj"]}, "layers_to_transform names 7, and no adapted"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["lora", "own"])
+def test_names_that_fit_nothing_are_refused(tiny_model: Callable, name: str, fields: dict, words: str) -> None:
+    """PEFT passes over them: what was meant would be trained otherwise than it was meant."""
+    chosen = choose_method({"name": name, "r": 2, **fields})
+    with pytest.raises(UserError, match=f"^method {name}: {words}") as error:  # noqa: SIM117
+        with adapted(tiny_model(), chosen, NAMES, 0, keep_base=True):
+            pass
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": ["self_attn.q_proj", "model.layers.1.mlp.up_proj"], "rank_pattern": {r"layers\.1\..*": 3}},
+        {"target_modules": r".*\.(q|v)_proj", "exclude_modules": r".*layers\.0\..*", "alpha_pattern": {"v_proj": 3}},
+        {"target_modules": ["q_proj"], "layers_to_transform": 1, "exclude_modules": ["lm_head"]},
+    ],
+    ids=str,
+)
+def test_names_that_fit_something_are_taken(tiny_model: Callable, fields: dict) -> None:
+    for name in ("lora", "own"):
+        with adapted(tiny_model(), choose_method({"name": name, "r": 2, **fields}), NAMES, 0, keep_base=True) as model:
+            assert any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_number_of_heads_for_a_layer_that_is_not_there_is_refused(tiny_model: Callable) -> None:
+    chosen = choose_method({"name": "hydralora", "num_heads_pattern": {"q_proj": 2, "qproj": 3}})
+    with pytest.raises(UserError, match=r"num_heads_pattern names 'qproj'.*did you mean 'q_proj'"):  # noqa: SIM117
+        with adapted(tiny_model(), chosen, NAMES, 0, keep_base=True):
+            pass
+
+
 def test_a_presets_choice_of_heads_can_be_taken_back() -> None:
     assert choose_method("mola").peft_config(["a"]).top_k == 2
     assert choose_method({"name": "mola", "top_k": None}).peft_config(["a"]).top_k is None

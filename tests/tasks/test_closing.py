@@ -1,13 +1,12 @@
 """What closes an assistant's turn is found whatever the answer says: each piece of the closing is an answer too."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tiny_chats import CLOSINGS, TEMPLATES, tokenizer_of
-from tiny_tasks import make_tokenizer
+from tiny_tasks import learned, make_tokenizer
 
-from loraweave.data.encode import IGNORED, encode
+from loraweave.data.encode import encode
 from loraweave.tasks import Example, load_tasks
 from loraweave.tasks.chat import render
 
@@ -18,10 +17,6 @@ def pieces(text: str) -> set[str]:
     """Every piece of a text that can be an answer: a template may take away the space around one."""
     found = {text[i:j] for i in range(len(text)) for j in range(i + 1, len(text) + 1)}
     return {piece for piece in found if piece == piece.strip()} - {""}
-
-
-def learned(row: Any) -> list[int]:
-    return [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != IGNORED]
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

@@ -1,5 +1,7 @@
 """Bare texts and other tasks that a run is scored on without being trained for them."""
 
+import gzip
+
 import pytest
 from tiny_project import write_project, write_run_file
 
@@ -32,6 +34,8 @@ def test_the_text_that_ships_has_its_name_and_is_plain(tmp_path):
     [
         ("missing.txt", "no such file"),
         ("empty.txt", r"empty\.txt is empty"),
+        ("nothing.txt", r"nothing\.txt is empty"),
+        ("nothing.txt.gz", r"nothing\.txt\.gz is empty"),
         ("latin.txt", "not UTF-8 text"),
         ({"task": "story.txt", "validation": 0.1}, "a text takes a 'name' and nothing else, not 'validation'"),
         ({"task": "story.txt", "name": "parity"}, r"eval.forgetting: 'parity' is what the run is trained on"),
@@ -42,6 +46,8 @@ def test_what_cannot_be_scored_is_one_line(tmp_path, entry, words):
     config = RunConfig.load(write_run_file(write_project(tmp_path)))
     (tmp_path / "story.txt").write_text("Once.")
     (tmp_path / "empty.txt").write_text(" \n\n")
+    (tmp_path / "nothing.txt").write_bytes(b"")
+    (tmp_path / "nothing.txt.gz").write_bytes(gzip.compress(b""))
     (tmp_path / "latin.txt").write_bytes("Müller".encode("latin-1"))
     config.eval.forgetting = [entry]
     with pytest.raises(UserError, match=words):

@@ -10,7 +10,7 @@ from few import few
 from peft import LoraConfig, get_peft_model
 from tiny_adapters import preset
 from tiny_rows import NAMES, random_rows
-from tiny_training import as_rows
+from tiny_training import OneProcess, as_rows
 
 from loraweave.config import PRESETS
 from loraweave.data.rows import TokenRows
@@ -31,15 +31,6 @@ KL, MMD, BALANCE, LOCALIZED, SPECTRAL = (
     LossConfig(localized_balance=0.5, localized_groups=[[NAMES[1]], [NAMES[0]]], localized_delta=0.4),
     LossConfig(spectral=0.5),
 )
-
-
-class OneProcess:
-    """What `Auxiliary` reads of an accelerator."""
-
-    num_processes, process_index = 1, 0
-
-    def reduce(self, tensor: torch.Tensor, reduction: str) -> torch.Tensor:
-        return tensor
 
 
 class TwoProcesses(OneProcess):

@@ -20,14 +20,13 @@ from few import few
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny_project import write_base
+from tiny_training import run
 
 from loraweave.errors import UserError
-from loraweave.runs.config import RunConfig
 from loraweave.stopping import Request, Stopped, listening
 from loraweave.training import resuming
 from loraweave.training import trainer as trainer_module
 from loraweave.training.resuming import StopWhenAsked
-from loraweave.training.run import RunResult, train
 from loraweave.training.trainer import MultiTaskTrainer
 
 EVERY_STEP = ("train.save_strategy=steps", "train.save_steps=1", "train.eval_strategy=no", "train.max_steps=5")
@@ -63,12 +62,6 @@ def interrupt() -> None:
 
 def ask_to_end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def run(project: Path, *overrides: str, **arguments: Any) -> RunResult:
-    config = RunConfig.load(project / "run.yaml", overrides)
-    arguments.setdefault("console", Console(file=io.StringIO()))
-    return train(config, arguments.pop("output", project / "out"), **arguments)
 
 
 def write_unlikelier(project: Path) -> None:

@@ -14,6 +14,7 @@ from few import few
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny_project import write_base
+from tiny_training import run
 
 from loraweave.bases import load_base
 from loraweave.errors import UserError
@@ -21,7 +22,7 @@ from loraweave.runs.checkpoints import newest_whole
 from loraweave.runs.config import RunConfig
 from loraweave.runs.loading import load_run
 from loraweave.training.progress import ProgressBar
-from loraweave.training.run import RunResult, train
+from loraweave.training.run import train
 
 
 class Steps:
@@ -43,12 +44,6 @@ class Steps:
 
     def stop(self) -> None:
         self.stopped += 1
-
-
-def run(project: Path, *overrides: str, **arguments: Any) -> RunResult:
-    config = RunConfig.load(project / "run.yaml", overrides)
-    arguments.setdefault("console", Console(file=io.StringIO()))
-    return train(config, arguments.pop("output", project / "out"), **arguments)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -131,6 +131,7 @@ def test_peft_s_own_lora_is_trained_on(project: Path, assembled: Any) -> None:
         ),
         (["method={adapter: first}", "train.only=router"], r"train\.only: router: this adapter \(lora\) has none"),
         (["method={adapter: experts}", "train.only=experts"], "train.only must be router"),
+        (["method={adapter: experts, spectral: 1.0}", "train.only=router"], "spectral .* none of them is trained here"),
     ],
 )
 def test_what_cannot_be_trained_on_is_refused(project: Path, assembled: Any, overrides: list[str], said: str) -> None:
@@ -142,8 +143,11 @@ def test_what_cannot_be_trained_on_is_refused(project: Path, assembled: Any, ove
 
 def test_an_adapter_of_other_tasks_or_another_base_is_refused(project: Path, assembled: Any) -> None:
     assembled("own")
+    assemble({name: project / name for name in ("first", "second")}, project / "uniform", gate="uniform")
     with pytest.raises(UserError, match="tensors for the tasks first, second, in this order; the run's tasks are par"):
         run(project, "method={adapter: experts}")
+    with pytest.raises(UserError, match=r"train\.only: router: this adapter \(weave\) has none; one with a router"):
+        run(project, "method={adapter: uniform}", "train.only=router")
     trained = run(project, "method={name: own, r: 2}")
     shutil.move(trained.folder, project / "before")
     write_base(project / "base", seed=1)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import peft
 import pytest
+import reference
 import torch
 from accelerate import cpu_offload
 from tiny_adapters import IDS, TASKS, logits, method, randomize
@@ -161,6 +162,46 @@ def test_keeps_the_kind_of_what_a_block_returns_and_its_size_may_be_given():
     wide = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Upsample(scale_factor=2))
     model = peft.get_peft_model(Holder(wide), WeaveConfig(r=2, target_modules=["block"], block_size=[4, 8]))
     assert model(x).shape == (2, 3, 8)
+
+
+class Turned(Pair):
+    """Returns a view whose rows do not follow each other in memory."""
+
+    def forward(self, x):
+        return self.last(self.first(x)).mT.contiguous().mT
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"gate": "own", "down": "per_head", "num_heads": 2},
+        {"gate": "own", "train_down": False, "task_transform": "diagonal"},
+        {"gate": "token", "gate_groups": 2, "top_k": 2, "router_input": "rank", "num_heads": 3},
+        {"gate": "token", "up": "shared", "num_heads": 3},
+        {"gate": "task", "task_transform": True, "num_heads": 3, "up_density": 0.5},
+        {"gate": "channel", "start": "zero_gate", "down": "per_head", "num_heads": 3},
+        {"start": "random_anchored", "gate": "token", "num_heads": 3},
+    ],
+    ids=str,
+)
+def test_every_kind_of_update_lies_beside_a_block_as_its_formula_says(knobs):
+    config = WeaveConfig(r=2, task_names=["a", "b"], target_modules=["block"], **knobs)
+    model = peft.get_peft_model(Holder(Turned()).double(), config, autocast_adapter_dtype=False).eval()
+    assert model.active_peft_config.beside_blocks
+    block = model.base_model.model.block
+    tensors = {n.split(".")[0]: p for n, p in block.named_parameters() if n.startswith("weave_")}
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in filter(torch.is_floating_point, tensors.values()):
+            tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype))
+    x = torch.randn(2, 5, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    trained = [x, *(tensor for tensor in tensors.values() if tensor.requires_grad)]
+    for ids in (torch.tensor([1, 0]), torch.tensor([[0, 1, 1, 0, 0], [1, 0, 1, 1, 0]])):
+        per_token = ids if ids.ndim == 2 else ids[:, None].expand(2, 5)
+        expected = block.base_layer(x) + reference.update(config, tensors, x, per_token)
+        results = [(y, *torch.autograd.grad(y.sin().sum(), trained)) for y in (model(x, tasks=ids), expected)]
+        for fast, plain in zip(*results, strict=True):
+            torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-9)
 
 
 def test_a_layer_within_an_adapted_block_is_refused(tiny_model):

@@ -1,6 +1,5 @@
 """PEFT's conversion to LoRA: the very factors where the rank allows, the best approximation where not, no dense SVD."""
 
-import contextlib
 import json
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from peft import LoHaConfig, PeftModel, convert_to_lora, get_peft_model, save_as_lora, set_peft_model_state_dict
 from peft.tuners.lora import conversion
 from safetensors.torch import load_file
-from tiny_adapters import FOLDING, NEED_TASKS, ON_INPUT, adapted, logits, method, randomize
+from tiny_adapters import FOLDING, NEED_TASKS, ON_INPUT, adapted, for_one_task, logits, method, randomize
 from torch import nn
 
 import loraweave
@@ -18,11 +17,6 @@ from loraweave.tuner import WeaveLinear, lora_conversion
 
 # r, N·r, or r more for an anchor
 NATIVE = {"weave": 4, "multilora": 12, "mlora": 8, "mtllora": 4, "moelora": 32, "own": 4, "lori": 4}
-
-
-def one_task(model: nn.Module, name: str):
-    """The task that a method with tasks is folded for."""
-    return loraweave.task(model, "b") if name in NEED_TASKS else contextlib.nullcontext()
 
 
 def as_lora(base: nn.Module, config, tensors: dict[str, torch.Tensor]) -> nn.Module:
@@ -55,7 +49,7 @@ def no_dense_update(monkeypatch):
 @pytest.mark.usefixtures("no_dense_update")
 def test_conversion_is_exact_at_the_native_rank(tiny_model, name: str, rank: int | float, architecture: str):
     model = adapted(tiny_model(architecture), name)
-    with one_task(model, name):
+    with for_one_task(model, name):
         expected = logits(model, tasks=None)
         assert model.supports_lora_conversion()
         config, tensors = convert_to_lora(model, rank)

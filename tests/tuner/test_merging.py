@@ -1,21 +1,15 @@
 """Merging whole models: exact, undone bit for bit, several adapters, and refusals that leave the model as it was."""
 
-import contextlib
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
-from tiny_adapters import FOLDING, IDS, NEED_TASKS, ON_INPUT, adapted, logits, method, randomize
+from tiny_adapters import FOLDING, IDS, ON_INPUT, adapted, for_one_task, logits, method, randomize
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-import loraweave
 from loraweave import UserError
-
-
-def for_one_task(model: nn.Module, name: str):
-    return loraweave.task(model, "b") if name in NEED_TASKS else contextlib.nullcontext()
 
 
 def base_bits(model: nn.Module) -> dict[str, torch.Tensor]:

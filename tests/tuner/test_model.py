@@ -18,6 +18,7 @@ from transformers import BertConfig, BertForTokenClassification
 import loraweave
 from loraweave import RLoraConfig, UserError
 from loraweave.config import PRESETS
+from loraweave.errors import Notice
 
 
 def train_a_little(model: nn.Module, steps: int = 3) -> None:
@@ -176,6 +177,55 @@ def test_rank_and_alpha_patterns(tiny_model):
     assert layers[0].self_attn.q_proj.weave_A["default"].shape == (1, 2, 32)
     assert layers[0].self_attn.k_proj.weave_A["default"].shape == (1, 4, 32)
     assert layers[1].self_attn.v_proj.knobs["default"].scaling == 7 / 4
+
+
+def test_a_frozen_a_stays_frozen_whatever_is_done_to_the_adapter(tiny_model):
+    model = get_peft_model(tiny_model(), method("lori", task_transform=True))
+    model.add_adapter("other", method("own"))
+
+    def trained(adapter: str) -> set[str]:
+        names = (n for n, p in model.named_parameters() if p.requires_grad)
+        return {n.split(".")[-2] for n in names if n.endswith(f".{adapter}")}
+
+    lori = {"weave_B", "weave_task_transform"}
+    assert (trained("default"), trained("other")) == (lori, set())
+    with model.disable_adapter():
+        pass
+    assert trained("default") == lori
+    model.set_adapter("other")
+    assert (trained("default"), trained("other")) == (set(), {"weave_A", "weave_B"})
+    model.set_adapter("default")
+    assert (trained("default"), trained("other")) == (lori, set())
+    model(input_ids=IDS, labels=IDS, tasks=TASKS).loss.backward()
+    assert all(p.grad is None for n, p in model.named_parameters() if "weave_A" in n)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"num_heads": 3}, "all heads get the same gradient and stay alike"),
+        ({"num_heads": 3, "head_dropout": True}, "all heads get the same gradient"),
+        ({"gate": "token", "num_heads": 3, "num_heads_pattern": {"q_prj": 2}}, "num_heads_pattern names 'q_prj'"),
+        ({"num_heads": 3, "head_dropout": True, "lora_dropout": 0.1}, None),
+        ({"num_heads": 3, "down": "per_head"}, None),
+        ({"num_heads": 3, "up": "shared"}, None),
+        ({"num_heads": 3, "inference_mode": True}, None),
+        ({"gate": "token", "num_heads": 3, "num_heads_pattern": {"q_proj": 2}}, None),
+    ],
+    ids=str,
+)
+def test_knobs_that_would_do_nothing_are_said(tiny_model, recwarn, knobs: dict, said: str | None):
+    get_peft_model(tiny_model(), method("weave", **knobs))
+    notices = [str(warned.message) for warned in recwarn if issubclass(warned.category, Notice)]
+    assert [said in notice for notice in notices] == ([True] if said else [])
+
+
+def test_a_size_of_blocks_needs_a_block(tiny_model):
+    with pytest.raises(UserError, match=r"block_size=.* is of whole blocks, and the target modules are linear layers"):
+        get_peft_model(tiny_model(), method("weave", block_size=[32, 32]))
+    for targets, beside in ((["mlp"], True), (["q_proj"], False)):
+        config = get_peft_model(tiny_model(), method("weave", target_modules=targets)).active_peft_config
+        assert config.beside_blocks == beside
 
 
 def test_modules_to_save(tiny_model, tmp_path: Path):

@@ -10,17 +10,38 @@ import torch
 from tiny_adapters import preset
 from torch import nn
 
+from loraweave import WeaveConfig
 from loraweave.config import PRESETS
 from loraweave.tuner import layer
 
 NAMES = ["a", "b", "c"]
+FREE: dict[str, dict] = {  # combinations that no preset has, with dropout
+    "groups of the best two, a mask per head": {"gate": "token", "gate_groups": 2, "top_k": 2, "head_dropout": True},
+    "groups on an anchor": {"gate": "token", "gate_groups": 3, "start": "random_anchored", "head_dropout": True},
+    "a router on every head's A x": {"gate": "token", "gate_groups": 2, "router_input": "rank", "down": "per_head"},
+    "the best two cores": {"gate": "token", "up": "shared", "top_k": 2, "head_dropout": True},
+    "own diagonals": {"gate": "own", "down": "per_head", "task_transform": "diagonal"},
+    "own on a frozen A": {"gate": "own", "train_down": False, "task_transform": True, "up_density": 0.5},
+    "the best two by task": {
+        "gate": "task",
+        "top_k": 2,
+        "task_transform": True,
+        "down": "per_head",
+        "use_rslora": True,
+    },
+    "channels": {"gate": "channel", "head_dropout": True, "task_transform": "diagonal"},
+}
 
 
 def one_layer(base: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict(layer=base))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+def configured(name: str, **knobs) -> WeaveConfig:
+    return preset(name, **knobs) if name in PRESETS else WeaveConfig(lora_dropout=0.3, **FREE[name], **knobs)
+
+
+@pytest.mark.parametrize("name", [*PRESETS, *FREE])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("per_token", [False, True])
 @pytest.mark.parametrize(
@@ -47,7 +68,7 @@ def test_both_paths_agree(
     for _ in range(3):
         d_in, d_out, batch, tokens = (int(i) for i in torch.randint(3, 40, (4,), generator=generator))
         torch.manual_seed(0)
-        config = preset(name, r=2, num_heads=3, task_names=NAMES, target_modules=["layer"], init_weights=False)
+        config = configured(name, r=2, num_heads=3, task_names=NAMES, target_modules=["layer"], init_weights=False)
         model = peft.get_peft_model(one_layer(nn.Linear(d_in, d_out)), config, autocast_adapter_dtype=False).to(dtype)
         model.train(training)
         tasks = torch.randint(3, (batch, tokens) if per_token else (batch,), generator=generator)

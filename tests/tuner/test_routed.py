@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import get_peft_model
+from tiny_adapters import NEED_TASKS
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -75,7 +76,7 @@ def inputs(seed: int) -> torch.Tensor:
 MIXED = ["a", "c", "b", "a"]
 
 
-@pytest.mark.parametrize("preset", ["mtllora", "moelora"])
+@pytest.mark.parametrize("preset", NEED_TASKS)
 @pytest.mark.parametrize("name", ["experts", "parts"])
 @pytest.mark.parametrize("grad", [False, True])
 def test_experts_refuse_what_they_cannot_know(name: str, grad: bool, preset: str) -> None:

@@ -20,7 +20,9 @@ from loraweave.paths import folder_names
 AssembledGate = Literal["own", "token", "uniform"]
 
 
-def assemble(loras: Mapping[str, str | Path], output: str | Path, gate: AssembledGate = "own") -> Path:
+def assemble(
+    loras: Mapping[str, str | Path], output: str | Path, gate: AssembledGate = "own", base: str | None = None
+) -> Path:
     """Make one adapter of several LoRAs of one base, exactly: a head for each, in the order given.
 
     Ranks, alphas, rank patterns, rsLoRA's scaling and target modules may differ: heads are padded with zeros to one
@@ -31,6 +33,7 @@ def assemble(loras: Mapping[str, str | Path], output: str | Path, gate: Assemble
         output: the folder to write; it must not exist yet.
         gate: "own": each answers its own task. "uniform": their mean. "token": a router on x that starts at equal
             weights, so at their mean, to be trained on.
+        base: the name of the base, where the LoRAs have other names for it; else theirs.
 
     Returns:
         The folder.
@@ -47,7 +50,7 @@ def assemble(loras: Mapping[str, str | Path], output: str | Path, gate: Assemble
     for adapter in adapters.values():
         check_plain(adapter, "become a head")
         adapter.check_values()
-    base, sizes = base_name(adapters.values()), common_sizes(adapters.values())
+    base, sizes = base or base_name(adapters.values()), common_sizes(adapters.values())
     pairs = {
         name: {layer: adapter.formula(layer).factors() for layer in adapter.sizes} for name, adapter in adapters.items()
     }
@@ -89,15 +92,18 @@ def split(adapter: str | Path, output: str | Path) -> dict[str, Path]:
         The folder of each task's LoRA.
 
     Raises:
-        UserError: no such adapter, one without tasks, one whose update depends on the input, or a folder that exists.
+        UserError: no such adapter, one without tasks, one whose update depends on the input or lies beside whole
+            blocks, or a folder that exists.
     """
     source = AdapterFile(Path(adapter))
     source.check_values()
     config: Any = source.config
+    if getattr(config, "beside_blocks", False):
+        raise UserError(f"{adapter}: lies beside whole blocks and changes no weight, so no LoRA does the same")
+    if getattr(config, "depends_on_input", False):
+        raise UserError(f"{adapter}: weighs its heads by the input, so no task has a LoRA of its own")
     if not source.tasks:
         raise UserError(f"{adapter}: has one update for all tasks; `loraweave export --to lora` writes it as it is")
-    if config.depends_on_input:
-        raise UserError(f"{adapter}: weighs its heads by the input, so no task has a LoRA of its own")
     if source.others:
         raise UserError(f"{adapter}: {source.others[0]} is no low-rank update and cannot be divided among tasks")
     folder, written = Path(output), {}

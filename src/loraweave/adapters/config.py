@@ -31,6 +31,8 @@ def read_config(folder: Path) -> PeftConfig:
             package's nor PEFT's LoRA.
     """
     if not (folder / NAME).is_file():
+        if (folder / "adapter" / NAME).is_file():
+            raise UserError(f"{folder}: the folder of a run; its adapter is {folder / 'adapter'}")
         raise UserError(f"{folder}: holds neither a run nor an adapter (no run.yaml, no {NAME})")
     check_fields(read_json(folder / NAME), f"{folder}: {NAME}")
     try:

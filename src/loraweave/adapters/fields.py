@@ -1,21 +1,22 @@
 """What an adapter's configuration may hold, looked at before anything is made of it: the file may be anybody's."""
 
 import json
-import math
+import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils.other import get_pattern_key
 
-from loraweave.errors import UserError, nearest, shown
+from loraweave.config_checks import BY_LAYER, LIMITS, MOST, check_by_layer, check_count, check_number
+from loraweave.errors import UserError, check_none, nearest, shown
 
 PATIENCE = 5.0
 """Seconds that all expressions of a configuration may take over all layers of a model."""
 MOST_ROUNDS, MOST_LAYERS = 1000, 4096
 
-_NUMBERS = ("lora_alpha", "lora_dropout", "temperature", "up_density")
 _COUNTS = ("r", "num_heads", "task_embedding_dim")
 _NAMES = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "task_names")
 _MATCH = """
@@ -39,20 +40,12 @@ def check_fields(values: dict[str, Any], where: str) -> None:
     known = [str(getattr(name, "value", name)) for name in PEFT_TYPE_TO_CONFIG_MAPPING]
     if not isinstance(kind, str) or kind not in known:
         raise UserError(f"{where}: unknown peft_type {kind!r}{nearest(str(kind), ('LORA', 'LORAWEAVE'))}")
-    for field in _NUMBERS:
-        _check_number(field, values.get(field, 1), where)
+    for field in LIMITS:
+        check_number(f"{where}: {field}", values.get(field, 1), {})
     for field in _COUNTS:
-        _check_count(field, values.get(field, 1), where)
-    for field, check in (
-        ("rank_pattern", _check_count),
-        ("alpha_pattern", _check_number),
-        ("num_heads_pattern", _check_count),
-    ):
-        pattern = values.get(field) or {}
-        if not isinstance(pattern, dict):
-            raise UserError(f"{where}: {field} must map names of layers to numbers, got {shown(pattern)}")
-        for name, value in pattern.items():
-            check(f"{field}[{name!r}]", value, where)
+        check_count(f"{where}: {field}", values.get(field, 1), MOST[field])
+    for field, knob in BY_LAYER.items():
+        check_by_layer(f"{where}: {field}", knob, values.get(field) or {})
     for field in _NAMES:
         value = values.get(field)
         listed = isinstance(value, list) and all(isinstance(name, str) for name in value)
@@ -97,7 +90,7 @@ def check_expressions(config: Any, names: Iterable[str], where: str) -> None:
         for field in ("target_modules", "exclude_modules")
         if isinstance(value := getattr(config, field, None), str) and value != "all-linear"
     ]
-    for field in ("rank_pattern", "alpha_pattern", "num_heads_pattern"):
+    for field in BY_LAYER:
         expressions += [rf"(.*\.)?({name})$" for name in getattr(config, field, None) or {} if not _is_plain(name)]
     pattern = getattr(config, "layers_pattern", None) or []
     for name in [pattern] if isinstance(pattern, str) else pattern:
@@ -125,15 +118,43 @@ def check_saved(config: Any, names: Sequence[str], where: str) -> None:
             raise UserError(f"{where}: modules_to_save names {name!r}, and the base has no such module")
 
 
+def check_layer_names(given: Mapping[str, Any], names: Collection[str], adapted: Collection[str], where: str) -> None:
+    """Refuse names that fit nothing in a base: PEFT passes over them, and what was meant would be left as it is.
+
+    Args:
+        given: of a configuration's fields those that somebody wrote; expressions among them come to an end.
+        names: of all modules of the base.
+        adapted: of those that were adapted.
+        where: for the message.
+
+    Raises:
+        ManyError: with a line for each, which names the field and the nearest that there is.
+    """
+    check_none(f"{where}: {problem}" for problem in _fitting_nothing(given, names, adapted))
+
+
+def _fitting_nothing(given: Mapping[str, Any], names: Collection[str], adapted: Collection[str]) -> Iterator[str]:
+    def hint(name: str, among: Collection[str]) -> str:
+        return nearest(name, {path.rpartition(".")[2] for path in among} - {name})
+
+    for field, among, what in (("target_modules", adapted, "adapted layer"), ("exclude_modules", names, "module")):
+        value = given.get(field)
+        if isinstance(value, str):
+            if value.lower() != "all-linear" and not any(re.fullmatch(value, path) for path in among):
+                yield f"{field}={shown(value)} fits no {what} of the base"
+            continue
+        for name in value or ():
+            if not any(f".{path}".endswith(f".{name}") for path in among):
+                yield f"{field} names {name!r}, which is no {what} of the base{hint(name, names)}"
+    for field in BY_LAYER:
+        for pattern in given.get(field) or ():
+            if not any(get_pattern_key([pattern], path) == pattern for path in adapted):
+                yield f"{field} names {pattern!r}, which fits no adapted layer{hint(pattern, adapted)}"
+    indices = given.get("layers_to_transform")
+    for index in [indices] if isinstance(indices, int) else indices or ():
+        if not any(f".{index}." in path for path in adapted):
+            yield f"layers_to_transform names {index}, and no adapted layer has this index"
+
+
 def _is_plain(name: str) -> bool:
     return all(letter.isalnum() or letter in "._-" for letter in name)
-
-
-def _check_number(field: str, value: Any, where: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(f"{where}: {field} must be a number, got {shown(value)}")
-
-
-def _check_count(field: str, value: Any, where: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{where}: {field} must be a whole number of at least 1, got {shown(value)}")

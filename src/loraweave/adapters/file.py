@@ -85,6 +85,7 @@ class AdapterFile:
     def _sort(self) -> None:
         """Which tensor is what, and whether all is there and fits."""
         weave = isinstance(self.config, WeaveConfig)
+        frozen = FROZEN if getattr(self.config, "train_down", True) else (*FROZEN, "weave_A")
         unexpected: list[str] = []
         layers: dict[str, dict[str, str]] = {}
         for key, shape in self._shapes.items():
@@ -92,7 +93,7 @@ class AdapterFile:
                 wanted = "truth values" if key.endswith(MASK) else "floating-point numbers"
                 raise UserError(f"{self.path}: {key} holds {self._dtypes[key]}, not {wanted}")
             found = (_WEAVE if weave else _LORA).fullmatch(key)
-            self.parameters += 0 if found and found[2] in FROZEN else torch.Size(shape).numel()
+            self.parameters += 0 if found and found[2] in frozen else torch.Size(shape).numel()
             if found:
                 layers.setdefault(found[1], {})[found[2]] = key
             elif self._may_be_beside(key):

@@ -59,7 +59,9 @@ def base_name(adapters: Iterable[AdapterFile]) -> str | None:
     for adapter in adapters:
         own = adapter.config.base_model_name_or_path
         if own and base and own != base:
-            raise UserError(f"{adapter.folder} is of the base {own}, {named} of {base}")
+            raise UserError(
+                f"{adapter.folder} is of the base {own}, {named} of {base}; where these are the same: --base {base}"
+            )
         if own and not base:
             base, named = own, adapter.folder
     return base
@@ -69,7 +71,8 @@ def common_sizes(adapters: Iterable[AdapterFile]) -> dict[str, Size]:
     """The sizes of all layers that several LoRAs adapt, by path.
 
     Raises:
-        UserError: two have a layer of different sizes, so they are of different bases.
+        UserError: two have a layer of different sizes, so they are of different bases; or they were trained on
+            different classes of the base, which name its layers otherwise.
     """
     seen: dict[str, AdapterFile] = {}
     for adapter in adapters:
@@ -79,5 +82,14 @@ def common_sizes(adapters: Iterable[AdapterFile]) -> dict[str, Size]:
                 raise UserError(
                     f"{adapter.folder}: {layer} is {size.d_in} → {size.d_out}, in {other.folder} "
                     f"{other.sizes[layer].d_in} → {other.sizes[layer].d_out}: they are of different bases"
+                )
+    for layer, adapter in seen.items():
+        for place, letter in enumerate(layer):
+            short = layer[place + 1 :] if letter == "." else ""
+            inner = seen.get(short)
+            if inner is not None and inner is not adapter and layer not in inner.sizes:
+                raise UserError(
+                    f"{adapter.folder} has a layer {layer}, {inner.folder} {short}: they were trained on different "
+                    "classes of the base, so their layers cannot be told to be the same"
                 )
     return {layer: adapter.sizes[layer] for layer, adapter in seen.items()}

@@ -18,6 +18,7 @@ def assemble(
     gate: Annotated[
         str, typer.Option(help="own (one for each task), uniform (their mean) or token (a router).")
     ] = "own",
+    base: Annotated[str | None, typer.Option(help="The base, where the LoRAs have other names for it.")] = None,
 ) -> None:
     """Make one adapter of several LoRAs of one base, exactly."""
     from loraweave.adapters.assemble import assemble
@@ -30,7 +31,7 @@ def assemble(
         if name in named:
             raise UserError(f"{name!r} is named twice")
         named[name] = where
-    folder = assemble(named, output, gate)  # type: ignore[arg-type]
+    folder = assemble(named, output, gate, base)  # type: ignore[arg-type]
     console.print(f"{folder}: {len(named)} heads, gate {gate}", markup=False)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loraweave.cli.output import console, errors, typed
+from loraweave.cli.output import console, errors, names_given, typed
 from loraweave.cli.train import Output, Overrides, Resume, RunFile, TrustCode
 from loraweave.errors import UserError
 
@@ -72,9 +72,9 @@ def compare(
     config.trust_code |= trust_code
     found = comparison.compare(
         config,
-        _names(methods),
+        names_given(methods),
         _numbers(seeds),
-        learning_rates=_names(learning_rates),
+        learning_rates=names_given(learning_rates),
         widen=widen,
         search_steps=search_steps,
         match_params=match_params,
@@ -152,13 +152,9 @@ def _show(found: "Comparison", close: Callable[[], None] = lambda: None) -> None
         raise typer.Exit(SOME_RUNS_FAILED)
 
 
-def _names(listed: str) -> list[str]:
-    return [name.strip() for name in listed.split(",") if name.strip()]
-
-
 def _numbers(listed: str) -> list[int]:
     try:
-        return [int(seed) for seed in _names(listed)]
+        return [int(seed) for seed in names_given(listed)]
     except ValueError:
         raise UserError(f"--seeds {listed!r}: write whole numbers separated by commas, such as 0,1,2") from None
 

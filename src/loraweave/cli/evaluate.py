@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loraweave.cli.bars import progress
-from loraweave.cli.output import console, path_given, typed
+from loraweave.cli.output import console, names_given, path_given, typed
 from loraweave.cli.train import TrustCode
 
 if TYPE_CHECKING:
@@ -65,9 +65,11 @@ def evaluate(
     from loraweave import commands
     from loraweave.comparison.run_page import about, rows, untrained_rows
 
-    names = None if tasks is None else _names(tasks)
+    names = None if tasks is None else names_given(tasks)
     things = (
-        None if forgetting is None else [str(Path(x).resolve()) if Path(x).is_file() else x for x in _names(forgetting)]
+        None
+        if forgetting is None
+        else [str(Path(x).resolve()) if Path(x).is_file() else x for x in names_given(forgetting)]
     )
     with progress("loading the run") as show:
         found = commands.evaluate(
@@ -91,10 +93,6 @@ def evaluate(
         console.print(Padding(Text(note, style="dim"), (0, 0, 0, 1)))
     for name, path in (("results", found.results), ("samples", found.samples), ("page", found.page)):
         console.print(f"{name:7}  {path}", soft_wrap=True)
-
-
-def _names(listed: str) -> list[str]:
-    return [name.strip() for name in listed.split(",") if name.strip()]
 
 
 def _table(found: "Beside", heading: str, shown: "list[dict[str, str]]") -> "Table":

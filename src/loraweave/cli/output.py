@@ -40,6 +40,11 @@ def paths_given(paths: list[Path]) -> list[Path]:
     return [user_path(path) for path in paths]
 
 
+def names_given(listed: str) -> list[str]:
+    """The names of an option that takes several, separated by commas."""
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
 def quieten() -> None:
     """Nothing from the libraries below an error, and no bars but ours."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -90,7 +90,7 @@ def train(
         console.print(f"adapter   {result.adapter}", soft_wrap=True)
     console.print(f"run       {result.folder}", soft_wrap=True)
     console.print(f"evaluate  {shlex.join(['loraweave', 'eval', str(result.folder)])}", soft_wrap=True)
-    after = outlook(choose_method(config.method), result.adapter is not None and _beside_blocks(result.folder))
+    after = outlook(choose_method(config.method), _beside_blocks(result.adapter))
     for word, command in after.commands(str(result.folder), [row["task"] for row in result.mixture]):
         console.print(f"{word:9} {command}", markup=False, soft_wrap=True)
     if after.why:
@@ -99,15 +99,13 @@ def train(
         send(result.folder, push)
 
 
-def _beside_blocks(run: Path) -> bool:
-    """Whether a run's adapter lies beside whole blocks of its base."""
-    from loraweave.export.source import open_source
+def _beside_blocks(adapter: Path | None) -> bool:
+    """Whether what was trained is an adapter that lies beside whole blocks of its base."""
+    from loraweave.adapters.config import NAME, read_config
 
-    try:
-        open_source(run).check_layers()
-    except UserError:
-        return True
-    return False
+    if adapter is None or not (adapter / NAME).is_file():
+        return False
+    return bool(getattr(read_config(adapter), "beside_blocks", False))
 
 
 def last_losses(metrics: Path) -> dict[str, tuple[float | None, float | None]]:

@@ -35,7 +35,7 @@ from loraweave.comparison.store import ComparisonFolder
 from loraweave.data.identity import content_hash
 from loraweave.errors import UserError
 from loraweave.evaluation.record import describe
-from loraweave.files import locked
+from loraweave.locks import locked
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import environment
 from loraweave.runs.methods import MethodSpec, choose_method

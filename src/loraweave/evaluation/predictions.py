@@ -14,15 +14,8 @@ from typing_extensions import TypedDict
 from loraweave.errors import UserError
 from loraweave.evaluation.loaded import Loaded
 from loraweave.evaluation.record import describe
-from loraweave.files import (
-    append_json_line,
-    aside,
-    locked_file,
-    make_folder,
-    read_json_lines,
-    write_json,
-    write_json_lines,
-)
+from loraweave.files import append_json_line, aside, make_folder, read_json_lines, write_json, write_json_lines
+from loraweave.locks import locked_file
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
 

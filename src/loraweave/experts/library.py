@@ -33,7 +33,8 @@ from loraweave.experts.manifest import (
     write_manifest,
 )
 from loraweave.export.source import Source, open_source
-from loraweave.files import aside, check_links, damage, hashes_of, is_left_over, locked, written_whole
+from loraweave.files import aside, check_links, damage, hashes_of, is_left_over, written_whole
+from loraweave.locks import locked
 from loraweave.paths import folder_names
 from loraweave.runs.folder import BaseRecord
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
 from loraweave.adapters.config import changes_base
-from loraweave.adapters.fields import check_expressions, check_saved
+from loraweave.adapters.fields import check_expressions, check_layer_names, check_saved
 from loraweave.errors import UserError, in_a_line
 from loraweave.runs.filling import check_start, start_from, train_only
 from loraweave.runs.language import check_excluded, freeze_beside_language
@@ -67,6 +67,7 @@ def adapted(
         model = inject(base, config, method.name)
         freeze_beside_language(base)  # `bias: all` trains those of every part
         try:
+            check_layer_names(method.given, names, model.base_model.targeted_module_names, f"method {method.name}")
             if method.adapter is not None:
                 start_from(model, method.adapter)
             if only is not None:

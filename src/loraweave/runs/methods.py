@@ -43,7 +43,7 @@ from loraweave.runs.loss_config import LossConfig
 MethodSpec = str | Mapping[str, Any]
 
 _REFERENCE_WIDTH = 2048  # the hidden size at which the learning rates below hold
-_SET_BY_US = {f.name for f in fields(PeftConfig)} | {"method", "task_names"}
+_SET_BY_US = {f.name for f in fields(PeftConfig)} | {"method", "task_names", "beside_blocks"}
 
 
 @dataclass(frozen=True)

@@ -46,13 +46,14 @@ class Auxiliary:
         self.task_names = list(task_names)
         self.accelerator = accelerator
         adapter = model.active_peft_config if isinstance(model, PeftModel) else None
+        self.most_heads = adapter.most_heads if isinstance(adapter, WeaveConfig) else 1
         self.has_gate = isinstance(adapter, WeaveConfig) and (
-            adapter.depends_on_input or (adapter.has_task_gate and adapter.num_heads > 1)
+            adapter.depends_on_input or (adapter.has_task_gate and self.most_heads > 1)
         )
-        self._check(adapter)
+        self._check(model, adapter)
         self.context: CallContext | None = None
         self.hooks: list[Any] = []
-        self.groups = self._groups() if config.localized_balance else None
+        self.groups = self._groups(adapter) if config.localized_balance else None
         if config.alignment or config.spectral or self.has_gate:
             self.base = model.get_base_model()
             self.context = attach(self.base)
@@ -62,22 +63,24 @@ class Auxiliary:
         self.totals: dict[str, Tensor] = {}  # of what is logged, since it was last read
         self.by_layer: dict[str, Tensor] = {}  # router health of the last step that was looked at
 
-    def _check(self, adapter: Any) -> None:
+    def _check(self, model: Any, adapter: Any) -> None:
         if self.config.alignment and len(self.task_names) < 2:
             raise UserError("alignment brings tasks together and needs at least two, this run has one")
         for name in ("load_balance", "localized_balance"):
             if getattr(self.config, name) and not (isinstance(adapter, WeaveConfig) and adapter.depends_on_input):
                 raise UserError(f"{name} needs a router on tokens: gate 'token' and at least two heads")
-        heads = (adapter.num_heads, *adapter.num_heads_pattern.values()) if isinstance(adapter, WeaveConfig) else (1,)
-        if self.config.spectral and max(heads) < 2:
+        if self.config.spectral and self.most_heads < 2:
             raise UserError("spectral pushes heads apart and needs at least two")
+        moved = (p for name, p in model.named_parameters() if ".weave_B." in name or ".weave_core." in name)
+        if self.config.spectral and not any(parameter.requires_grad for parameter in moved):
+            raise UserError("spectral pushes the heads' B apart, and none of them is trained here")
         if self.has_gate and adapter.top_k == 1:
             raise UserError(
                 "top_k=1 gives the one head that speaks the weight 1 whatever its logit, so training would teach "
                 "nothing of which to choose; take 2 or more, or gate='own' for one head per task"
             )
 
-    def _groups(self) -> Tensor:
+    def _groups(self, adapter: WeaveConfig) -> Tensor:
         """(K,) the number of each task's group."""
         given = self.config.localized_groups
         if given is None:
@@ -88,6 +91,9 @@ class Auxiliary:
             raise UserError(
                 f"localized_groups must name each of the run's tasks ({', '.join(self.task_names)}) once, got {given}"
             )
+        fewest = min(n for n in (adapter.num_heads, *adapter.num_heads_pattern.values()) if n > 1)
+        if len(given) > fewest:
+            raise UserError(f"localized_groups has {len(given)} groups, and some layers have {fewest} heads alone")
         return torch.tensor([by_task[task] for task in self.task_names])
 
     def release(self) -> None:

@@ -16,7 +16,8 @@ from transformers.integrations import TensorBoardCallback
 from loraweave.bases import Base, load_base
 from loraweave.data.mixture import Realised, realised_table
 from loraweave.errors import UserError
-from loraweave.files import disk_is_full, hashes_of, locked, read_json, write_json, written_whole
+from loraweave.files import disk_is_full, hashes_of, read_json, write_json, written_whole
+from loraweave.locks import locked
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import adapted
 from loraweave.runs.checkpoints import Start, check_processes, checkpoints_in

@@ -66,7 +66,7 @@ class WeaveBlock(WeaveLinear):
                 f"block {self.layer_name} maps {tuple(x.shape)} to {tuple(y.shape)}, its adapter {self.in_features} to "
                 f"{self.out_features} numbers per token: set block_size=[d_in, d_out], or adapt its linear layers"
             )
-        y = self._with_updates(x, y, x.shape, in_place=False)
+        y = self._with_updates(x, y, x.shape, in_place=False) if x.numel() else self._of_no_tokens(y)
         return y if isinstance(out, Tensor) else type(out)([y, *out[1:]])
 
     def _linear_base(self) -> nn.Module:

@@ -24,7 +24,9 @@ from loraweave.tuner.layer import WeaveLinear
 COPY_TENSORS = "hotswap_adapter_from_state_dict"
 KEYS = "CONFIG_KEYS_TO_CHECK"
 # May differ between two adapters of the same shapes: the names of layers show in the tensors, the rest has no effect.
-FREE = {"method", "init_weights", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
+FREE = {"method", "init_weights", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"} | {
+    "beside_blocks"
+}
 
 
 @torch.no_grad()

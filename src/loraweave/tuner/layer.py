@@ -278,7 +278,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             none = u.new_zeros(len(u), self.out_features)
             update = by_head.add_up(none, u, formula.B, rows, formula.scaling, True, mask)
             return y + update.view(y.shape).to(y.dtype)
-        return by_head.add_up(y.view(len(u), -1), u, formula.B, rows, formula.scaling, in_place, mask).view(y.shape)
+        return by_head.add_up(y.reshape(len(u), -1), u, formula.B, rows, formula.scaling, in_place, mask).view(y.shape)
 
     def _show(self, adapter: str, u: Tensor, weights: Tensor | None) -> None:
         if (probe := self.call_context.probe) is not None:

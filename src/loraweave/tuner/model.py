@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from peft.utils import TaskType
+from peft.utils.other import get_pattern_key
 from torch import nn
 
 from loraweave.config import WeaveConfig
@@ -34,7 +35,8 @@ class WeaveModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 (PEFT reads a class attribute; the default is "all-linear")
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """PEFT's, and a warning when "all-linear" leaves out the weights of experts.
+        """PEFT's, and a warning of what would silently do nothing: heads that never part, numbers of heads for layers
+        that are not there, weights of experts that "all-linear" leaves out. UserError: a `block_size` without a block.
 
         TRL's trainers train the adapter "default" and go by an adapter "ref" as it was before: they add one with the
         very same configuration object and then copy the tensors that they know by PEFT's LoRA's names. So the tensors
@@ -49,6 +51,9 @@ class WeaveModel(BaseTuner):
         if reference:
             self._copy_tensors("default", "ref")
         wrap_generate(model)
+        layers = [m for m in self.model.modules() if isinstance(m, WeaveLinear) and adapter_name in m.knobs]
+        config.beside_blocks = any(isinstance(layer, WeaveBlock) for layer in layers)
+        _check_is_used(config, [layer.layer_name for layer in layers])
         if all_linear:
             _warn_of_fused_experts(model)
 
@@ -207,6 +212,24 @@ def may_be_routed(model: nn.Module, path: str) -> bool:
     names = path.split(".")
     owners = [model.get_submodule(".".join(names[:end])) for end in range(1, len(names))]
     return sum(isinstance(owner, (nn.ModuleList, nn.ModuleDict)) for owner in owners) > 1
+
+
+def _check_is_used(config: WeaveConfig, layers: list[str]) -> None:
+    """Refuse a size of blocks where no adapted layer is one; warn of knobs that do nothing on these layers."""
+    if config.block_size and not config.beside_blocks:
+        raise UserError(f"block_size={config.block_size} is of whole blocks, and the target modules are linear layers")
+    if config.inference_mode:
+        return
+    if config.heads_stay_alike:
+        warnings.warn(
+            "gate='uniform' with a shared A and B = 0: all heads get the same gradient and stay alike, worth no more "
+            "than one; use head_dropout with lora_dropout, down='per_head', or another gate or start",
+            Notice,
+            stacklevel=3,
+        )
+    for pattern in config.num_heads_pattern if not config.heads_by_depth else ():
+        if not any(get_pattern_key([pattern], layer) == pattern for layer in layers):
+            warnings.warn(f"num_heads_pattern names {pattern!r}, which fits no adapted layer", Notice, stacklevel=3)
 
 
 def _warn_of_fused_experts(model: nn.Module) -> None:
