@@ -77,10 +77,10 @@ def test_the_way_in_from_peft_runs_as_the_readme_prints_it(tmp_path: Path, monke
 
 def test_what_make_is_told_is_in_the_makefile() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
-    asked = said(r"^ {4}make ((?:[\w-]+ ?)+)") + said(r"`make ([\w-]+)`")
+    asked = said(r"^ {4}make ([^#\n]+?)(?: {2,}|$)") + said(r"`make ([\w-]+)`")
     assert len(asked) > 10
     for page, words in asked:
-        assert set(words.split()) <= targets, f"{page}: make {words}"
+        assert {word for word in words.split() if "=" not in word} <= targets, f"{page}: make {words}"
 
 
 def test_modules_that_are_run_are_there() -> None:
