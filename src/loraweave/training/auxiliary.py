@@ -80,7 +80,7 @@ class Auxiliary:
                 "nothing of which to choose; take 2 or more, or gate='own' for one head per task"
             )
 
-    def _groups(self, adapter: WeaveConfig) -> Tensor:
+    def _groups(self, adapter: Any) -> Tensor:
         """(K,) the number of each task's group."""
         given = self.config.localized_groups
         if given is None:
