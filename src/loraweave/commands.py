@@ -21,8 +21,9 @@ from loraweave.evaluation.samples import Sample, write_samples
 from loraweave.evaluation.scoring import Progress
 from loraweave.evaluation.subject import Subject, load_subject, subject_of
 from loraweave.locks import locked
-from loraweave.runs.folder import next_free
+from loraweave.runs.folder import RunFolder, next_free
 from loraweave.runs.loading import Run
+from loraweave.runs.origin import scored_data
 from loraweave.runs.run_card import write_scores
 from loraweave.tasks import Task
 
@@ -141,9 +142,12 @@ def evaluate(
     beside, notes = Beside(scores, samples=samples, forgetting=Beside(lost) if lost else None), tuple[str, ...]()
     if base and subject.trained:
         beside, notes = _with_base(subject, beside, untrained, how, progress)
+    scored, changed = scored_data(RunFolder(subject.folder), subject.tasks)
+    if changed:
+        notes += (f"{', '.join(changed)}: not the examples that were held out when this was trained",)
     found = Evaluation(subject.folder, scores, beside, notes)
     with locked(subject.folder, "the run's folder", WAIT):
-        record(found.results, evaluation_settings(settings, subject.tasks, subject.seed), subject.tasks, beside)
+        record(found.results, evaluation_settings(settings, subject.tasks, subject.seed), subject.tasks, beside, scored)
         write_samples(found.samples, beside.samples, beside.base_samples)
         write_run_page(found.page, subject, beside, notes, command)
         if settings.limit is None:

@@ -73,8 +73,9 @@ def test_a_run_is_trained_on_it_and_records_the_file(run: Path) -> None:
 
 def test_another_file_under_its_name_is_refused(run: Path, files: dict[str, Path], tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
-    text = (copy / "run.yaml").read_text().replace(str(run.parent / "base.gguf"), str(files["whole"]))
-    (copy / "run.yaml").write_text(text)
+    text = (copy / "run.yaml").read_text()
+    assert "model: ./base.gguf\n" in text
+    (copy / "run.yaml").write_text(text.replace("model: ./base.gguf\n", f"model: {files['whole']}\n"))
     with pytest.raises(UserError, match="is not the one the adapter was trained on"):
         load_run(copy)
 

@@ -1,12 +1,16 @@
 """`loraweave predict` and `loraweave chat`."""
 
+import datetime
 import io
 import json
+import math
 import os
 import shutil
 import sys
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from tiny_project import write_base
 from tiny_runs import SMALL, random_run
@@ -77,6 +81,21 @@ def test_predictions_of_another_model_or_task_are_left_alone(command, project, r
     assert all(set(json.loads(line)) == {"row", "prediction", "scores"} for line in whole.splitlines())
     (tmp_path / "out.jsonl.about.json").unlink()
     refused(run, "no out.jsonl.about.json says what made these predictions")
+
+
+def test_rows_that_json_has_no_words_for_are_gone_on_with(command, project, run, tmp_path):
+    days = [datetime.date(2024, 1, 1 + n) for n in range(6)]
+    rows = {"number": list(range(6)), "day": days, "share": [math.nan] * 6, "raw": [b"x"] * 6}
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "rows.parquet")
+    output = tmp_path / "out.jsonl"
+    asked = ("predict", run, "--task", "parity", "--file", tmp_path / "rows.parquet", "--output", output)
+    assert command(*asked)[0] == 0
+    whole = output.read_text()
+    assert json.loads(whole.splitlines()[2])["row"] == {"number": 2, "day": "2024-01-03", "share": None, "raw": "b'x'"}
+    output.write_text(whole[: len(whole) // 2])
+    code, out, err = command(*asked)
+    assert (code, "of them before" in out) == (0, True), err
+    assert output.read_text() == whole
 
 
 def test_predictions_by_other_templates_are_left_alone(command, project, tmp_path):

@@ -110,7 +110,19 @@ def test_the_realised_table_says_what_happened() -> None:
     assert "cut" in text
     assert "left out" in text
     console.print(realised_table(mixture.realised(np.array([40, 40]), np.array([400, 800]), [0, 0], [0, 0]), ""))
-    assert "left out" not in console.export_text()
+    text = console.export_text()
+    assert "left out" not in text
+    assert "valid." not in text
+    for row, sizes in zip(realised, ((2, 3), (1, 4)), strict=True):
+        row["validation"], row["test"] = sizes
+    narrow = Console(width=80, record=True)
+    narrow.print(realised_table(realised, ""))
+    text = narrow.export_text()
+    assert text.split("\n")[1].split()[:4] == ["task", "train", "valid.", "test"]
+    assert [line.split()[:5] for line in text.splitlines() if line.startswith(("a ", "b "))] == [
+        ["a", "30", "2", "3", "40"],
+        ["b", "10", "1", "4", "40"],
+    ]
 
 
 @pytest.mark.parametrize("by", ["examples", "tokens"])

@@ -76,6 +76,20 @@ def test_everything_is_told_at_once_each_with_its_place(project: Path):
     assert len(problems) == 10
 
 
+def test_what_is_not_trained_for_is_looked_at_too(project: Path):
+    (project / "story.txt").write_text("Once upon a time.")
+    (project / "empty.txt").write_text("")
+    things = "".join(f"    - {name}\n" for name in ("story.txt", "empty.txt", "nowhere.txt", "parity.yaml", "boolq"))
+    path = written(project, f"model: base\nmethod: lora\ntasks: [parity.yaml]\neval:\n  forgetting:\n{things}")
+    found = check(path)
+    assert [line.partition(": ")[0] for line in found.problems] == [
+        f"{path}:7",
+        f"{path}:8",
+        f"{path}:9",
+    ]
+    assert any(line.startswith("eval.forgetting, boolq: its data are not at hand") for line in found.unknown)
+
+
 def test_a_task_file_is_told_line_by_line(project: Path):
     text = (project / "parity.yaml").read_text()
     lines = text.replace("test_split", "tset_split").replace("metric: acc", "metric: accc").splitlines()

@@ -84,6 +84,8 @@ def test_tasks_whose_data_are_elsewhere_are_described_and_not_counted(project: P
         ("method={name: lora, r: 2, target_modules: [no_such_layer]}", "no_such_layer"),
         ("method={name: rlora, r: 100}", "rank 100 is above its size"),
         ("method={name: lora, load_balance: 0.1}", "load_balance needs a router"),
+        ("eval.forgetting=[missing.txt]", r"no such file: .*missing\.txt"),
+        ("eval.forgetting=[parity.yaml]", "eval.forgetting: 'parity' is what the run is trained on"),
     ],
 )
 def test_errors_are_those_of_the_run(project: Path, without_memory: None, override: str, message: str) -> None:
@@ -91,6 +93,34 @@ def test_errors_are_those_of_the_run(project: Path, without_memory: None, overri
         worked_out(project, override)
     assert "\n" not in str(error.value)
     assert not (project / "out").exists()
+
+
+def test_sizes_of_splits_and_what_is_not_trained_for_are_there(
+    project: Path, without_memory: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "story.txt").write_text("Once upon a time. " * 200)
+    things = "eval.forgetting=[story.txt, {task: notes.jsonl, name: others}, plain_english, boolq]"
+    said = worked_out(project, "tasks=[parity.yaml, double.yaml]", things)
+    assert [(one.name, one.scored_by) for one in said.untrained] == [
+        ("story", "bits_per_byte"),
+        ("others", "held-out loss"),
+        ("plain_english", "bits_per_byte"),
+        ("boolq", "acc"),  # of which nothing is here
+    ]
+    assert [one.task is None for one in said.untrained] == [False, False, False, True]
+    sizes = [(row["available"], row["validation"], row["test"]) for row in said.realised]
+    assert sizes == [(42, 2, 16), (15, 1, 8)]
+    printed = io.StringIO()
+    monkeypatch.setattr(printing, "console", Console(file=printed, width=200))
+    printing.show(said)
+    lines = {line.split()[0]: line.split() for line in printed.getvalue().splitlines() if line.strip()}
+    assert [word for word in lines["task"] if word in ("train", "valid.", "test")] == ["train", "valid.", "test"]
+    assert {"42", "2", "16"} <= {*lines["parity"]}
+    text = " ".join(printed.getvalue().split())
+    story = said.untrained[0].task
+    assert story is not None
+    assert f"forgetting story: bits_per_byte, {len(story.test_examples())} examples, {project}/story.txt" in text
+    assert "boolq: acc, not at hand, aps/super_glue, boolq" in text
 
 
 def test_the_base_alone_trains_nothing(project: Path) -> None:

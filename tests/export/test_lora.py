@@ -253,8 +253,9 @@ def test_a_base_of_another_fingerprint_must_be_named(finished, project, tmp_path
 
     write_base(tmp_path / "other", seed=5)
     run = random_run(project, {"name": "lora", **SMALL}, tmp_path / "run")
-    config = (run / "run.yaml").read_text().replace(str(project / "base"), str(tmp_path / "other"))
-    (run / "run.yaml").write_text(config)
+    config = (run / "run.yaml").read_text()
+    assert "model: ./base\n" in config
+    (run / "run.yaml").write_text(config.replace("model: ./base\n", f"model: {tmp_path / 'other'}\n"))
     with pytest.raises(UserError, match="--base"):
         export(run, "lora", tmp_path / "out")
     (each,) = export(run, "lora", tmp_path / "out", base=str(tmp_path / "other"))

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import datasets
 import pytest
 import yaml
 from tiny_newcomer import write_newcomer
@@ -117,3 +118,48 @@ def test_a_folder_without_data_is_told(tmp_path: Path):
         draft(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         draft(tmp_path / "none")
+
+
+def rows_of(*columns: str, count: int = 20) -> str:
+    rows = [",".join(f"{name}{n % 7}" for name in columns) for n in range(count)]
+    return "\n".join([",".join(columns), *rows]) + "\n"
+
+
+def test_what_is_called_a_split_is_never_learned_as_a_task_of_its_own(tmp_path: Path):
+    (tmp_path / "train.csv").write_text(rows_of("id", "text", "label"))
+    (tmp_path / "test.csv").write_text(rows_of("id", "text"))  # its labels are kept elsewhere
+    (tmp_path / "dev.csv").write_text(rows_of("text", "label", "annotator"))
+    found = draft(tmp_path)
+    assert [task.entry for task in found.tasks] == [
+        {"task": "train.csv", "name": tmp_path.name, "validation": "dev.csv"}
+    ]
+    assert found.left == {"test.csv": "a split by its name, without 'label'"}
+
+
+def test_files_of_kinds_that_are_not_read_are_said(tmp_path: Path):
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 20)
+    for name in ("survey.xlsx", "dump.zip", "notes.md"):
+        (tmp_path / name).write_bytes(b"x")
+    why = "no kind of file that is read: save it as CSV, JSON Lines or text"
+    assert draft(tmp_path).left == {"dump.zip": why, "survey.xlsx": why}
+
+
+def test_saved_data_sets_and_bases_one_folder_down_are_found(tmp_path: Path):
+    rows = {"prompt": [f"p{n}" for n in range(20)], "completion": ["c"] * 20}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "data" / "saved")
+    write_base(tmp_path / "models" / "tiny")
+    found = draft(tmp_path)
+    assert [task.entry for task in found.tasks] == [{"task": "data/saved"}]
+    assert check_draft(found).base.name == str(tmp_path / "models" / "tiny")
+
+
+def test_a_run_file_is_yaml_whatever_names_and_labels_hold(tmp_path: Path):
+    folder = tmp_path / "mine, old: #1"
+    folder.mkdir()
+    rows = [{"text": f"t{n}", "label": ("a\x1b[0m", "b\u2028c", "d # e: f", "'\"")[n % 4]} for n in range(20)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "{odd} - name #2.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 20)
+    (folder / "empty\x07.csv").write_text("")
+    found = draft(folder)
+    tasks = check_draft(found).load_tasks()
+    assert sorted(task.name for task in tasks) == ["mine- old: #1", "{odd} - name #2"]

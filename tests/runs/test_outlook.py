@@ -63,7 +63,11 @@ def test_more_than_layers_or_whole_blocks_is_no_lora():
 def test_what_is_to_be_typed_exists(name: str):
     group = typer.main.get_command(app)
     context = group.make_context("loraweave", [], resilient_parsing=True)
-    for _, line in outlook(choose_method(name)).commands("runs/a b", ["one", "two"]):
+    said = outlook(choose_method(name)).commands("runs/a b", ["one", "two"])
+    assert said[0] == ("evaluate", "loraweave eval 'runs/a b'")
+    trusting = outlook(choose_method(name)).commands("runs/a b", ["one", "two"], trust_code=True)
+    assert trusting == [(word, f"{line} --trust-code") for word, line in said]
+    for _, line in trusting:
         _, word, *words = shlex.split(line)
         command = group.commands[word]  # type: ignore[attr-defined]
         command.make_parser(type(context)(command, info_name=word, parent=context)).parse_args([*words])

@@ -244,9 +244,19 @@ def test_the_splits_of_a_saved_folder_are_its_own(tmp_path: Path) -> None:
     (task,) = load_tasks(["secret"], tmp_path)
     assert (len(task.training_examples()), len(task.test_examples())) == (27, 3)
     assert any("secret, test: not used, for no row has an answer" in note for note in task.notes)
+    looked = recognise("secret", tmp_path)
+    assert looked is not None
+    assert (looked.problems, looked.splits) == ([], {"training": 30, "validation": 6})
+    assert any("secret, test: not used, for no row has an answer" in note for note in looked.notes)
+    some = splits["dev"].map(lambda row, n: {"text": row["text"] if n else None}, with_indices=True)
+    datasets.DatasetDict({**splits, "dev": some}).save_to_disk(tmp_path / "holes")
+    looked = recognise("holes", tmp_path)
+    assert looked is not None
+    assert [(problem.source, problem.number) for problem in looked.problems] == [(f"{tmp_path}/holes, dev", 1)]
     datasets.DatasetDict({"a": splits["train"], "b": splits["dev"]}).save_to_disk(tmp_path / "odd")
-    with pytest.raises(UserError, match="odd: no split 'train' among 'a', 'b'"):
+    with pytest.raises(UserError, match=r"odd: no split 'train' among 'a', 'b'; name one by itself, such as .*odd/a"):
         load_tasks(["odd"], tmp_path)
+    assert recognise("odd/a", tmp_path).rows == 30  # type: ignore[union-attr]
 
 
 def test_folders_that_are_no_data_sets(tmp_path: Path) -> None:
@@ -260,6 +270,12 @@ def test_folders_that_are_no_data_sets(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="torn: not a whole data set of `datasets`") as caught:
         load_tasks(["torn"], tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_there_and_is_no_data_is_told(tmp_path: Path) -> None:
+    (tmp_path / "survey.xlsx").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"survey\.xlsx: a task file ends in one of .*\.csv, .*; save it as one"):
+        load_tasks(["survey.xlsx"], tmp_path)
 
 
 def test_names_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

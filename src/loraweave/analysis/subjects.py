@@ -166,7 +166,7 @@ def _open(folder: Path, name: str) -> AnalysedRun:
         raise UserError(f"{folder}: the folder is empty")
     if not RunFolder(folder).config.exists():
         return _open_adapter(folder, name)
-    files, summary, config = RunFolder(folder), read_summary(folder), RunConfig.load(RunFolder(folder).config)
+    files, summary, config = RunFolder(folder), read_summary(folder), RunFolder(folder).read_config()
     check_trained(files.path, summary)
     if summary["adapter"] is None:
         raise UserError(f"{folder}: the run is of the untouched base, in which there is nothing to analyse")

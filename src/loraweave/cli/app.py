@@ -27,7 +27,7 @@ from loraweave.cli import (
 )
 from loraweave.cli.net import OF_THE_SYSTEM, caught
 from loraweave.cli.output import check_text, errors, quieten
-from loraweave.errors import UserError
+from loraweave.errors import UserError, problems_of
 from loraweave.stopping import Stopped, listening
 
 USER_ERROR, FAULT, INTERRUPTED, STOPPED = 2, 70, 130, 143
@@ -102,7 +102,8 @@ def run(arguments: list[str]) -> int:
             code = command.main(arguments, prog_name="loraweave", standalone_mode=False) or 0
         return _fail("interrupted", code) if code == INTERRUPTED else code
     except UserError as error:
-        return _fail(str(error), USER_ERROR)
+        more = len(problems_of(error)) - 1
+        return _fail(f"{error} (and {more:,} more; `loraweave check` lists all)" if more else str(error), USER_ERROR)
     except Stopped as stopped:
         return _fail(str(stopped), STOPPED, "")
     except (SystemExit, GeneratorExit):

@@ -71,20 +71,18 @@ def _value(value: Any) -> str:
 
 
 def _tasks(run: "DryRun") -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for head in ("task", "data", "scored by", "prompts"):
         table.add_column(head, overflow="fold")
-    heads = ["examples", "share", *(["drawn", "tokens"] if run.realised else [])]
+    heads = ["train", "valid.", "test", "share", *(["drawn", "tokens"] if run.realised else [])]
     some_cut = any(row["cut"] or row["dropped"] for row in run.realised)
     heads += ["cut", "left out"] if some_cut else []
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for number, outline in enumerate(run.tasks):
         share = run.shares[number]
-        numbers = [
-            "–" if outline.task is None else f"{len(outline.task.training_examples()):,}",
-            "–" if share is None else f"{share:.1%}",
-        ]
+        numbers = ["–"] * 3 if outline.task is None else [f"{size:,}" for size in outline.task.sizes.values()]
+        numbers.append("–" if share is None else f"{share:.1%}")
         if run.realised:
             shown = ("drawn", "tokens", "cut", "dropped") if some_cut else ("drawn", "tokens")
             numbers += [f"{run.realised[number][key]:,}" for key in shown]  # type: ignore[literal-required]
@@ -122,6 +120,10 @@ def _training(run: "DryRun") -> Table:
     if any(outline.task is None for outline in run.tasks):
         grid.add_row("data", "not at hand where there is no number: not counted; a run downloads them")
     grid.add_row("mixture", Text(_mixture(run)))
+    for number, outline in enumerate(run.untrained):
+        size = "not at hand" if outline.task is None else f"{outline.task.sizes['test']:,} examples"
+        said = f"{outline.name}: {outline.scored_by}, {size}, {outline.data}"
+        grid.add_row("" if number else "forgetting", Text(said))
     if run.realised and not any(row["cut"] or row["dropped"] for row in run.realised):
         grid.add_row("cut", "no prompt is cut, and no example left out")
     epochs = "" if args.max_steps > 0 else f"epochs: {train['num_train_epochs']:g}, "

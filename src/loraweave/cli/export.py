@@ -44,6 +44,13 @@ def export(
     limit: Annotated[
         int, typer.Option(min=1, help="Held-out examples of each task on which a cost is measured.")
     ] = 128,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the run's task and data files are now, by the paths that they had from its run file.",
+            callback=path_given,
+        ),
+    ] = None,
     push: Push = None,
     trust_code: TrustCode = False,
 ) -> None:
@@ -67,6 +74,7 @@ def export(
         max_rank=max_rank,
         base=base,
         limit=limit,
+        data_dir=data_dir,
         trust_code=trust_code,
         console=errors,
     )

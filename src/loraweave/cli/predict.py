@@ -34,6 +34,13 @@ def predict(
         list[str] | None,
         typer.Option(help="A task's file, for an adapter without its run; may be given several times."),
     ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where a run's task and data files are now, by the paths that they had from its run file.",
+            callback=path_given,
+        ),
+    ] = None,
     base: Annotated[str | None, typer.Option(help="The base's name or folder, in the place of its own.")] = None,
     trust_code: TrustCode = False,
 ) -> None:
@@ -44,7 +51,7 @@ def predict(
 
     rows = [dict(row) for row in read_rows(file).rows]
     with progress("loading the model") as show:
-        loaded = load(run, base=base, tasks=tasks, trust_code=trust_code)
+        loaded = load(run, base=base, tasks=tasks, data_dir=data_dir, trust_code=trust_code)
         before = predict_file(loaded, task, rows, output, lambda done, of: show(task, done, of))
     again = f", {before:,} of them before" if before else ""
     console.print(f"{len(rows):,} predictions{again}  {output}", markup=False, soft_wrap=True)

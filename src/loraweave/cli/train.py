@@ -1,7 +1,6 @@
 """`loraweave train`: one adapter for all tasks of a run file."""
 
 import os
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -89,9 +88,9 @@ def train(
     if result.adapter is not None:
         console.print(f"adapter   {result.adapter}", soft_wrap=True)
     console.print(f"run       {result.folder}", soft_wrap=True)
-    console.print(f"evaluate  {shlex.join(['loraweave', 'eval', str(result.folder)])}", soft_wrap=True)
     after = outlook(choose_method(config.method), _beside_blocks(result.adapter))
-    for word, command in after.commands(str(result.folder), [row["task"] for row in result.mixture]):
+    names = [row["task"] for row in result.mixture]
+    for word, command in after.commands(str(result.folder), names, config.base.trust_code):
         console.print(f"{word:9} {command}", markup=False, soft_wrap=True)
     if after.why:
         console.print(after.why, markup=False, style="dim")

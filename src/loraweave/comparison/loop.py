@@ -39,7 +39,7 @@ from loraweave.locks import locked
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import environment
 from loraweave.runs.methods import MethodSpec, choose_method
-from loraweave.runs.origin import check_base, check_data, describe_base, describe_scored_data
+from loraweave.runs.origin import check_base, check_data, describe_base, describe_data
 from loraweave.runs.resolve import own_rate, resolve
 from loraweave.stopping import GO_ON, listening
 from loraweave.terminal import plain_console
@@ -126,9 +126,7 @@ def _opened(
     first_seed = (earlier["settings"] if earlier is not None else settings)["seeds"][0]
     described = config.model_copy(update={"seed": first_seed}).load_tasks()
     untrained = config.load_forgetting(described)
-    data = describe_scored_data(described) | {
-        thing.name: {"test": content_hash(thing.test_examples())} for thing in untrained
-    }
+    data = describe_data(described) | {thing.name: {"test": content_hash(thing.test_examples())} for thing in untrained}
     if earlier is not None:
         check_data(folder.path, earlier["data"], data)
     if settings["match_params"]:

@@ -25,9 +25,10 @@ from loraweave.evaluation.forgetting import evaluate_untrained
 from loraweave.evaluation.record import evaluation_settings, record
 from loraweave.evaluation.scores import TaskScore
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import RunFolder, changed_settings, read_summary
+from loraweave.runs.folder import RunFolder, read_summary
 from loraweave.runs.loading import load_run
 from loraweave.runs.methods import choose_method
+from loraweave.runs.origin import scored_data
 from loraweave.runs.resolve import with_defaults
 from loraweave.shapes import read_metrics
 from loraweave.tasks import Task
@@ -147,7 +148,9 @@ class Runner:
             finally:
                 loaded.release()
             found = Beside(scores, forgetting=Beside(lost["forgetting"]) if lost else None)
-            record(folder.path / "results.json", evaluation_settings(config.eval, tasks, self.seed), tasks, found)
+            scored, _ = scored_data(folder, tasks)
+            settings = evaluation_settings(config.eval, tasks, self.seed)
+            record(folder.path / "results.json", settings, tasks, found, scored)
         except Exception as error:
             reason = in_a_line(error)
             report.fail(reason)
@@ -172,8 +175,7 @@ class Runner:
         assert run.seed is not None
         config = self._config_of(run)
         if folder.summary.is_file():
-            changed = changed_settings(RunConfig.load(folder.config).as_dict(), config.as_dict())
-            if changed:
+            if changed := folder.changed(config):
                 raise UserError(f"{folder.path} was trained otherwise; remove it to train anew: {'; '.join(changed)}")
         else:
             folder.discard_unbegun()  # a kill may have left it half made

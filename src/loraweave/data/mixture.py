@@ -89,12 +89,14 @@ class MixtureConfig(BaseModel):
 class Realised(TypedDict):
     """What one task got. `wanted` is the share asked for, in the mixture's own unit; `passes` is drawn / available.
 
-    Of its examples, `cut` lost the beginning of their prompt to the length limit, and `dropped` are not available,
-    since their answer alone is too long.
+    Of its examples, `available` are learned from, and `validation` and `test` are held out; `cut` lost the beginning of
+    their prompt to the length limit, and `dropped` are not available, since their answer alone is too long.
     """
 
     task: str
     available: int
+    validation: NotRequired[int]  # older runs did not write these two here
+    test: NotRequired[int]
     drawn: int
     passes: float
     tokens: int
@@ -253,15 +255,18 @@ class Mixture:
 
 def realised_table(rows: Sequence[Realised], title: str) -> Table:
     """What `Mixture.realised` says, for a terminal."""
-    table = Table(title=title)
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("task")
-    for heading in ("available", "drawn", "passes", "tokens", "wanted", "of examples", "of tokens"):
+    held_out = [key for key in ("validation", "test") if all(key in row for row in rows)]
+    sizes = ["train", "valid.", "test"] if held_out else ["train"]
+    for heading in (*sizes, "drawn", "passes", "tokens", "wanted", "of examples", "of tokens"):
         table.add_column(heading, justify="right")
     some_cut = any(row["cut"] or row["dropped"] for row in rows)
     for heading in ("cut", "left out") if some_cut else ():
         table.add_column(heading, justify="right")
     for row in rows:
-        counts = [f"{row['available']:,}", f"{row['drawn']:,}", f"{row['passes']:.2f}", f"{row['tokens']:,}"]
+        counts = [f"{row[key]:,}" for key in ("available", *held_out, "drawn")]  # type: ignore[literal-required]
+        counts += [f"{row['passes']:.2f}", f"{row['tokens']:,}"]
         shares = [f"{row['wanted']:.1%}", f"{row['share_of_examples']:.1%}", f"{row['share_of_tokens']:.1%}"]
         lost = [f"{row['cut']:,}", f"{row['dropped']:,}"] if some_cut else []
         table.add_row(Text(row["task"]), *counts, *shares, *lost)

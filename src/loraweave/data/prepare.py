@@ -1,7 +1,7 @@
 """From the tasks of a run to the rows it is trained and validated on, and what the mixture came to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -32,6 +32,7 @@ class RunData:
         training, validation: the rows; validation is None where no task has any.
         mixture: how often each task is drawn.
         cut, dropped: per task, the examples whose prompt was shortened and those whose answer did not fit at all.
+        held_out: per task, the examples that are validated on and those that are scored, where that is known.
     """
 
     training: TokenRows
@@ -39,6 +40,7 @@ class RunData:
     mixture: Mixture
     cut: dict[str, int]
     dropped: dict[str, int]
+    held_out: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._first = np.concatenate([[0], np.cumsum([len(lengths) for lengths in self.mixture.lengths])])
@@ -66,7 +68,11 @@ class RunData:
         np.add.at(drawn, self.training.tasks, seen)
         np.add.at(tokens, self.training.tasks, seen * self.training.lengths)
         cuts = self.cuts()
-        return self.mixture.realised(drawn, tokens, [cut.cut for cut in cuts], [cut.dropped for cut in cuts])
+        rows = self.mixture.realised(drawn, tokens, [cut.cut for cut in cuts], [cut.dropped for cut in cuts])
+        for row in rows:
+            if row["task"] in self.held_out:
+                row["validation"], row["test"] = self.held_out[row["task"]]
+        return rows
 
 
 def longest_example(max_length: int, model: PreTrainedModel) -> int:
@@ -102,6 +108,7 @@ def load_data(
         mixture=Mixture.build({n: e.lengths for n, e in zip(names, training, strict=True)}, mixture, seed=seed),
         cut={n: e.cut for n, e in zip(names, training, strict=True)},
         dropped={n: e.dropped for n, e in zip(names, training, strict=True)},
+        held_out={task.name: (task.sizes["validation"], task.sizes["test"]) for task in tasks},
     )
 
 

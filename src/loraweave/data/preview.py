@@ -111,11 +111,6 @@ def summarise(task: Task) -> Summary:
     Raises:
         UserError: a row of the task is unfit.
     """
-    splits = {
-        "training": len(task.training_examples()) if task.trainable else 0,
-        "validation": len(task.validation_examples()) if task.trainable else 0,
-        "test": len(task.test_examples()),
-    }
     kind, metrics = "held-out loss", ["loss"]
     if task.lm_eval is not None:
         kind, metrics = str(task.lm_eval.OUTPUT_TYPE), list(task.lm_eval.aggregation())
@@ -126,7 +121,7 @@ def summarise(task: Task) -> Summary:
     else:
         fields = {key: getattr(task.lm_eval.config, key) for key in ("doc_to_text", "doc_to_choice", "doc_to_target")}
         taken_for, templates = "", {key: str(value) for key, value in fields.items() if value is not None}
-    return Summary(task.name, task.origin, kind, metrics, splits, task.chat_template, taken_for, templates)
+    return Summary(task.name, task.origin, kind, metrics, task.sizes, task.chat_template, taken_for, templates)
 
 
 def preview(task: Task, tokenizer: Any, count: int = 3, max_length: int = 1024) -> list[Preview]:

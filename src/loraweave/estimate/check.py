@@ -23,7 +23,7 @@ from loraweave.runs.problems import Places
 from loraweave.runs.resolve import ResolvedRun, resolve
 from loraweave.tasks import Task
 from loraweave.tasks.load import check_names
-from loraweave.tasks.outline import Outline, is_missing_data, nothing_downloaded, outlines
+from loraweave.tasks.outline import Outline, is_missing_data, nothing_downloaded, outlines, untrained_outlines
 from loraweave.tasks.recognise import Recognised, recognise
 from loraweave.tasks.spec import TaskSpec, parse_spec
 
@@ -83,6 +83,7 @@ def check(path: str | Path, overrides: Sequence[str] = (), trust_code: bool = Fa
         config.trust_code |= trust_code
         _look_at_data(entries, config, places, found)
         tasks = _tasks(config, entries, places, found)
+        _look_at_untrained(config, tasks, places, found)
         base = _base(config.base, places, found) if "model" in values else None
         if base is not None:
             _look_at_run(config, base, tasks, places, found)
@@ -133,15 +134,7 @@ def _tasks(config: RunConfig, entries: Entries, places: Places, found: Checked) 
     before = len(found.problems)
     for number, entry in entries:
         with found.noting(places.of(["tasks", number])):
-            loaded += outlines(
-                [entry],
-                config.base_dir,
-                config.data_dir,
-                config.chat_template,
-                config.seed,
-                config.trust_code,
-                config.on_bad_row,
-            )
+            loaded += outlines([entry], *config.how_tasks_load)
     if len(found.problems) > before:
         return None
     found.unknown += [f"task {each.name}: its data are not at hand ({each.data})" for each in loaded if not each.task]
@@ -150,6 +143,16 @@ def _tasks(config: RunConfig, entries: Entries, places: Places, found: Checked) 
     with found.noting(places.of(["mixture"])):
         config.mixture.check_tasks([outline.name for outline in loaded])
     return loaded
+
+
+def _look_at_untrained(config: RunConfig, tasks: list[Outline] | None, places: Places, found: Checked) -> None:
+    """What is scored and not trained for, entry by entry."""
+    trained = {outline.name: outline.data for outline in tasks or ()}
+    for number, entry in enumerate(config.eval.forgetting):
+        with found.noting(places.of(["eval", "forgetting", number])):
+            for outline in untrained_outlines([entry], trained, *config.how_tasks_load):
+                if outline.task is None:
+                    found.unknown.append(f"eval.forgetting, {outline.name}: its data are not at hand ({outline.data})")
 
 
 def _base(base: BaseSpec, places: Places, found: Checked) -> PreTrainedModel | None:

@@ -27,7 +27,7 @@ from loraweave.runs.methods import ChosenMethod, Method
 from loraweave.runs.outlook import Outlook, outlook
 from loraweave.runs.resolve import ResolvedRun, resolve
 from loraweave.runs.settings import uses_fsdp
-from loraweave.tasks.outline import Outline, outlines
+from loraweave.tasks.outline import Outline, outlines, untrained_outlines
 from loraweave.terminal import plain_console
 
 LARGEST_ON_CPU = 1_000_000_000  # parameters; nobody trains larger ones there
@@ -47,6 +47,7 @@ class DryRun:
         trainable: numbers that are trained.
         after: what can be done with the adapter.
         tasks: in the order of their ids.
+        untrained: what is scored and not trained for (`eval.forgetting`).
         shares: for each task its share of an epoch, where that is known; of examples or tokens, as the mixture has it.
         realised: what each task gets, where tokenizer and data are at hand; steps: of the run, where they are known.
         args: for the trainer.
@@ -64,6 +65,7 @@ class DryRun:
     trainable: int
     after: Outlook
     tasks: list[Outline]
+    untrained: list[Outline]
     shares: list[float | None]
     realised: list[Realised]
     steps: int | None
@@ -91,16 +93,11 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
         if (name := config.base.quantization) is not None and (missing := missing_library(name)) is not None:
             console.print(f"{missing}; a run here would end with that", markup=False, soft_wrap=True)
         config, args = run.config, run.args
-        tasks = outlines(
-            config.tasks,
-            config.base_dir,
-            config.data_dir,
-            config.chat_template,
-            config.seed,
-            config.trust_code,
-            config.on_bad_row,
-        )
+        tasks = outlines(config.tasks, *config.how_tasks_load)
         names = [task.name for task in tasks]
+        untrained = untrained_outlines(
+            config.eval.forgetting, {task.name: task.data for task in tasks}, *config.how_tasks_load
+        )
         config.mixture.check_tasks(names)
         if run.method.method.trains != "nothing" and (notice := language_notice(base)):
             console.print(notice, markup=False, soft_wrap=True)
@@ -126,6 +123,7 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
         trainable=adapted.trainable,
         after=outlook(run.method, adapted.blocks),
         tasks=tasks,
+        untrained=untrained,
         shares=shares or _shares(config, tasks),
         realised=realised,
         steps=args.max_steps if args.max_steps > 0 else None if rows is None else run.schedule.steps(rows),

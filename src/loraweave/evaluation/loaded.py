@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -24,8 +24,8 @@ from loraweave.evaluation.predict import Prediction, Prompt, predict_rows, write
 from loraweave.files import file_hash
 from loraweave.quiet import quiet_libraries, without_bars
 from loraweave.runs.attaching import attach
-from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary, recorded_base
+from loraweave.runs.loading import existing_folder, tasks_of
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task, load_tasks
 from loraweave.tasks.template import apply_template
@@ -37,7 +37,7 @@ class Loaded:
     """A model that is ready to be asked; made by `loraweave.load`.
 
     Args:
-        found: the tasks by name, or the run file that names them; None where nothing does.
+        found: the tasks, or what loads them; None where nothing says what they are.
         load_untouched: gives the model as it was before it was trained.
         folder: that it was loaded from.
         adapter: what of it PEFT loads; None for a model without an adapter.
@@ -56,7 +56,7 @@ class Loaded:
         model: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         tasks: Sequence[str],
-        found: Mapping[str, Task] | RunConfig | None,
+        found: Sequence[Task] | Callable[[], Sequence[Task]] | None,
         load_untouched: Callable[[], PreTrainedModel],
         folder: Path,
         adapter: Path | None,
@@ -179,10 +179,11 @@ class Loaded:
         """
         if self._found is None:
             raise UserError(f"nothing says what the task {name!r} is: load the run, or name its file with tasks=[...]")
-        if isinstance(self._found, RunConfig):
-            self._found = {task.name: task for task in self._found.load_tasks()}
-        self._check(name, list(self._found))
-        return self._found[name]
+        if callable(self._found):
+            self._found = self._found()
+        by_name = {task.name: task for task in self._found}
+        self._check(name, list(by_name))
+        return by_name[name]
 
     @contextmanager
     def _speaking(self, task: str | None) -> Iterator[LoadedModel]:
@@ -221,6 +222,7 @@ def load(
     *,
     base: BaseName | None = None,
     tasks: Sequence[Any] | None = None,
+    data_dir: str | Path | None = None,
     dtype: str | None = None,
     device: str | None = None,
     trust_code: bool = False,
@@ -233,6 +235,7 @@ def load(
             was, quantised for example, unless it is a `BaseSpec`. Of a model that was trained whole, or merged, it is
             what it is shown beside.
         tasks: as in a run file, in the place of the run's, or for an adapter without its run.
+        data_dir: where a run's task and data files are now, by the paths that they had from its run file's folder.
         dtype: of the base's weights, as of `bases.load_base`; as they were loaded for training when None.
         device: "cpu", "cuda" and so on; a GPU where there is one when None.
         trust_code: run functions that task files name, and code that comes with a base.
@@ -241,7 +244,11 @@ def load(
         UserError: there is no such thing in the folder, it is broken, or the base is another one.
     """
     folder, run = Path(folder), RunFolder(folder)
-    config = RunConfig.load(run.config).model_copy(update={"trust_code": trust_code}) if run.config.is_file() else None
+    config = run.read_config().model_copy(update={"trust_code": trust_code}) if run.config.is_file() else None
+    if data_dir is not None:
+        if config is None:
+            raise UserError(f"{folder}: data_dir is for a run, and this is none: name its tasks' files")
+        config = config.moved_to(existing_folder(data_dir))
     adapter: Path | None = None  # what PEFT loads
     whole: Path | None = None  # a model by itself
     names: list[str] = []
@@ -257,9 +264,9 @@ def load(
         whole = folder
     else:
         raise UserError(f"{folder}: holds no run, no adapter and no model")
-    found: Any = config
+    found: Any = None if config is None else partial(tasks_of, run, config, data_dir)
     if tasks is not None:
-        found = {task.name: task for task in load_tasks(tasks, Path.cwd(), trust_code=trust_code)}
+        found = load_tasks(tasks, Path.cwd(), trust_code=trust_code)
     where = bases.device() if device is None else torch.device(device)
 
     def load_named() -> Base:
@@ -279,7 +286,7 @@ def load(
         model, tokenizer = load_named() if whole is None else load_base(whole, dtype, trust_code=trust_code)
         trained = model if adapter is None else attach(model, adapter)
     names = getattr(getattr(trained, "active_peft_config", None), "task_names", None) or names
-    names = names or list(found if isinstance(found, dict) else ())
+    names = names or ([] if tasks is None else [task.name for task in found])
     untrained = whole is None and adapter is None
     before = (lambda: model) if untrained else (lambda: load_named()[0])
     return Loaded(trained.to(where).eval(), tokenizer, names, found, before, folder, adapter)

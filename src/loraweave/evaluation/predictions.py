@@ -18,6 +18,8 @@ from loraweave.files import append_json_line, aside, make_folder, read_json_line
 from loraweave.locks import locked_file
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
+from loraweave.tasks.data_task import DataTask
+from loraweave.tasks.rows import plain_values
 
 FORMAT = 1
 AT_ONCE = 64
@@ -57,8 +59,8 @@ def predict_file(
     """
     make_folder(output.parent, "the folder of the predictions")
     with locked_file(output):
-        done = read_json_lines(output)
-        if len(done) > len(rows) or any(line.get("row") != row for line, row in zip(done, rows, strict=False)):
+        done, kept = read_json_lines(output), [plain_values(row) for row in rows]
+        if len(done) > len(rows) or any(line.get("row") != row for line, row in zip(done, kept, strict=False)):
             raise UserError(f"{output}: holds predictions of other rows than these; choose another output")
         about = aside(output, "about.json")
         now = _about(loaded, task)
@@ -70,7 +72,8 @@ def predict_file(
         for start in range(len(done), len(rows), AT_ONCE):
             report(start, len(rows))
             batch = rows[start : start + AT_ONCE]
-            for row, found in zip(batch, loaded.predict(task, batch, first=start + 1), strict=True):
+            predicted = loaded.predict(task, batch, first=start + 1)
+            for row, found in zip(kept[start:], predicted, strict=False):
                 append_json_line(output, {"row": row, **found})
         report(len(rows), len(rows))
     return len(done)
@@ -85,6 +88,7 @@ def _asked(task: Task) -> str:
     """A hash of how a task asks and reads answers, wherever its data are."""
     config = describe([task])[task.name]["config"] or {}
     said = {key: value for key, value in config.items() if not key.startswith(_OF_THE_DATA)}
+    said |= task.templates if isinstance(task, DataTask) else {}
     return hashlib.sha256(json.dumps([said, task.chat_template], sort_keys=True).encode()).hexdigest()
 
 

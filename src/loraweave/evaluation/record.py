@@ -47,8 +47,15 @@ class _Record(TypedDict):
     evaluations: list[_Evaluated]
 
 
-def record(path: Path, settings: Mapping[str, Any], tasks: Sequence[Task], found: Beside) -> None:
-    """Add an evaluation to the results file at `path`: the scores, and what they are held against.
+def record(
+    path: Path,
+    settings: Mapping[str, Any],
+    tasks: Sequence[Task],
+    found: Beside,
+    scored: Mapping[str, str] | None = None,
+) -> None:
+    """Add an evaluation to the results file at `path`: the scores, what they are held against, and by task a hash of
+    the examples that were scored, where it is known.
 
     An earlier evaluation with the same settings is replaced; every other one stays. Raises `UserError` when the file
     is there and is not such a results file; it is then left alone.
@@ -62,6 +69,7 @@ def record(path: Path, settings: Mapping[str, Any], tasks: Sequence[Task], found
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "environment": environment(settings.get("seed", 0)),
         "tasks": describe(tasks),
+        "data": dict(scored or {}),
         "scores": dict(found.scores),
         "base": dict(found.base),
         "majority": found.majority,

@@ -52,9 +52,8 @@ class ExpertsConfig(RunConfig):
             UserError: as of `load_tasks`; a name that no expert can have; settings for a task that is not there.
         """
         found: dict[str, tuple[Any, Task]] = {}
-        where = (self.base_dir, self.data_dir, self.chat_template, self.seed, self.trust_code)
         for entry in self.tasks:
-            tasks = load_tasks([entry], *where)
+            tasks = load_tasks([entry], *self.how_tasks_load)
             for task in tasks:
                 if task.name in found:
                     raise UserError(f"tasks: {task.name!r} is named twice")

@@ -158,6 +158,7 @@ class Together(Recipe):
             mixture=Mixture.build(dict(zip(names, [p.lengths for p in parts], strict=True)), mixture, seed=0),
             cut={name: each.cut[name] for name, (each, _, _) in zip(names, found, strict=True)},
             dropped={name: each.dropped[name] for name, (each, _, _) in zip(names, found, strict=True)},
+            held_out={name: each.held_out[name] for name, (each, _, _) in zip(names, found, strict=True)},
         )
         firsts = np.cumsum([0, *map(len, parts)])[:-1].tolist()
         plan = TogetherPlan(data.training, [(p, f) for (_, p, _), f in zip(found, firsts, strict=True)], *self._length)

@@ -15,6 +15,7 @@ from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary, recorded_base
+from loraweave.runs.loading import existing_folder, tasks_of
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
 
@@ -31,6 +32,7 @@ class Source:
         fingerprint: of the base that it was trained on; None where that is not known.
         config: the run file; None for an adapter without a run.
         trust_code: run functions that its task files name, and code that comes with its base.
+        data_dir: where its data are now; None where they were.
     """
 
     folder: Path
@@ -41,6 +43,7 @@ class Source:
     fingerprint: str | None
     config: RunConfig | None
     trust_code: bool = False
+    data_dir: str | Path | None = None
 
     @property
     def base(self) -> str:
@@ -116,16 +119,19 @@ class Source:
         """
         if self.config is None:
             raise UserError(f"{self.folder}: an adapter without its run, so the data of its tasks is not known")
-        return {task.name: task for task in self.config.load_tasks()}
+        return {task.name: task for task in tasks_of(RunFolder(self.folder), self.config, self.data_dir)}
 
 
-def open_source(folder: str | Path, base: str | None = None, trust_code: bool = False) -> Source:
+def open_source(
+    folder: str | Path, base: str | None = None, trust_code: bool = False, data_dir: str | Path | None = None
+) -> Source:
     """The adapter in a run's folder, or in a folder of its own.
 
     Args:
         folder: of a finished run, or written by `save_pretrained`.
         base: to take in the place of the one that the folder names.
         trust_code: run functions that its task files name, and code that comes with its base.
+        data_dir: where a run's task and data files are now, by the paths that they had from its run file's folder.
 
     Raises:
         UserError: there is no adapter, a broken one, or nobody says which base it belongs to.
@@ -144,7 +150,9 @@ def open_source(folder: str | Path, base: str | None = None, trust_code: bool = 
             raise UserError(f"{folder}: nothing was trained in this run, so there is nothing to export")
         if kind == run.model.name:
             raise UserError(f"{folder}: trained whole, without an adapter: {run.model} is a full model already")
-        config = RunConfig.load(run.config).model_copy(update={"trust_code": trust_code})
+        config = run.read_config().model_copy(update={"trust_code": trust_code})
+        if data_dir is not None:
+            config = config.moved_to(existing_folder(data_dir))
         at = run.adapter
     adapter = AdapterFile(at)
     adapter.check_values()
@@ -153,4 +161,5 @@ def open_source(folder: str | Path, base: str | None = None, trust_code: bool = 
         raise UserError(f"{at}: nothing here says which base the adapter belongs to; name it with --base")
     recorded = read_shaped(at / "base.json", BaseRecord) if (at / "base.json").is_file() else {}
     name, spec = spec.name, BaseSpec.of(spec, trust_code, name=resolve_base(spec))
-    return Source(folder, adapter, spec, name, base is not None, recorded.get("fingerprint"), config, trust_code)
+    known = recorded.get("fingerprint")
+    return Source(folder, adapter, spec, name, base is not None, known, config, trust_code, data_dir)

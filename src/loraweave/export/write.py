@@ -48,6 +48,7 @@ def export(
     max_rank: int | None = None,
     base: str | None = None,
     limit: int = 128,
+    data_dir: str | Path | None = None,
     trust_code: bool = False,
     console: Console | None = None,
 ) -> list[Export]:
@@ -63,6 +64,7 @@ def export(
         max_rank: truncate, in each layer to the nearest in the Frobenius norm.
         base: name or folder of the base, in the place of the one that the adapter names.
         limit: held-out examples of each task on which the cost of what is not exact is measured.
+        data_dir: where the run's task and data files are now, by the paths that they had from its run file's folder.
         trust_code: run functions that its task files name, and code that comes with its base.
         console: where it is said what cannot be done; stderr when None.
 
@@ -78,7 +80,7 @@ def export(
         raise UserError(f"--to {to}: not one of {', '.join(TARGETS)}{nearest(to, TARGETS)}")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"{output}: there is something already; choose another output")
-    source = open_source(folder, base, trust_code)
+    source = open_source(folder, base, trust_code, data_dir)
     source.check_layers()
     TARGETS[to].check(source)
     variants = choose_variants(source, tasks, uniform)

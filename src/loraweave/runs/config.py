@@ -1,8 +1,9 @@
 """The run file: which model, which method, which tasks, how they are mixed, trained and evaluated."""
 
+import glob
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,11 +22,13 @@ from loraweave.runs.problems import Places, told
 from loraweave.runs.settings import train_problems
 from loraweave.runs.yamlfile import Lines, NotYamlError, parse_value, read_yaml
 from loraweave.tasks import Task, load_tasks
-from loraweave.tasks.sources import YAML_SUFFIXES
+from loraweave.tasks.sources import YAML_SUFFIXES, is_path
 from loraweave.tasks.spec import OnBadRow, parse_spec
 from loraweave.tasks.untrained import load_untrained
 
 MAX_SEED = 2**32 - 1  # what NumPy takes
+_PATHS = ("task", "eval", "validation", "test", "data_dir")
+"""Keys of an entry that may be paths."""
 DEFAULT_METHOD = "lora"
 
 
@@ -93,7 +96,8 @@ class RunConfig(BaseModel):
         output: folder of the run.
         trust_code: run functions that task files name, and code that comes with a base. It is never saved with a run,
             and a run file that lies in a run's folder cannot say it.
-        base_dir: where relative paths start; the run file's own folder, or else where Python runs.
+        base_dir: where relative paths start; seen from the run file's own folder, which it is by default, or from
+            where Python runs.
 
     Raises:
         UserError: an unknown key (with the nearest known one), one that is missing, or a value out of range.
@@ -136,21 +140,24 @@ class RunConfig(BaseModel):
         self._fill(values, Places(Lines(Path("RunConfig"), None), {}, _OF_PYDANTIC))
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+    def load(cls, path: str | Path, overrides: Sequence[str] = (), base_dir: str | None = None) -> Self:
         """Read a run file and put settings over it.
 
-        Relative `model`, `data_dir` and `output` start at the file's folder; given as an override, where the command
-        was typed.
+        Relative `model`, `data_dir` and `output` start at `base_dir`, which is the file's folder where the file does
+        not say it; given as an override, where the command was typed.
 
         Args:
             path: of the file.
             overrides: `key.subkey=value`, the values parsed as YAML.
+            base_dir: in the place of the one that the file says.
 
         Raises:
             UserError: no such file, text that does not parse, an unknown key or a value out of range; with file and
                 line, and the nearest known key.
         """
         values, places = read_run_file(path, overrides)
+        if base_dir is not None:
+            values["base_dir"] = base_dir
         config = cls.__new__(cls)
         config._fill(values, places)
         if (Path(path).parent / "base.json").exists():  # a run's folder, which may be somebody else's
@@ -221,40 +228,55 @@ class RunConfig(BaseModel):
         """The same with its files below another folder than `base_dir`, by the paths that they had from there; whatever
         was outside of it, in that folder by its name. The base stays where it is unless it is there too."""
 
-        def moved(written: Any) -> Any:
-            if not isinstance(written, str) or not (path := user_path(written)).is_absolute():
-                return written
-            beside = path.relative_to(self.base_dir) if path.is_relative_to(self.base_dir) else Path(path.name)
-            return str(folder / beside)
+        def moved(written: str) -> str:
+            path = Path(os.path.normpath(user_path(written, self.base_dir)))
+            if path.is_relative_to(self.base_dir):
+                return str(folder / path.relative_to(self.base_dir)) if user_path(written).is_absolute() else written
+            return str(folder / path.name)
 
-        paths = ("task", "eval", "validation", "test", "data_dir")
-        tasks = [
-            {key: moved(value) if key in paths else value for key, value in task.items()}
-            if isinstance(task, dict)
-            else moved(task)
-            for task in self.tasks
-        ]
-        there = moved(self.base.name)
-        model = self._named(there) if Path(there).exists() else self.model
-        changed = {"base_dir": folder, "tasks": tasks, "data_dir": moved(self.data_dir), "model": model}
-        return self.model_copy(update=changed)
+        there = moved(self.base.name) if Path(self.base.name).is_absolute() else ""
+        model = self._named(there) if there and Path(there).exists() else self.model
+        changed = {"base_dir": folder, "data_dir": self.data_dir and moved(self.data_dir), "model": model}
+        return self.model_copy(update={**changed, **self._with_paths(moved)})
+
+    def lacking(self) -> Path | None:
+        """The first file or folder that the run file names by a path, and that is not there; None where all are."""
+        named = [self.base.name, *filter(None, [self.data_dir])]
+
+        def noted(written: str) -> str:
+            named.append(written)
+            return written
+
+        self._with_paths(noted)
+        paths = (user_path(written, self.base_dir) for written in named if is_path(written))
+        return next((path for path in paths if not path.exists() and not glob.glob(str(path))), None)
+
+    def _with_paths(self, change: Callable[[str], str]) -> dict[str, Any]:
+        """The entries of what is trained and scored, with each of their paths changed."""
+
+        def of(entry: str | dict[str, Any]) -> str | dict[str, Any]:
+            if isinstance(entry, str):
+                return change(entry)
+            paths = {key for key in _PATHS if isinstance(entry.get(key), str)}
+            return {key: change(value) if key in paths else value for key, value in entry.items()}
+
+        forgetting = [of(entry) for entry in self.eval.forgetting]
+        tasks = [of(entry) for entry in self.tasks]
+        return {"tasks": tasks, "eval": self.eval.model_copy(update={"forgetting": forgetting})}
 
     @property
     def method_name(self) -> str:
         """The method's name, "weave" for bare knobs."""
         return choose_method(self.method).name
 
+    @property
+    def how_tasks_load(self) -> tuple[Path, str | None, bool, int, bool, OnBadRow]:
+        """What the run file says for all of its tasks, as `tasks.load_tasks` takes it behind their entries."""
+        return self.base_dir, self.data_dir, self.chat_template, self.seed, self.trust_code, self.on_bad_row
+
     def load_tasks(self) -> list[Task]:
         """The tasks of the run file, in the order of their ids."""
-        return load_tasks(
-            self.tasks,
-            self.base_dir,
-            self.data_dir,
-            self.chat_template,
-            self.seed,
-            self.trust_code,
-            self.on_bad_row,
-        )
+        return load_tasks(self.tasks, *self.how_tasks_load)
 
     def load_forgetting(self, tasks: Sequence[Task], entries: Sequence[Any] | None = None) -> list[Task]:
         """What the run is not trained for and is scored on.
@@ -264,16 +286,36 @@ class RunConfig(BaseModel):
             entries: in the place of the run file's `eval.forgetting`.
         """
         trained = {task.name: task.origin for task in tasks}
-        where = self.base_dir, self.data_dir, self.chat_template, self.seed, self.trust_code
-        return load_untrained(self.eval.forgetting if entries is None else entries, trained, *where)
+        return load_untrained(self.eval.forgetting if entries is None else entries, trained, *self.how_tasks_load)
 
     def as_dict(self) -> dict[str, Any]:
         """The run file as plain values, defaults included."""
         return self.model_dump(mode="json")
 
+    def with_paths_from_base(self) -> "RunConfig":
+        """The same with what its entries name below `base_dir` by its path from there, however it was written."""
+        return self.model_copy(update=self._with_paths(self._from_base))
+
+    def _from_base(self, written: str) -> str:
+        path = user_path(written)
+        return path.relative_to(self.base_dir).as_posix() if path.is_relative_to(self.base_dir) else written
+
     def save(self, path: Path) -> None:
-        """Write the run file to `path`, defaults included; `load` gives the same configuration back."""
-        write_text(path, yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True))
+        """Write the run file to `path`, defaults included; `load` gives the same configuration back.
+
+        `base_dir` is written as the way from the file's folder, and what lies below it as the way from there, so that
+        all of it may move together. What lies elsewhere keeps its whole path.
+        """
+        values = self.with_paths_from_base().as_dict()
+        for key in ("data_dir", "output"):
+            values[key] = values[key] and self._from_base(values[key])
+        base = self._from_base(self.base.name)
+        base = base if base == self.base.name else f"./{base}"  # else it may be a name on the hub
+        values["model"] = base if isinstance(self.model, str) else {**values["model"], "name": base}
+        if isinstance(self.method, dict) and "adapter" in self.method:
+            values["method"] = {**self.method, "adapter": self._from_base(str(self.method["adapter"]))}
+        values["base_dir"] = Path(os.path.relpath(self.base_dir, path.parent.resolve())).as_posix()
+        write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def read_run_file(path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], Places]:
@@ -281,7 +323,8 @@ def read_run_file(path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict
     no value is looked at."""
     path = Path(path)
     values, lines = read_yaml(path)
-    values.setdefault("base_dir", str(path.parent.resolve()))
+    if isinstance(start := values.setdefault("base_dir", ""), str) and not start.startswith("~"):
+        values["base_dir"] = os.path.normpath(path.parent.resolve() / start)
     set_here: dict[tuple[str, ...], str] = {}
     for override in overrides:
         keys, value = _parse_override(override)

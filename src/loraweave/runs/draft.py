@@ -16,7 +16,9 @@ from loraweave.runs.config import DEFAULT_METHOD, RunConfig
 from loraweave.runs.schema import FILE as SCHEMA
 from loraweave.tasks.files import is_data, parted
 from loraweave.tasks.recognise import Recognised, recognise
+from loraweave.tasks.sources import is_saved
 from loraweave.tasks.task_yaml import data_of_task
+from loraweave.terminal import tame
 
 NAME = "run.yaml"
 NO_DATA = re.compile(
@@ -24,10 +26,15 @@ NO_DATA = re.compile(
 )
 """Beginnings of names of files that are about a project and no data."""
 SPLIT = re.compile(r"(?P<name>.*?)[-_.]?(?P<split>train(?:ing)?|valid(?:ation)?|val|dev|test(?:ing)?)$", re.IGNORECASE)
+UNREAD = frozenset(".xlsx .xls .ods .zip .tar .tgz .pkl .pickle .feather .orc .db .sqlite .pdf .docx".split())
+"""Files that often hold data and are none that is read: that is said, so that nobody waits for them."""
 WIDTH = 100
 MOST_SHOWN = 12
 UNLIKE = 4
 """Tasks of which the largest has so many times the rows of the smallest are evened out somewhat."""
+
+_Group = tuple[Path, str, tuple[str, ...]]
+"""What files have in common that may be splits of one task: folder, name and columns."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ def draft(folder: str | Path, model: str | None = None) -> Draft:
         raise UserError(f"{folder}: no such folder")
     tasks, data = [], []
     used: set[Path] = set()
-    for path in _files(found):
+    for path in _files(found, found.folder):
         if path.suffix in (".yaml", ".yml"):
             if (its_data := data_of_task(path)) is not None:
                 tasks.append(Found({"task": _from(found, path)}, None))
@@ -100,23 +107,19 @@ def draft(folder: str | Path, model: str | None = None) -> Draft:
     return found
 
 
-def _files(found: Draft) -> Iterator[Path]:
-    """Files that may be data or tasks, of the folder and of those right below it; bases are noted, not gone into."""
-    for path in sorted(found.folder.iterdir()):
+def _files(found: Draft, folder: Path, below: int = 1) -> Iterator[Path]:
+    """Files that may be data or tasks, of a folder and of those right below it; bases are noted, not gone into."""
+    for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name.endswith("~"):
             continue
         if path.suffix == GGUF or (path / "config.json").is_file():
             found.bases.append(_from(found, path))
-        elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+        elif is_saved(path) or _may_be_data(path):
             yield path
-        elif path.is_dir() and not _holds_results(path):
-            for inner in sorted(path.iterdir()):
-                if inner.suffix == GGUF:
-                    found.bases.append(_from(found, inner))
-                elif _may_be_data(inner):
-                    yield inner
-        elif _may_be_data(path):
-            yield path
+        elif path.suffix.lower() in UNREAD and path.is_file():
+            found.left[_from(found, path)] = "no kind of file that is read: save it as CSV, JSON Lines or text"
+        elif path.is_dir() and below and not _holds_results(path):
+            yield from _files(found, path, below - 1)
 
 
 def _may_be_data(path: Path) -> bool:
@@ -146,7 +149,7 @@ def _seen(found: Draft, path: Path) -> Recognised | None:
 
 def _entries(found: Draft, seen: dict[Path, Recognised]) -> list[Found]:
     """The tasks that data files are: those that are splits of one, by their names and columns, make one together."""
-    groups: dict[tuple[Path, str, tuple[str, ...]], dict[str, Path]] = {}
+    groups: dict[_Group, dict[str, Path]] = {}
     for path, one in seen.items():
         match = SPLIT.match(parted(path)[0])
         split = _split(match["split"]) if match else "train"
@@ -154,11 +157,16 @@ def _entries(found: Draft, seen: dict[Path, Recognised]) -> list[Found]:
         if split in groups.get(key, {}):  # a.jsonl beside a.csv
             key = path.parent, path.name, key[2]
         groups.setdefault(key, {})[split] = path
+    for key in [key for key, splits in groups.items() if "train" not in splits]:
+        home = next((other for other, splits in groups.items() if other[:2] == key[:2] and "train" in splits), None)
+        if home is not None:  # rows to be scored are not learned because they have other columns
+            _join(found, groups[home], groups.pop(key), sorted({*seen[groups[home]["train"]].used} - {*key[2]}))
     made = []
     for (parent, name, _), splits in groups.items():
         first = splits.get("train") or next(iter(splits.values()))
         entry: dict[str, Any] = {"task": _from(found, first)}
         called = name or (parent.name if parent != found.folder else found.folder.resolve().name)
+        called = re.sub(r"[/\\,]", "-", called).strip() or "task"
         if called != seen[first].name:
             entry["name"] = called
         entry |= {split: _from(found, path) for split, path in splits.items() if path != first}
@@ -166,6 +174,17 @@ def _entries(found: Draft, seen: dict[Path, Recognised]) -> list[Found]:
             entry["choices"] = list(seen[first].labels)
         made.append(Found(entry, seen[first]))
     return made
+
+
+def _join(found: Draft, splits: dict[str, Path], others: dict[str, Path], lacking: Sequence[str]) -> None:
+    """Add splits with other columns to those that they are called after, unless columns are lacking that are used."""
+    for split, path in others.items():
+        if lacking:
+            found.left[_from(found, path)] = f"a split by its name, without {', '.join(map(repr, lacking))}"
+        elif split in splits:
+            found.left[_from(found, path)] = f"a split by its name, as {splits[split].name} is"
+        else:
+            splits[split] = path
 
 
 def _split(word: str) -> str:
@@ -218,7 +237,7 @@ def _lines(found: Draft, model: str | None) -> Iterator[str]:
         yield from _task(task)
     if found.left:
         yield from ["", *_comment("left out:", "  ")]
-        yield from (f"  #   {name}: {' '.join(why.split())}" for name, why in found.left.items())
+        yield from (f"  #   {tame(' '.join(f'{name}: {why}'.split()))}" for name, why in found.left.items())
     if any(problem.number for task in found.tasks if task.seen for problem in task.seen.problems):
         yield ""
         yield from _comment(
@@ -303,9 +322,8 @@ def _mixture(found: Draft) -> Iterator[str]:
 
 def _comment(text: str, indent: str = "") -> list[str]:
     lead = f"{indent}# {' ' * (len(text) - len(text.lstrip()))}"
-    return textwrap.wrap(
-        " ".join(text.split()), WIDTH, initial_indent=lead, subsequent_indent=lead, break_long_words=False
-    )
+    plain = tame(" ".join(text.split()))  # YAML takes no codes, in comments neither
+    return textwrap.wrap(plain, WIDTH, initial_indent=lead, subsequent_indent=lead, break_long_words=False)
 
 
 def _scalar(value: Any) -> str:

@@ -5,7 +5,7 @@ base.json           the base model's name and fingerprint, how it is loaded, and
 data.json           a hash of each task's examples
 splits.json         what each task's data were taken for, and which rows choose and are scored
 skipped.jsonl       rows that were left out, each with the reason
-environment.json    versions, hardware, seed
+environment.json    versions, hardware, seed, and the folder that paths started at
 mixture.json        what each task got, epoch by epoch together
 routing.json        entropy and use of the heads by layer and task at the end, where heads are weighed
 gradients.json      how the tasks' gradients agree at the start, in the middle and at the end
@@ -33,7 +33,7 @@ from loraweave.bases.quantization import QuantizationName
 from loraweave.bases.spec import Attention, BaseSpec, Dtype
 from loraweave.data.mixture import Realised
 from loraweave.errors import UserError
-from loraweave.files import check_links, damage, is_left_over, make_folder
+from loraweave.files import check_links, damage, is_left_over, make_folder, read_json
 from loraweave.runs.checkpoints import UNFINISHED, Start, checkpoints_in, newest_whole
 from loraweave.runs.config import RunConfig
 from loraweave.shapes import read_shaped
@@ -67,6 +67,24 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.summary = self.path / "summary.json"
 
+    def read_config(self) -> RunConfig:
+        """The run file that the run was made by.
+
+        Its paths start where the folder says, as seen from where it lies now. Where the folder was moved by itself,
+        and nothing is there, they start where they did when it was written, if all is there still.
+
+        Raises:
+            UserError: as of `RunConfig.load`.
+        """
+        config = RunConfig.load(self.config)
+        if config.lacking() is None or not self.environment.is_file():
+            return config
+        before = read_json(self.environment).get("base_dir")
+        if not isinstance(before, str):
+            return config
+        there = RunConfig.load(self.config, base_dir=before)
+        return config if there.lacking() is not None else there
+
     def open(self, config: RunConfig, resume: bool) -> Start:
         """Make the folder ready for a run.
 
@@ -88,7 +106,7 @@ class RunFolder:
             if self.summary.exists():
                 raise UserError(f"{self.path}: the run in this folder is finished, so there is nothing to resume")
             check_links(self.path)
-            changed = changed_settings(RunConfig.load(self.config).as_dict(), config.as_dict())
+            changed = self.changed(config)
             if changed:
                 raise UserError(f"{self.path}: cannot resume, the configuration differs: {'; '.join(changed)}")
             start = newest_whole(self.checkpoints, bool(config.train.get("load_best_model_at_end")))
@@ -100,6 +118,11 @@ class RunFolder:
         make_folder(self.path, "the run's folder")
         config.save(self.config)
         return Start()
+
+    def changed(self, config: RunConfig) -> list[str]:
+        """What differs between the run that is here and another run file, as of `changed_settings`."""
+        old, new = (one.with_paths_from_base().as_dict() for one in (self.read_config(), config))
+        return changed_settings(old, new)
 
     @property
     def is_new(self) -> bool:
@@ -203,7 +226,10 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any], under: str = "") 
 
 
 def environment(seed: int) -> dict[str, Any]:
-    """Versions, hardware and seed: what it takes to run the same thing again."""
+    """Versions, hardware and seed: what it takes to run the same thing again.
+
+    A run's own file also has the folder that its paths started at.
+    """
     cuda = torch.cuda.is_available()
     return {
         "seed": seed,

@@ -63,7 +63,7 @@ def load_run(
             name or folder where the base is now.
         tasks: if already loaded.
         data_dir: where its task and data files are now, by the paths that they had from the run file's folder. Their
-            training and validation examples must be the same.
+            examples must be the same.
         trust_code: run functions that its task files name, and code that comes with its base; whatever its run file
             says, since a folder may be somebody else's.
 
@@ -74,9 +74,9 @@ def load_run(
     run = RunFolder(folder)
     summary = read_summary(folder)
     check_trained(run.path, summary)
-    config = RunConfig.load(run.config).model_copy(update={"trust_code": trust_code})
+    config = run.read_config().model_copy(update={"trust_code": trust_code})
     if data_dir is not None:
-        config = config.moved_to(_existing(data_dir))
+        config = config.moved_to(existing_folder(data_dir))
     if isinstance(base, str):
         config, base = config.model_copy(update={"model": config.base.renamed(base)}), None
     with quiet_libraries():
@@ -87,25 +87,40 @@ def load_run(
             check_fingerprint(model, read_shaped(run.base, BaseRecord).get("fingerprint", "none"), str(run.path))
         if summary["adapter"] == run.adapter.name:
             model = attach(model, run.adapter)
-        tasks = list(tasks or _tasks_of(config))
-    if data_dir is not None:
-        check_moved_data(run, tasks, Path(data_dir))
-    return Run(run.path, config, summary, model.eval(), tokenizer, tasks)
+        if not tasks:
+            tasks = tasks_of(run, config, data_dir)
+        elif data_dir is not None:
+            check_moved_data(run, tasks, Path(data_dir))
+    return Run(run.path, config, summary, model.eval(), tokenizer, list(tasks))
 
 
-def _existing(folder: str | Path) -> Path:
+def existing_folder(folder: str | Path) -> Path:
+    """The folder that is given as `data_dir`, as a whole path; UserError where there is none."""
     path = user_path(folder).absolute()
     if not path.is_dir():
         raise UserError(f"data_dir: there is no folder {path}")
     return path
 
 
-def _tasks_of(config: RunConfig) -> list[Task]:
+def tasks_of(run: RunFolder, config: RunConfig, data_dir: str | Path | None = None) -> list[Task]:
+    """The tasks of a finished run.
+
+    Args:
+        run: its folder.
+        config: its run file, moved to `data_dir` where that is given.
+        data_dir: where its data are now; they must be the same.
+
+    Raises:
+        UserError: as of `load_tasks`, and how to say where their files are, where they are not here; other data.
+    """
     try:
-        return config.load_tasks()
+        tasks = config.load_tasks()
     except UserError as error:
-        if config.base_dir.is_dir():
+        if config.lacking() is None:
             raise
         raise UserError(
             f"{error} (the run's own folder of data is not here: say with --data-dir where it is)"
         ) from None
+    if data_dir is not None:
+        check_moved_data(run, tasks, Path(data_dir))
+    return tasks

@@ -1,7 +1,8 @@
 """What a run is made from beside its run file: the base and the data. A run that goes on must have the same."""
 
-import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from loraweave.files import file_hash, write_json, write_json_lines
 from loraweave.runs.folder import BaseRecord, RunFolder
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
+from loraweave.tasks.rows import plain_values
 
 
 def describe_base(base: BaseSpec, model: nn.Module, tokenizer: Any) -> dict[str, str]:
@@ -28,40 +30,41 @@ def describe_base(base: BaseSpec, model: nn.Module, tokenizer: Any) -> dict[str,
 
 
 def describe_data(tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
-    """The content of data.json: by task, a hash of the examples that it is trained on, and one of those held out."""
+    """The content of data.json: by task, a hash of the examples that it is trained on, one of those held out, and one
+    of those that it is scored on."""
     return {
         task.name: {
             "training": content_hash(task.training_examples()),
             "validation": content_hash(task.validation_examples()),
+            "test": content_hash(task.test_examples()),
         }
         for task in tasks
     }
 
 
-def describe_scored_data(tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
-    """As `describe_data`, with a hash of the examples that each task is scored on."""
-    known = describe_data(tasks)
-    return {task.name: {**known[task.name], "test": content_hash(task.test_examples())} for task in tasks}
-
-
-def note_data(folder: RunFolder, tasks: Sequence[Task]) -> None:
-    """Write down how the tasks' data were read and shared out, and the rows that were left out; nothing for lm-eval's
-    own tasks, which say it themselves."""
-    records = {task.name: record for task in tasks if (record := task.record())}
+def note_data(folder: RunFolder, tasks: Sequence[Task], base_dir: Path) -> None:
+    """Write down how the tasks' data were read and shared out, and the rows that were left out, with what lies below
+    `base_dir` by its path from there; nothing for lm-eval's own tasks, which say it themselves."""
+    start = f"{base_dir}{os.sep}"
+    records = {task.name: _without(start, record) for task in tasks if (record := task.record())}
     if records:
         write_json(folder.splits, records)
-    skipped = [
-        {"task": task.name, "source": row.source, "number": row.number, "why": row.message, "row": _plain(row.content)}
-        for task in tasks
-        for row in task.skipped
-    ]
+    skipped = []
+    for task in tasks:
+        for row in task.skipped:
+            where = {"source": row.source, "number": row.number, "why": row.message}
+            skipped.append({"task": task.name, **_without(start, where), "row": plain_values(row.content)})
     if skipped:
         write_json_lines(folder.skipped, skipped)
 
 
-def _plain(content: Any) -> Any:
-    """A row as JSON has it: dates and bytes, which Parquet has, as text."""
-    return json.loads(json.dumps(content, default=str))
+def _without(start: str, value: Any) -> Any:
+    """A record with the beginning of its paths taken away."""
+    if isinstance(value, dict):
+        return {_without(start, key): _without(start, part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without(start, part) for part in value]
+    return value.replace(start, "") if isinstance(value, str) else value
 
 
 def hold_to(folder: RunFolder, base: Mapping[str, str], data: Mapping[str, Any]) -> None:
@@ -102,7 +105,7 @@ def check_data(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
             f"{folder}: cannot resume, this was begun with the tasks {', '.join(before)}, and now they are "
             f"{', '.join(now)}; put them back, in this order, or choose another output"
         )
-    changed = [name for name in now if before[name] != now[name]]
+    changed = _other_examples(before, now)
     if changed:
         raise UserError(
             f"{folder}: cannot resume, the examples of {', '.join(changed)} have changed since this was begun; "
@@ -111,15 +114,37 @@ def check_data(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
 
 
 def check_moved_data(folder: RunFolder, tasks: Sequence[Task], where: Path) -> None:
-    """Raise `UserError` where tasks of a finished run, read below another folder, have other training or validation
-    examples than it was trained on; names the tasks."""
+    """Raise `UserError` where tasks of a finished run, read below another folder, have other examples than it was
+    trained and is scored on; names the tasks."""
     if not folder.data.is_file():
         raise UserError(
             f"{folder.path}: no {folder.data.name}, so whether the data in {where} are its own cannot be told"
         )
-    before, now = read_shaped(folder.data, dict[str, dict[str, str]]), describe_data(tasks)
-    changed = [name for name in now if name in before and before[name] != now[name]]
+    changed = _other_examples(read_shaped(folder.data, dict[str, dict[str, str]]), describe_data(tasks))
     if changed:
         raise UserError(
             f"{where}: the examples of {', '.join(changed)} are not those that {folder.path} was trained on"
         )
+
+
+def scored_data(folder: RunFolder, tasks: Sequence[Task]) -> tuple[dict[str, str], list[str]]:
+    """What a finished run is scored on now.
+
+    Returns:
+        By task a hash of the examples; and the tasks that had others when it was trained, so that examples that it
+        learned may be among them. Nothing of a task whose right answers lm-eval alone knows, and nothing for a folder
+        without a record of its data.
+    """
+    if not folder.data.is_file():
+        return {}, []
+    before = read_shaped(folder.data, dict[str, dict[str, str]])
+    now = {}
+    for task in tasks:
+        with suppress(UserError):
+            now[task.name] = content_hash(task.test_examples())
+    return now, [name for name, hashed in now.items() if before.get(name, {}).get("test", hashed) != hashed]
+
+
+def _other_examples(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The tasks of which some hash is another one; older records have none of what is scored."""
+    return [name for name in now if name in before and not before[name].items() <= now[name].items()]

@@ -34,20 +34,23 @@ class Outlook:
     averaged: bool = False
     exports: tuple[str, ...] = ("lora", "merged")
 
-    def commands(self, run: str, tasks: Sequence[str]) -> list[tuple[str, str]]:
+    def commands(self, run: str, tasks: Sequence[str], trust_code: bool = False) -> list[tuple[str, str]]:
         """What can be typed next, each with a word for what it does.
 
         Args:
             run: the folder of the finished run.
             tasks: its tasks.
+            trust_code: it was trained with code of task files or of its base, which a run does not remember.
         """
-        found = [("talk", ["chat", run])] if self.exports or self.served == HERE else []
+        found = [("evaluate", ["eval", run])]
+        found += [("talk", ["chat", run])] if self.exports or self.served == HERE else []
         for to in self.exports:
             task = ["--task", tasks[0]] if self.averaged and tasks else []
             found.append((to, ["export", run, "--to", to, *task, "--output", f"{run}-{to}"]))
         if self.served == HERE:
             found.append(("serve", ["serve", run]))
-        return [(word, shlex.join(["loraweave", *words])) for word, words in found]
+        trust = ["--trust-code"] if trust_code else []
+        return [(word, shlex.join(["loraweave", *words, *trust])) for word, words in found]
 
 
 HERE = "loraweave serve"

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from loraweave.errors import UserError
+from loraweave.errors import UserError, in_a_line
 from loraweave.tasks.rows import FileRows
 
 
@@ -25,7 +25,7 @@ def read_parquet(path: Path, content: bytes | None = None) -> FileRows:
         table = pyarrow.parquet.ParquetFile(path if content is None else pyarrow.BufferReader(content)).read()
         return of_table(table, str(path), "Parquet")
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not a Parquet file ({in_a_line(error)})") from None
 
 
 def read_arrow(path: Path, content: bytes | None = None) -> FileRows:
@@ -37,7 +37,7 @@ def read_arrow(path: Path, content: bytes | None = None) -> FileRows:
         opened = pyarrow.ipc.open_file if data.startswith(b"ARROW1") else pyarrow.ipc.open_stream
         return of_table(opened(pyarrow.BufferReader(data)).read_all(), str(path), "Arrow")
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path}: not an Arrow file ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not an Arrow file ({in_a_line(error)})") from None
 
 
 def of_table(table: Any, source: str, kind: str) -> FileRows:

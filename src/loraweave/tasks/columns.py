@@ -1,22 +1,28 @@
 """Which format the rows of a source have: told by their columns, and said where it is a guess."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from types import NoneType
 from typing import Any
 
-from loraweave.errors import UserError, nearest
+from loraweave.errors import UserError, nearest, shown
 from loraweave.tasks import conversations
 from loraweave.tasks.fields import used_fields
-from loraweave.tasks.formats import Chats, Format, Pairs, PlainText, Templates
-from loraweave.tasks.labels import MOST_LABELS, Choices, Labels, counted, field_value, names_of
+from loraweave.tasks.formats import TEXT_METRICS, Chats, Format, Pairs, PlainText, Templates, as_text, check_texts
+from loraweave.tasks.labels import MOST_LABELS, Choices, Labels, check_label, counted, field_value, names_of
+from loraweave.tasks.messages import listed
 from loraweave.tasks.rows import FileRows, Row
 
 TEXTS = tuple("text sentence utterance document review comment tweet content body message description".split())
 LABELS = tuple("label labels category class intent topic sentiment emotion".split())
 CONVERSATIONS = ("messages", "conversations", "conversation")
-BESIDE_TEXT = frozenset("id idx index url source date timestamp title meta metadata author lang language".split())
-"""Columns that often stand beside a text and are no label of it."""
+BESIDE_TEXT = frozenset(
+    "id idx index url source date timestamp title meta metadata author lang language __index_level_0__".split()
+)
+"""Columns that often stand beside a text and are no label of it; the last is where pandas puts its row numbers."""
+MOST_NAMED = 20
+"""Columns that a message names: an object may have thousands."""
 
 ALPACA = "### Instruction:\n{{instruction}}\n\nINPUT### Response:\n"
 ALPACA_INPUT = "{% if input %}### Input:\n{{input}}\n\n{% endif %}"
@@ -27,6 +33,7 @@ PAIRS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("question and answer", "question", ("answer", "response"), ("context", "passage")),
     ("prompt and answer", "prompt", ("response", "answer", "output"), ()),
     ("input and output", "input", ("output", "target"), ()),
+    ("prompt and completion", "prompt", ("completion",), ()),  # in capitals; else they are TRL's
 )
 """Names of formats that are a question and an answer: the question's column, the answer's, and what both lean on."""
 
@@ -53,7 +60,12 @@ def choose_format(
     if not rows:
         raise UserError(f"{parts[0].source}: no row that can be used")
     seen = _Columns(parts, rows)
-    found = _own(seen, prompt, completion, choices) if prompt or completion else _known(seen, choices)
+    if prompt or completion:
+        found = _own(seen, prompt, completion, choices)
+    elif metric in TEXT_METRICS and choices is None and (key := seen.find("text")) is not None:
+        found = _plain(seen, key)
+    else:
+        found = _known(seen, choices)
     if choices is not None and not isinstance(found, Labels):
         raise UserError(f"{seen.where}: 'choices' are names of labels, and this is {found.name}")
     if metric is not None:
@@ -80,18 +92,26 @@ class _Columns:
                     self.first[name] = value
         self.names = list(self.first)
         self.where = rows[0].place
+        self.is_table = all(part.kind in ("CSV", "TSV") for part in parts)
 
     def has(self, *names: str) -> bool:
         return all(self.first.get(name) is not None for name in names)
 
+    def find(self, name: str) -> str | None:
+        """The column that is called so; else the one that is but for capitals, as spreadsheets have them."""
+        if self.has(name):
+            return name
+        alike = [other for other in self.names if other.lower() == name and self.has(other)]
+        return alike[0] if len(alike) == 1 else None
+
     def one_of(self, names: Sequence[str]) -> str | None:
-        return next((name for name in names if self.has(name)), None)
+        return next((found for name in names if (found := self.find(name)) is not None), None)
 
     def label_names(self, column: str) -> list[str] | None:
         return next((part.label_names[column] for part in self.parts if column in part.label_names), None)
 
     def said(self) -> str:
-        return ", ".join(map(repr, self.names)) or "none"
+        return _listed(self.names)
 
 
 def _known(seen: _Columns, choices: Choices | None) -> Format:
@@ -99,17 +119,21 @@ def _known(seen: _Columns, choices: Choices | None) -> Format:
         return _chats(seen, key)
     if seen.has("prompt", "completion"):
         columns = [name for name in ("prompt", "completion", "tools") if seen.has(name)]
-        return Pairs("prompt and completion", columns, always_chat=not isinstance(seen.first["prompt"], str))
-    for name, question, answers, contexts in PAIRS:
-        if seen.has(question) and (answer := seen.one_of(answers)):
+        chat = isinstance(seen.first["prompt"], list)
+        return Pairs("prompt and completion", columns, always_chat=chat, table=seen.is_table)
+    for name, usual, answers, contexts in PAIRS:
+        if (question := seen.find(usual)) and (answer := seen.one_of(answers)):
             return _pairs(seen, name, question, answer, seen.one_of(contexts))
     return _text(seen, choices)
 
 
 def _chats(seen: _Columns, key: str) -> Format:
-    first = seen.first[key] if isinstance(seen.first[key], list) else []
-    turn = next((part for part in first if isinstance(part, dict)), {})
-    sharegpt = "role" not in turn and ("from" in turn or key != "messages")
+    try:
+        first = listed(seen.first[key], seen.where)
+    except UserError:  # each row that has such a text is told
+        first = []
+    turn = next((part for part in first if isinstance(part, dict)), {}) if isinstance(first, list) else {}
+    sharegpt = "role" not in turn and ("from" in turn or key.lower() != "messages")
     columns = [name for name in (key, "tools", *(("system",) if sharegpt else ())) if seen.has(name)]
     name = ("ShareGPT conversations" if sharegpt else "chat messages") + (" with tools" if seen.has("tools") else "")
     convert = partial(conversations.sharegpt, key=key) if sharegpt else None
@@ -121,53 +145,65 @@ def _pairs(seen: _Columns, name: str, question: str, answer: str, context: str |
     if own := seen.one_of(("choices", "options")):
         raise UserError(
             f"{seen.where}: has {question!r}, {answer!r} and {own!r}; to choose among each row's own answers write "
-            f'prompt: "{{{{{question}}}}}\\n", completion: "{{{{{answer}}}}}" and choices: "{{{{{own}}}}}"'
+            f'prompt: "{_printed(question)}\\n", completion: "{_printed(answer)}" and choices: "{_printed(own)}"'
         )
-    for column in (question, answer):
-        if not isinstance(seen.first[column], (str, int, float)):
-            raise UserError(
-                f"{seen.where}: the column {column!r} holds no text but {type(seen.first[column]).__name__}; write "
-                "prompt: and completion: as templates that take the text out of it"
-            )
     columns = [name for name in (question, context, answer) if name]
+    check_texts(seen.first, columns, seen.where)
     if name == "Alpaca":
-        if also := [column for column in ("system", "history") if seen.has(column)]:
+        if (also := [column for column in ("system", "history") if seen.has(column)]) and question == "instruction":
             convert = partial(conversations.alpaca, answer=answer, context=context)
             return Chats("Alpaca with a history", [*also, *columns], always_chat=True, convert=convert)
         plain = ALPACA.replace("INPUT", ALPACA_INPUT.replace("input", context) if context else "")
         chat = ALPACA_CHAT.replace("input", context) if context else "{{instruction}}"
-        return Templates(name, columns, [], [], "loss", False, plain, f"{{{{{answer}}}}}", chat)
-    prompt = f"{{{{{context}}}}}\n{{{{{question}}}}}\n" if context else f"{{{{{question}}}}}\n"
-    return Templates(name, columns, [], [], "loss", False, prompt, f"{{{{{answer}}}}}", prompt.rstrip("\n"))
+        plain, chat = (text.replace("instruction", question) for text in (plain, chat))
+        return Templates(name, columns, [], [], "loss", False, plain, _printed(answer), chat)
+    asked = "\n".join(_printed(column) for column in (context, question) if column)
+    prompt = asked if name == "prompt and completion" else f"{asked}\n"
+    return Templates(name, columns, [], [], "loss", False, prompt, _printed(answer), asked)
 
 
 def _text(seen: _Columns, choices: Choices | None) -> Format:
     """A text and its label, or text alone."""
-    texts = [name for name in TEXTS if isinstance(seen.first.get(name), str)]
+    found = [column for name in TEXTS if (column := seen.find(name)) is not None]
+    texts = [name for name in found if isinstance(seen.first[name], str)]
+    texts = texts or [name for name in found if as_text(seen.first[name]) is not None]
     labels = [name for name in seen.names if _is_label(seen, name) and name not in texts]
-    if not texts or (not labels and not seen.has("text")):
+    if not texts or (not labels and seen.find("text") not in texts):
         raise _unknown(seen)
     text, label = _sure(texts, "text"), _sure(labels, "label")
     if not labels:
-        others = [name for name in seen.names if name not in ("text", *BESIDE_TEXT)]
+        key = seen.find("text")
+        assert key is not None
+        others = [name for name in seen.names if name != key and name.lower() not in BESIDE_TEXT]
         if others:
             raise UserError(
-                f"{seen.where}: has 'text' and {', '.join(map(repr, others))}: where one is a label write prompt:, "
-                "completion: and choices:; plain text has the column 'text' alone"
+                f"{seen.where}: has {key!r} and {_listed(others)}: where one is a label write prompt:, "
+                "completion: and choices:; where the text is learned by itself write metric: bits_per_byte"
             )
-        return PlainText("plain text", ["text"], metric="bits_per_byte", key="text", parts=seen.parts[0].kind == "text")
+        return _plain(seen, key)
     if text is None or label is None:
         several, what = (texts, "text") if text is None else (labels, "label")
         raise UserError(
             f"{seen.where}: which is the {what}, {' or '.join(map(repr, several))}? Say it with templates, such as "
-            f'prompt: "{{{{{several[0]}}}}}\\nLabel: ", completion: "{{{{{label or labels[0]}}}}}" and choices: [...]'
+            f'prompt: "{_printed(several[0])}\\nLabel: ", completion: "{_printed(label or labels[0])}" and '
+            "choices: [...]"
         )
     title = label.replace("_", " ").strip().capitalize()
-    made = _labels(seen, f"{{{{{text}}}}}\n{title}: ", f"{{{{{label}}}}}", choices, "text and label")
+    made = _labels(seen, f"{_printed(text)}\n{title}: ", _printed(label), choices, [text, label])
     made.chat_prompt = made.prompt_template.rstrip()
     if (text, label) != ("text", "label") or len(texts) + len(labels) > 2:
         made.notes.append(f"{text!r} is taken for the text and {label!r} for its label")
     return made
+
+
+def _plain(seen: _Columns, key: str) -> PlainText:
+    parts = frozenset(part.source for part in seen.parts if part.kind == "text")
+    return PlainText("plain text", [key], metric="bits_per_byte", key=key, parts=parts)
+
+
+def _printed(column: str) -> str:
+    """A template that prints a column, also one whose name is more than a word."""
+    return f"{{{{{column}}}}}" if column.isidentifier() else f"{{{{row[{json.dumps(column, ensure_ascii=False)}]}}}}"
 
 
 def _is_label(seen: _Columns, name: str) -> bool:
@@ -186,32 +222,56 @@ def _own(seen: _Columns, prompt: str | None, completion: str | None, choices: Ch
     if not prompt or not completion:
         lacking, given = ("completion", "prompt") if prompt else ("prompt", "completion")
         raise UserError(f"{seen.where}: {given!r} is given and {lacking!r} is not; templates for both are wanted")
-    columns = []
-    for key, template in (("prompt", prompt), ("completion", completion)):
-        for name in used_fields(template, f"{seen.where}, {key}", plain_name=True):
-            if name not in seen.names:
-                raise UserError(
-                    f"{seen.where}: the template of {key!r} reads {name!r}, and the columns are {seen.said()}"
-                    f"{nearest(name, seen.names)}"
-                )
-            columns.append(name)
-    if choices is not None:
-        return _labels(seen, prompt, completion, choices, "text and label")
-    return Templates("columns of its own", list(dict.fromkeys(columns)), [], [], "loss", False, prompt, completion)
+    columns = [*_read_by(seen, "prompt", prompt), *_read_by(seen, "completion", completion)]
+    if choices is None:
+        columns = list(dict.fromkeys(columns))
+        return Templates("columns of its own", columns, [], [], "loss", False, prompt, completion, own=True)
+    made = _labels(seen, prompt, completion, choices, columns)
+    made.own = True
+    return made
 
 
-def _labels(seen: _Columns, prompt: str, completion: str, choices: Choices | None, name: str) -> Labels:
-    where = f"{seen.parts[0].source}, {completion.strip()}"
-    columns = [column for template in (prompt, completion) for column in used_fields(template, where, plain_name=True)]
+def _read_by(seen: _Columns, key: str, template: str) -> list[str]:
+    """The columns that a template of the run file reads; all of them where it reads `row`."""
+    plain = template.replace("{{ ", "{{").replace(" }}", "}}")
+    for name in seen.names:
+        if not name.isidentifier() and (plain == name or f"{{{{{name}}}}}" in plain):
+            raise UserError(f"{seen.where}: in the template of {key!r} write the column {name!r} as {_printed(name)}")
+    found: list[str] = []
+    for name in used_fields(template, f"{seen.where}, {key}", plain_name=True):
+        if name == "row" and name not in seen.names:
+            found += seen.names
+        elif name in seen.names:
+            found.append(name)
+        else:
+            raise UserError(
+                f"{seen.where}: the template of {key!r} reads {name!r}, and the columns are {seen.said()}"
+                f"{nearest(name, seen.names)}"
+            )
+    if not found and key == "completion":
+        raise UserError(
+            f"{seen.where}: the template of {key!r} reads no column, so all rows would have the one answer "
+            f"{shown(template)}; the columns are {seen.said()}"
+        )
+    return found
+
+
+def _labels(seen: _Columns, prompt: str, completion: str, choices: Choices | None, columns: Sequence[str]) -> Labels:
+    """Templates whose answer is a label; the last of `columns` has it."""
+    made = Labels("text and label", columns, [], [], "acc", False, prompt, completion)
     if isinstance(choices, str):
-        columns += used_fields(choices, where, plain_name=True)
-        return Labels(name, columns, [], [], "acc", False, prompt, completion, own_choices=choices)
-    values = [field_value(completion, row) for row in seen.rows]
-    for value, row in zip(values, seen.rows, strict=True):
-        if not isinstance(value, (str, int, float, NoneType)):
-            raise UserError(f"{row.place}: a label is a name or a whole number, not {type(value).__name__}")
+        made.columns, made.own_choices = [*columns, *_read_by(seen, "choices", choices)], choices
+        return made
+    where = f"{seen.parts[0].source}, {completion.strip()}"
+    given = [field_value(completion, row) for row in seen.rows]
+    values = [value for value in given if isinstance(value, (str, int, float, NoneType))]
+    if not values:
+        check_label(given[0], seen.where)
     counts = counted(values)
     known = seen.label_names(columns[-1])
+    if choices is None and known is None and {bool} <= {type(value) for value in values} <= {bool, NoneType}:
+        choices = ["false", "true"]
+        made.notes.append("true and false are taken for the names of the labels")
     if known is not None:
         counts.pop(-1, None)  # what `datasets` writes where nobody has given a label
     if len(counts) > MOST_LABELS:
@@ -224,7 +284,7 @@ def _labels(seen: _Columns, prompt: str, completion: str, choices: Choices | Non
     if len(names) < 2:
         raise UserError(f"{where}: every row has the label {names[0]!r}, so there is nothing to tell apart")
     numbers = {value: names.index(name) for value, name in by_value.items()}
-    made = Labels(name, columns, [], [], "acc", False, prompt, completion, choices=names, by_value=numbers)
+    made.choices, made.by_value = names, numbers
     if unseen := [name for name in names if not any(by_value.get(value) == name for value in counts)]:
         made.notes.append(f"no row has the label {', '.join(map(repr, unseen))}")
     return made
@@ -232,13 +292,22 @@ def _labels(seen: _Columns, prompt: str, completion: str, choices: Choices | Non
 
 def _unknown(seen: _Columns) -> UserError:
     names = set(seen.names)
+    header = "; a table's first line names its columns" if seen.is_table else ""
     near = nearest("messages", names)
     for wanted in (("prompt", "completion"), ("instruction", "output"), ("question", "answer"), ("text", "label")):
         lacking = [name for name in wanted if name not in names]
         if len(lacking) == 1 and not near:
             near = nearest(lacking[0], names - set(wanted))
     return UserError(
-        f"{seen.where}: fields {', '.join(map(repr, sorted(names))) or 'none'}; a task file has 'messages'; 'prompt' "
+        f"{seen.where}: fields {_listed(sorted(names))}; a task file has 'messages'; 'prompt' "
         "and 'completion'; 'instruction' and 'output'; 'conversations'; 'question' and 'answer'; 'text' and 'label'; "
         f"or 'text' alone{near and f' ({near[2:]})'}; for others give prompt: and completion:, templates over them"
+        f"{header}"
     )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names of columns, for a message."""
+    shown = [repr(name) for name in names]
+    more = f" and {len(shown) - MOST_NAMED:,} more" if len(shown) > MOST_NAMED else ""
+    return (", ".join(shown[:MOST_NAMED]) or "none") + more

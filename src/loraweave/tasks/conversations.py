@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterable
-from types import NoneType
 from typing import Any
 
 from loraweave.errors import UserError, nearest
+from loraweave.tasks.formats import check_texts
+from loraweave.tasks.messages import listed
 from loraweave.tasks.rows import Values
 
 ROLES = {
@@ -36,7 +37,7 @@ def sharegpt(row: Values, place: str, key: str) -> Values:
     Raises:
         UserError: a turn without `from` or `value`, an unknown speaker, a call that is no JSON.
     """
-    given = row.get(key)
+    given = listed(row.get(key), f"{place}: {key!r}")
     if not isinstance(given, list) or not given:
         raise UserError(f"{place}: {key!r} must be a list of turns, each with 'from' and 'value'")
     messages = [_message(turn, f"{place}, turn {number} of {key!r}") for number, turn in enumerate(given, start=1)]
@@ -53,18 +54,20 @@ def alpaca(row: Values, place: str, answer: str, context: str | None) -> Values:
         answer, context: their columns.
 
     Raises:
-        UserError: the instruction is no text, or the history no list of pairs.
+        UserError: a column holds no text, there is no instruction, or the history is no list of pairs.
     """
-    history = row.get("history") or []
+    history = listed(row.get("history") or [], f"{place}: 'history'")
     pairs = isinstance(history, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in history)
     if not pairs or not all(isinstance(part, str) for pair in history for part in pair):
         raise UserError(f"{place}: 'history' must be a list of pairs, a question and its answer each")
+    check_texts(row, [name for name in ("system", "instruction", context, answer) if name], place)
     asked = [row.get("instruction"), row.get(context) if context else None]
-    if not isinstance(asked[0], str) or not isinstance(asked[1], (str, NoneType)):
-        raise UserError(f"{place}: 'instruction' must be text{f', and {context!r} text or null' if context else ''}")
-    turns = [part for pair in history for part in pair] + ["\n\n".join(part for part in asked if part)]
+    if asked[0] is None:
+        raise UserError(f"{place}: lacks the field 'instruction'")
+    turns = [part for pair in history for part in pair]
+    turns.append("\n\n".join(str(part) for part in asked if part not in (None, "")))
     if row.get(answer) is not None:
-        turns.append(row[answer])
+        turns.append(str(row[answer]))
     messages = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(turns)]
     return _with(row, ("system", "history", "instruction", answer, context), [*_system(row), *messages])
 

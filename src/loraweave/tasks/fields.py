@@ -88,8 +88,15 @@ def _undeclared(template: str) -> tuple[str, ...]:
     return tuple(sorted(meta.find_undeclared_variables(utils.env.parse(template))))
 
 
+def with_row(document: Mapping[str, Any], template: str) -> Mapping[str, Any]:
+    """A document with itself as `row`, for a template that reads that: `{{row["Customer message"]}}` is a field whose
+    name is more than a word. Where a field is called so, it is that."""
+    reads = "row" in template and not template.isidentifier() and "row" in _undeclared(template)
+    return {**document, "row": document} if reads and "row" not in document else document
+
+
 def rendered(template: str, document: Mapping[str, Any], place: str) -> str:
-    """The text that a template, or a field's bare name, makes of a document; in the sandbox.
+    """The text that a template, or a field's bare name, makes of a document (`with_row`); in the sandbox.
 
     Raises:
         UserError: the template fails; `place` says whose it is, and where.
@@ -99,6 +106,7 @@ def rendered(template: str, document: Mapping[str, Any], place: str) -> str:
     if template.isidentifier():
         return str(document.get(template, ""))
     sandbox_tasks()
+    document = with_row(document, template)
     try:  # a field that only other rows have may be asked for, and is null here
         return str(utils.apply_template(template, {name: document.get(name) for name in _undeclared(template)}))
     except Exception as error:  # a template may fail like any other program
@@ -148,7 +156,8 @@ class _Missing(Undefined):
 def _named(value: Any, name: str) -> Any:
     """A value with its nulls as `_Null`."""
     if isinstance(value, Mapping):
-        return {key: _named(part, f"{name}.{key}") for key, part in value.items()}
+        ways = {key: f".{key}" if str(key).isidentifier() else f"[{key!r}]" for key in value}
+        return {key: _named(part, f"{name}{ways[key]}") for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_named(part, f"{name}[{index}]") for index, part in enumerate(value)]
     return _Null(name) if value is None else value

@@ -1,16 +1,27 @@
 """What a row of each format says: messages, a prompt and its completion, or plain text, as examples to learn."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from loraweave.errors import UserError, nearest
 from loraweave.tasks.examples import Example, Message
-from loraweave.tasks.fields import check_document, rendered
-from loraweave.tasks.messages import check_row, is_learned, read_messages, read_tools, says_something, to_answer
+from loraweave.tasks.fields import check_document, rendered, with_row
+from loraweave.tasks.messages import (
+    check_row,
+    is_learned,
+    listed,
+    read_messages,
+    read_tools,
+    says_something,
+    to_answer,
+)
 from loraweave.tasks.rows import Row, Values
 from loraweave.tasks.task import Group
+
+TEXT_METRICS = ("bits_per_byte", "byte_perplexity", "word_perplexity")
+"""What text that asks nothing is scored by, as lm-eval calls it."""
 
 
 @dataclass
@@ -104,40 +115,50 @@ class Chats(Format):
         key = "messages" if self.convert else self.key
         if values.get(key) is None:
             raise UserError(f"{row.place}: lacks the field {key!r}{nearest(key, set(values) - {key})}")
-        return read_messages(values[key], self.key, row.place, row.filled)
+        given = listed(values[key], f"{row.place}: {self.key!r}")
+        return read_messages(given, self.key, row.place, row.filled)
 
 
 @dataclass
 class Pairs(Format):
-    """TRL's `prompt` and `completion`, both text or both messages."""
+    """TRL's `prompt` and `completion`, both text or both messages.
+
+    Attributes:
+        table: they are cells of a table, whose numbers are texts that print as they were written.
+    """
+
+    table: bool = False
 
     def examples(self, row: Row, chat: bool) -> Group:
         check_row(row.values, row.place)
         tools = read_tools(row.values, row.place, row.filled)
         for key in ("prompt", "completion"):
             _wanted(row, key)
-        prompt, completion = row.values["prompt"], row.values["completion"]
-        if isinstance(prompt, str) and isinstance(completion, str):
+        texts = [self._text(row.values[key]) for key in ("prompt", "completion")]
+        if texts[0] is not None and texts[1] is not None:
             if tools and not chat:
                 raise UserError(f"{row.place}: 'tools' needs messages, or `chat_template: true`")
-            return [_pair(prompt, completion, chat, row.place, tools)]
-        if isinstance(prompt, str) or isinstance(completion, str):
+            return [_pair(texts[0], texts[1], chat, row.place, tools)]
+        if texts != [None, None]:
             raise UserError(f"{row.place}: 'prompt' and 'completion' must both be text or both be lists of messages")
-        prompt = read_messages(prompt, "prompt", row.place, row.filled)
-        completion = read_messages(completion, "completion", row.place, row.filled)
+        prompt = read_messages(row.values["prompt"], "prompt", row.place, row.filled)
+        completion = read_messages(row.values["completion"], "completion", row.place, row.filled)
         if completion[-1]["role"] != "assistant" or not says_something(completion[-1]):
             raise UserError(f"{row.place}: the last message of 'completion' must be an answer of the role 'assistant'")
         return turns(prompt + completion, len(prompt), tools, row.place)
 
     def prompt(self, row: Row, chat: bool) -> str | list[Message]:
-        prompt = _wanted(row, "prompt")
-        if not isinstance(prompt, str):
-            return read_messages(prompt, "prompt", row.place, row.filled)
+        prompt = self._text(_wanted(row, "prompt"))
+        if prompt is None:
+            return read_messages(row.values["prompt"], "prompt", row.place, row.filled)
         return asked(prompt, chat)
 
     def document(self, row: Row, chat: bool, answered: bool = True) -> dict[str, Any]:
         completion = str(row.values["completion"]).strip() if answered else ""
-        return {"prompt": _wanted(row, "prompt"), "completion": completion}
+        return {"prompt": str(_wanted(row, "prompt")), "completion": completion}
+
+    def _text(self, value: Any) -> str | None:
+        return as_text(value) if self.table or isinstance(value, str) else None
 
 
 @dataclass
@@ -147,11 +168,13 @@ class Templates(Format):
     Attributes:
         prompt_template, completion_template: in Jinja, or a column's bare name.
         chat_prompt: the prompt's template where it is a user's turn in a chat; `prompt_template` where empty.
+        own: the templates are the run file's, so that no column means anything by its name.
     """
 
     prompt_template: str = ""
     completion_template: str = ""
     chat_prompt: str = ""
+    own: bool = False
 
     def templates(self, chat: bool) -> dict[str, str]:
         return {"prompt": self._prompt_template(chat), "completion": self.completion_template}
@@ -160,22 +183,35 @@ class Templates(Format):
         return (self.chat_prompt if chat else "") or self.prompt_template
 
     def examples(self, row: Row, chat: bool) -> Group:
-        check_row(row.values, row.place)
-        check_document({"completion": self.completion_template}, row.values, row.place, row.place)
-        completion = rendered(self.completion_template, row.values, f"{row.place}: completion")
-        return [_pair(self._prompt(row, chat), completion, chat, row.place)]
+        self._check(row)
+        return [_pair(self._prompt(row, chat), self._completion(row), chat, row.place)]
 
     def prompt(self, row: Row, chat: bool) -> str | list[Message]:
         return asked(self._prompt(row, chat), chat)
 
     def document(self, row: Row, chat: bool, answered: bool = True) -> dict[str, Any]:
-        completion = rendered(self.completion_template, row.values, row.place).strip() if answered else ""
+        completion = self._completion(row).strip() if answered else ""
         return {"prompt": self._prompt(row, chat), "completion": completion}
 
+    def _check(self, row: Row) -> None:
+        """Raise UserError for a row that wants to be learned in another way, or whose columns hold no text."""
+        if not self.own:
+            check_row(row.values, row.place)
+            check_texts(row.values, self.columns, row.place)
+
     def _prompt(self, row: Row, chat: bool) -> str:
-        template = self._prompt_template(chat)
-        check_document({"prompt": template}, row.values, row.place, row.place)
-        return rendered(template, row.values, f"{row.place}: prompt")
+        return self._made("prompt", self._prompt_template(chat), row)
+
+    def _completion(self, row: Row) -> str:
+        return self._made("completion", self.completion_template, row)
+
+    def _made(self, what: str, template: str, row: Row) -> str:
+        self._check_fields(what, template, row)
+        return rendered(template, row.values, f"{row.place}: {what}")
+
+    def _check_fields(self, what: str, template: str, row: Row) -> None:
+        """Raise UserError where the row lacks a field that a template prints; `what` it makes."""
+        check_document({what: template}, with_row(row.values, template), row.place, row.place)
 
 
 @dataclass
@@ -184,23 +220,39 @@ class PlainText(Format):
 
     Attributes:
         key: its column.
-        parts: it comes in pieces, whose ends are not the end of a text.
+        parts: sources of which it comes in pieces, whose ends are not the end of a text.
     """
 
     key: str = "text"
-    parts: bool = False
+    parts: frozenset[str] = frozenset()
 
     def examples(self, row: Row, chat: bool) -> Group:
-        text = _wanted(row, self.key)
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{row.place}: {self.key!r} is {'empty' if isinstance(text, str) else 'no text'}")
-        return [Example("", text, place=row.place, ends=not self.parts)]
+        text = as_text(_wanted(row, self.key))
+        if text is None or not text.strip():
+            raise UserError(f"{row.place}: {self.key!r} is {'no text' if text is None else 'empty'}")
+        return [Example("", text, place=row.place, ends=row.source not in self.parts)]
 
     def document(self, row: Row, chat: bool, answered: bool = True) -> dict[str, Any]:
-        return {"prompt": "", "completion": row.values[self.key]}
+        return {"prompt": "", "completion": str(row.values[self.key])}
 
     def prompt(self, row: Row, chat: bool) -> str | list[Message]:
         raise UserError(f"{row.place}: plain text asks for nothing, so there is nothing to predict")
+
+
+def as_text(value: Any) -> str | None:
+    """A value as text, numbers as they print: a table's column of nothing but numbers is read as such. None for what is
+    no text."""
+    return str(value) if isinstance(value, (str, int, float)) else None
+
+
+def check_texts(values: Values, columns: Iterable[str], place: str) -> None:
+    """Raise UserError where one of some columns holds a list or the like, which would be printed in Python's way."""
+    for column in columns:
+        if isinstance(value := values.get(column), (list, tuple, dict, bytes)):
+            raise UserError(
+                f"{place}: the column {column!r} holds no text but {type(value).__name__}; write prompt: and "
+                "completion: as templates that take the text out of it"
+            )
 
 
 def asked(prompt: str, chat: bool) -> str | list[Message]:

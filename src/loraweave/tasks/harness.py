@@ -46,7 +46,7 @@ def named_tasks(name: str) -> list[Any]:
         if name not in manager.task_index:
             raise UserError(
                 f"lm-eval has no task {name!r}{nearest(name, manager.all_tasks)}; a task is an lm-eval name, "
-                "or the path of a .yaml, .jsonl, .json or .parquet file"
+                "a task file (.yaml) or data (.jsonl, .csv, .parquet, ...)"
             )
     return _prepared(lambda: manager.load([wanted])["tasks"].values(), f"the lm-eval task {name!r}")
 

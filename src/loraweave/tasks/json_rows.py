@@ -32,6 +32,7 @@ def read_json(text: str, source: str, bad: BadRows) -> FileRows:
 def _lines(text: str, source: str, bad: BadRows) -> FileRows:
     rows, numbers = [], []
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines() would split inside strings (U+2028)
+        line = line.removesuffix("\r")
         if not line.strip():
             continue
         place = f"{source}, line {number}"

@@ -7,8 +7,8 @@ from typing import Any
 
 from loraweave.errors import UserError, nearest, shown
 from loraweave.tasks.examples import Example
-from loraweave.tasks.fields import check_document, rendered
-from loraweave.tasks.formats import Templates, asked
+from loraweave.tasks.fields import rendered
+from loraweave.tasks.formats import Templates, asked, check_texts
 from loraweave.tasks.rows import Row
 from loraweave.tasks.task import Group
 
@@ -47,6 +47,8 @@ class Labels(Templates):
         return {**super().templates(chat), "choices": choices}
 
     def examples(self, row: Row, chat: bool) -> Group:
+        if not self.own:
+            check_texts(row.values, self.columns[:1], row.place)
         names, gold = self.names(row), self.gold(row)
         return [Example(asked(self._prompt(row, chat), chat), names[gold], by_likelihood=True, place=row.place)]
 
@@ -61,7 +63,7 @@ class Labels(Templates):
         """The labels that a row may have."""
         if not self.own_choices:
             return self.choices
-        check_document({"choices": self.own_choices}, row.values, row.place, row.place)
+        self._check_fields("choices", self.own_choices, row)
         found = field_value(self.own_choices, row)
         if not isinstance(found, list) or len(found) < 2 or not all(isinstance(name, str) and name for name in found):
             raise UserError(f"{row.place}: 'choices' must give a list of two texts or more, not {shown(found)}")
@@ -69,8 +71,9 @@ class Labels(Templates):
 
     def gold(self, row: Row) -> int:
         """Which of `names` is right."""
-        check_document({"completion": self.completion_template}, row.values, row.place, row.place)
+        self._check_fields("completion", self.completion_template, row)
         value, names = field_value(self.completion_template, row), self.names(row)
+        check_label(value, row.place)
         found = self._own_gold(value, names, row) if self.own_choices else self.by_value.get(as_key(value))
         if found is not None:
             return found
@@ -80,8 +83,6 @@ class Labels(Templates):
 
     def _own_gold(self, value: Any, names: list[str], row: Row) -> int | None:
         """The number of a row's own choice that a value names: a name first, then a place or a letter."""
-        if not isinstance(value, (str, int, float)):
-            raise UserError(f"{row.place}: a label is a name or a whole number, not {type(value).__name__}")
         key = as_key(value)
         text = value.strip() if isinstance(value, str) else str(key)
         named = names.index(text) if text in names else None
@@ -94,6 +95,12 @@ class Labels(Templates):
             f"{row.place}: the label {text} may be number {text} of the choices, {names[int(value)]!r}, or the choice "
             f"{text!r}: as completion write {by_place} for the first or {by_name} for the other"
         )
+
+
+def check_label(value: Any, place: str) -> None:
+    """Raise UserError for a value that can be no label; `place` of its row."""
+    if not isinstance(value, (str, int, float)):
+        raise UserError(f"{place}: a label is a name or a whole number, not {type(value).__name__}")
 
 
 def field_value(template: str, row: Row) -> Any:
@@ -117,8 +124,8 @@ def as_key(value: Any) -> Any:
 
 
 def counted(values: Iterable[Any]) -> dict[Any, int]:
-    """How often each label stands there, in the order of numbers or names."""
-    counts = Counter(as_key(value) for value in values if value is not None)
+    """How often each label stands there, in the order of numbers or names; an empty one is none."""
+    counts = Counter(key for value in values if (key := as_key(value)) not in (None, ""))
     return dict(sorted(counts.items(), key=lambda item: (isinstance(item[0], str), item[0])))
 
 

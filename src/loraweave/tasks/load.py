@@ -11,7 +11,7 @@ from loraweave.tasks.data_task import DataTask
 from loraweave.tasks.files import SUFFIXES, existing
 from loraweave.tasks.harness import named_tasks, yaml_tasks
 from loraweave.tasks.harness_task import HarnessTask
-from loraweave.tasks.sources import YAML_SUFFIXES, is_source
+from loraweave.tasks.sources import YAML_SUFFIXES, is_source, no_data_set
 from loraweave.tasks.spec import A_NAME, FOR_DATA, OnBadRow, TaskSpec, is_name, parse_spec
 from loraweave.tasks.task import Task
 
@@ -126,7 +126,14 @@ def _lm_eval_tasks(what: str, base: Path, data_dir: Path | None, trust_code: boo
     if "/" in what or "\\" in what:
         known = ", ".join(YAML_SUFFIXES + SUFFIXES)
         raise UserError(f"{existing(_at(base, what), 'task')}: a task file ends in one of {known}")
-    return named_tasks(what), f"lm-eval {version('lm-eval')}"
+    if (here := _at(base, what)).is_file() and here.suffix:
+        raise UserError(f"{here}: a task file ends in one of {', '.join(YAML_SUFFIXES + SUFFIXES)}; save it as one")
+    try:
+        return named_tasks(what), f"lm-eval {version('lm-eval')}"
+    except UserError as error:
+        if here.is_dir() and error.__cause__ is None:  # no name of lm-eval's
+            raise no_data_set(here) from None
+        raise
 
 
 def _at(base: Path, path: str | Path) -> Path:

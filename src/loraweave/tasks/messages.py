@@ -64,7 +64,7 @@ def read_tools(row: Mapping[str, Any], place: str, filled: bool = False) -> list
     Raises:
         UserError: `tools` is something else.
     """
-    tools = _from_text(row.get("tools") or None, f"{place}: 'tools'")
+    tools = from_text(row.get("tools") or None, f"{place}: 'tools'")
     if not tools:
         return None
     if not isinstance(tools, list):
@@ -108,6 +108,26 @@ def to_answer(messages: Sequence[Message]) -> list[Message]:
     while end and messages[end - 1]["role"] == "assistant":
         end -= 1
     return list(messages[:end])
+
+
+def listed(value: Any, what: str) -> Any:
+    """A list that may be written as JSON inside a text, as tables have it in a cell; arguments and errors as of
+    `from_text`. Any other text stays one."""
+    return from_text(value, what) if isinstance(value, str) and value.lstrip().startswith("[") else value
+
+
+def from_text(value: Any, what: str) -> Any:
+    """A value that may be written as JSON inside a text.
+
+    Raises:
+        UserError: it is text and no JSON; `what` it is, with its place.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise UserError(f"{what} is text that is not JSON: {shown(value)}") from None
 
 
 def says_something(message: Message) -> bool:
@@ -177,7 +197,7 @@ def _text(content: Any, place: str) -> str:
 
 def _calls(calls: Any, place: str, filled: bool) -> list[dict[str, Any]]:
     """Calls of functions with their arguments as a mapping, which is what templates take."""
-    calls = _from_text(calls, f"{place}: 'tool_calls'")
+    calls = from_text(calls, f"{place}: 'tool_calls'")
     if not isinstance(calls, list):
         raise UserError(f"{place}: 'tool_calls' must be a list, not {type(calls).__name__}")
     read = []
@@ -187,22 +207,12 @@ def _calls(calls: Any, place: str, filled: bool) -> list[dict[str, Any]]:
         inner = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"]:
             raise UserError(f"{which} names no function: {{type: function, function: {{name, arguments}}}} is wanted")
-        arguments = _from_text(inner.get("arguments") or {}, f"{which}: 'arguments'")
+        arguments = from_text(inner.get("arguments") or {}, f"{which}: 'arguments'")
         if not isinstance(arguments, dict):
             raise UserError(f"{which}: 'arguments' must be a mapping, not {type(arguments).__name__}")
         around = {key: part for key, part in call.items() if key not in ("function", "name", "arguments")}
         read.append({"type": "function", **around, "function": {**inner, "arguments": arguments}})
     return read
-
-
-def _from_text(value: Any, what: str) -> Any:
-    """A value that may be written as JSON inside a text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise UserError(f"{what} is text that is not JSON: {shown(value)}") from None
 
 
 def _without_nulls(value: Any) -> Any:

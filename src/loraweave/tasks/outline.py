@@ -1,6 +1,6 @@
 """Tasks as their configuration describes them, with nothing downloaded: loaded only where their data are at hand."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from loraweave.tasks.sources import YAML_SUFFIXES, is_source
 from loraweave.tasks.spec import OnBadRow, TaskSpec, parse_spec
 from loraweave.tasks.task import Task
 from loraweave.tasks.task_yaml import read_task_yaml
+from loraweave.tasks.untrained import load_untrained
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,36 @@ def outlines(
     return found
 
 
+def untrained_outlines(
+    specs: Iterable[Any],
+    trained: Mapping[str, str],
+    base_dir: Path,
+    data_dir: str | Path | None,
+    chat_template: bool,
+    seed: int,
+    trust_code: bool = False,
+    on_bad_row: OnBadRow = "error",
+) -> list[Outline]:
+    """What a run is scored on and not trained for, in the order given; arguments as `load_untrained` takes them.
+    Nothing is downloaded.
+
+    Raises:
+        UserError: as `load_untrained`, but not for data that would have to be downloaded.
+    """
+    found: list[Outline] = []
+    for entry in specs:
+        try:
+            with nothing_downloaded():
+                some = load_untrained([entry], trained, base_dir, data_dir, chat_template, seed, trust_code, on_bad_row)
+            found += map(_loaded, some)
+        except UserError as error:
+            if not is_missing_data(error):
+                raise
+            found += _described(parse_spec(entry, "eval.forgetting"), base_dir, trust_code, scored_alone=True)
+    check_names((outline.name, outline.data) for outline in found)
+    return found
+
+
 @contextmanager
 def nothing_downloaded() -> Iterator[None]:
     """Inside it, `datasets` and the hub's client take what is in their caches and ask nobody."""
@@ -97,7 +128,7 @@ def _loaded(task: Task) -> Outline:
     return Outline(task.name, data or task.origin, ", ".join(task.lm_eval.aggregation()), task)
 
 
-def _described(spec: TaskSpec, base_dir: Path, trust_code: bool) -> list[Outline]:
+def _described(spec: TaskSpec, base_dir: Path, trust_code: bool, scored_alone: bool = False) -> list[Outline]:
     """A task whose data are not at hand, or the members of a group, from lm-eval's YAML alone."""
     if is_source(spec.task, base_dir):
         if spec.eval is None:  # a data set of the hub
@@ -107,7 +138,7 @@ def _described(spec: TaskSpec, base_dir: Path, trust_code: bool) -> list[Outline
     found = []
     for config in _configs(spec.task, base_dir, trust_code):
         name = spec.name or str(config["task"])
-        if config.get("training_split") is None and "class" not in config:
+        if not scored_alone and config.get("training_split") is None and "class" not in config:
             raise UserError(f"the task {name!r} has no training split: it can only be evaluated")
         found.append(Outline(name, _data_set(config), _scored_by(config), None))
     return found

@@ -103,7 +103,8 @@ def recognise(entry: str | dict[str, Any] | TaskSpec, base_dir: str | Path = "."
         problems = [*bad.found, BadRow(str(error), source.where, 0, None)]
         return Recognised(**about, rows=sum(read.values()), splits=read, notes=notes, problems=problems)
     chat = found.always_chat or bool(spec.chat_template)
-    splits, labels = _usable(source, found, chat, bad)
+    splits, labels = _usable(source, found, chat, bad, notes)
+    order = [part.source for some in source.splits.values() for part in some]
     templates = found.templates(chat)
     return Recognised(
         **about,
@@ -117,7 +118,7 @@ def recognise(entry: str | dict[str, Any] | TaskSpec, base_dir: str | Path = "."
         scored_by=found.metric,
         splits=splits,
         notes=[*notes, *found.notes],
-        problems=sorted(bad.found, key=lambda row: (about["files"].index(row.source), row.number)) + wrong,
+        problems=sorted(bad.found, key=lambda row: (order.index(row.source), row.number)) + wrong,
     )
 
 
@@ -131,18 +132,26 @@ def _format(parts: Sequence[FileRows], spec: TaskSpec, wrong: list[BadRow]) -> F
         return choose_format(parts, spec.prompt, spec.completion, names, spec.metric)
 
 
-def _usable(source: Source, found: Format, chat: bool, bad: BadRows) -> tuple[dict[str, int], dict[str, int]]:
-    """The rows of each split that give an example, and those of each label; the others go to `bad`."""
+def _usable(
+    source: Source, found: Format, chat: bool, bad: BadRows, notes: list[str]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """The rows of each split that give an example, and those of each label; the others go to `bad`. A split that keeps
+    its answers to itself is none, and goes to `notes`."""
     splits: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     for split, parts in source.splits.items():
+        own = BadRows(keep=True)
         for row in (row for part in parts for row in rows_of(part)):
             try:
                 examples = found.examples(row, chat)
             except UserError as error:
-                bad.add(error, row.source, row.number, row.values)
+                own.add(error, row.source, row.number, row.values)
                 continue
             splits[split] += 1
             if isinstance(found, Labels) and split == "training":
                 labels[str(examples[0].completion)] += 1
+        if split != "training" and own.found and not splits[split]:
+            notes.append(f"{parts[0].source}: not used, for no row has an answer")
+        else:
+            bad.found += own.found
     return dict(splits), {name: labels[name] for name in dict.fromkeys([*getattr(found, "choices", ()), *labels])}

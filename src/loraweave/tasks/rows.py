@@ -1,12 +1,19 @@
 """Rows of data with the place of each, and what becomes of rows that cannot be used."""
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from loraweave.errors import UserError
+from loraweave.files import finite
 
 Values = dict[str, Any]
 """A row: what stands in each column."""
+
+
+def plain_values(content: Any) -> Any:
+    """A row as JSON has it: dates and bytes, which Parquet has, are text, and a number that is none is null."""
+    return finite(json.loads(json.dumps(content, default=str)))
 
 
 class Row(NamedTuple):

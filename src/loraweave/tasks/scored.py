@@ -10,7 +10,7 @@ import datasets
 from lm_eval.api.task import ConfigurableTask
 
 from loraweave.errors import UserError, nearest
-from loraweave.tasks.formats import Format, Pairs, PlainText, Templates
+from loraweave.tasks.formats import TEXT_METRICS, Format, Pairs, PlainText, Templates
 from loraweave.tasks.labels import Labels
 
 Document = dict[str, Any]
@@ -18,7 +18,7 @@ Document = dict[str, Any]
 METRICS: dict[str, tuple[str, ...]] = {
     "multiple_choice": ("acc", "acc_norm", "f1", "mcc"),
     "generate_until": ("exact_match", "bleu", "chrf", "ter"),
-    "loglikelihood_rolling": ("bits_per_byte", "byte_perplexity", "word_perplexity"),
+    "loglikelihood_rolling": TEXT_METRICS,
 }
 """lm-eval's metrics by the way in which it asks; the loss on held-out rows goes with any."""
 

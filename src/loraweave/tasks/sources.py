@@ -51,6 +51,12 @@ def is_source(written: str, base: Path) -> bool:
     return _is_hub_name(written, base)
 
 
+def is_path(written: str) -> bool:
+    """Whether what a person wrote is a path by its looks, and no name of lm-eval's or the hub's."""
+    known = is_data(written) or Path(written).suffix in YAML_SUFFIXES
+    return known or Path(written).is_absolute() or written.startswith((".", "~"))
+
+
 def read_source(written: str, base: Path, bad: BadRows, subset: str | None = None) -> Source:
     """The rows that a path, a pattern of paths, a folder of `save_to_disk` or a hub name stands for.
 
@@ -139,9 +145,7 @@ def _saved(folder: Path) -> dict[str, list[FileRows]]:
     import datasets
 
     if not is_saved(folder):
-        some = next((path.name for path in sorted(folder.iterdir()) if is_data(path)), None)
-        pattern = f"; for the files in it write a pattern, such as {folder.name}/*{Path(some).suffix}" if some else ""
-        raise UserError(f"{folder}: a folder that `datasets` did not save (save_to_disk){pattern}")
+        raise no_data_set(folder)
     _check_parts(folder)
     try:
         return _by_split(datasets.load_from_disk(str(folder)), str(folder), "Arrow folder")
@@ -162,6 +166,13 @@ def _check_parts(folder: Path) -> None:
         files = read_json(state).get("_data_files") if state.is_file() else None
         for file in files if isinstance(files, list) else ():
             inside(state.parent, str(file.get("filename") if isinstance(file, dict) else file), state)
+
+
+def no_data_set(folder: Path) -> UserError:
+    """What to say of a folder that is none of `save_to_disk`."""
+    some = next((path.name for path in sorted(folder.iterdir()) if is_data(path)), None)
+    pattern = f"; for the files in it write a pattern, such as {folder.name}/*{Path(some).suffix}" if some else ""
+    return UserError(f"{folder}: a folder that `datasets` did not save (save_to_disk){pattern}")
 
 
 def _downloaded(name: str, subset: str | None) -> Any:
@@ -191,5 +202,6 @@ def _by_split(data: Any, source: str, kind: str) -> dict[str, list[FileRows]]:
         (name,) = data
         found = {"training": [of_table(data[name].with_format("arrow")[:], f"{source}, {name}", kind)]}
     if "training" not in found:
-        raise UserError(f"{source}: no split 'train' among {', '.join(map(repr, data))}")
+        one = f"; name one by itself, such as {source}/{next(iter(data))}" if kind == "Arrow folder" and data else ""
+        raise UserError(f"{source}: no split 'train' among {', '.join(map(repr, data))}{one}")
     return found

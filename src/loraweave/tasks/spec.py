@@ -63,6 +63,18 @@ class TaskSpec(BaseModel):
             raise ValueError(f"{shown(name)} cannot be a name: {A_NAME}")
         return name
 
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """Names are text, also where YAML takes one for a number; a word that it takes for true or false is lost."""
+        names = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+        if any(isinstance(name, bool) for name in names):
+            raise ValueError("YAML reads yes, no, on and off as true and false: put such names in quotes")
+        made = [str(name) if isinstance(name, (int, float)) else name for name in names]
+        if isinstance(value, dict):
+            return dict(zip(value, made, strict=True))
+        return made if isinstance(value, list) else value
+
     @field_validator("validation", "test", mode="before")
     @classmethod
     def _share_or_file(cls, value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from typing import Any
+from typing import Any, Literal
 
 from loraweave.errors import UserError
 from loraweave.tasks.rows import BadRows, FileRows
@@ -30,21 +30,16 @@ def read_table(text: str, source: str, separator: str, bad: BadRows) -> FileRows
     if separator not in head and (other := next((mark for mark in INSTEAD if mark in head), separator)) != separator:
         separator = other
         notes.append(f"the cells are separated by {separator!r}")
-    csv.field_size_limit(LONGEST_CELL)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    rows: list[list[str]] = []
-    numbers, start = [], 1
-    try:
-        for cells in reader:
-            if any(cells):
-                rows.append(cells)
-                numbers.append(start)
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{source}, line {start}: not a row of a table ({error})") from None
+    plain = kind == "TSV" and '"' in text and _has_plain_quotes(text, separator)
+    if plain:
+        notes.append("every line is a row, so quotes are taken as they stand")
+    rows, numbers = _cells(text, source, separator, csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
     if not rows:
         return FileRows(source, [], [], "line", kind)
     header = [name.strip() for name in rows[0]]
+    if header[0] == "" and "index" not in header[1:]:
+        header[0] = "index"
+        notes.append("the first column has no name, as pandas writes its row numbers, and is called 'index'")
     for name in header:
         if not name or header.count(name) > 1:
             said = f"{name!r} twice" if name else "a column without a name"
@@ -60,6 +55,37 @@ def read_table(text: str, source: str, separator: str, bad: BadRows) -> FileRows
     columns = [_typed([cells[index] for cells in whole]) for index in range(len(header))]
     made = [dict(zip(header, row, strict=True)) for row in zip(*columns, strict=True)]
     return FileRows(source, made, places, "line", kind, notes=notes)
+
+
+def _cells(text: str, source: str, separator: str, quoting: Literal[0, 3]) -> tuple[list[list[str]], list[int]]:
+    """The rows of a table that are not blank, and the line in which each begins."""
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, quoting=quoting)
+    rows, numbers, start = [], [], 1
+    try:
+        for cells in reader:
+            if any(cells):
+                rows.append(cells)
+                numbers.append(start)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{source}, line {start}: not a row of a table ({error})") from None
+    return rows, numbers
+
+
+def _has_plain_quotes(text: str, separator: str) -> bool:
+    """Whether quotes in a table are part of its texts: many programs write tabs between cells and quote nothing.
+
+    They are where each line has as many cells as the first, and rows of quoted cells cannot be read, or are fewer: a
+    quote that opens a text has run on over other rows.
+    """
+    lines, _ = _cells(text, "", separator, csv.QUOTE_NONE)
+    if len({len(cells) for cells in lines}) != 1:
+        return False
+    try:
+        return len(_cells(text, "", separator, csv.QUOTE_MINIMAL)[0]) < len(lines)
+    except UserError:
+        return True
 
 
 def _typed(cells: list[str]) -> list[Any]:

@@ -64,6 +64,16 @@ class Task(ABC):
     def test_examples(self) -> list[Example]:
         """The examples behind the task's score: what lm-eval evaluates, or what the held-out loss is taken over."""
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many examples are learned from, chosen by and scored; none of the first two where it is only scored.
+
+        Raises:
+            UserError: as `training_examples`.
+        """
+        training, validation = self._splits() if self.trainable else ([], [])
+        return {"training": len(training), "validation": len(validation), "test": len(self.test_examples())}
+
     def question(self, values: Mapping[str, Any], place: str) -> str | list[Message] | None:
         """What a row without an answer asks, as text to go on from or as a chat to answer; None where `lm_eval` asks.
 

@@ -10,7 +10,7 @@ from loraweave.tasks.files import parted, read_rows
 from loraweave.tasks.harness_task import HarnessTask
 from loraweave.tasks.load import check_names, load_tasks
 from loraweave.tasks.scored import scored_rows
-from loraweave.tasks.spec import TaskSpec, parse_spec
+from loraweave.tasks.spec import OnBadRow, TaskSpec, parse_spec
 from loraweave.tasks.task import Task
 from loraweave.tasks.texts import pieces
 
@@ -28,6 +28,7 @@ def load_untrained(
     chat_template: bool = False,
     seed: int = 0,
     trust_code: bool = False,
+    on_bad_row: OnBadRow = "error",
 ) -> list[Task]:
     """Load what is named under `eval.forgetting`, in the order given.
 
@@ -35,7 +36,7 @@ def load_untrained(
         specs: as of `tasks.load_tasks`; and bare texts: a `.txt` file, packed or not, or the name of a text in
             `SHIPPED`.
         trained: name and origin of each task that the run is trained on.
-        base_dir, data_dir, chat_template, seed, trust_code: as of `load_tasks`.
+        base_dir, data_dir, chat_template, seed, trust_code, on_bad_row: as of `load_tasks`.
 
     Raises:
         UserError: as `load_tasks`; a text that is empty; or a task that the run is trained on.
@@ -48,7 +49,7 @@ def load_untrained(
         if path is not None:
             found.append(_text(spec, path))
         else:
-            found += load_tasks([spec], base_dir, data_dir, chat_template, seed, trust_code)
+            found += load_tasks([spec], base_dir, data_dir, chat_template, seed, trust_code, on_bad_row)
     for task in found:
         if task.name in trained:
             raise UserError(f"eval.forgetting: {task.name!r} is what the run is trained on ({trained[task.name]})")

@@ -127,8 +127,9 @@ def train(
             if run.is_main:
                 described = describe_base(run.config.base, model, tokenizer)
                 hold_to(run.folder, described, describe_data(tasks) if trains else {})
-                note_data(run.folder, tasks)
-                write_json(run.folder.environment, environment(run.config.seed))
+                note_data(run.folder, tasks, run.config.base_dir)
+                made_at = {"base_dir": str(run.config.base_dir)}
+                write_json(run.folder.environment, environment(run.config.seed) | made_at)
             if resume and (start.checkpoint is not None or run.folder.metrics.exists()):
                 console.print(str(start), soft_wrap=True)
             if not trains:

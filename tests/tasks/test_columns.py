@@ -1,0 +1,237 @@
+"""Columns as people have them: numbers for texts, names in capitals or of several words, lists and JSON in cells. Each
+is read as it was meant, or refused with its place."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import yaml
+from tiny_tasks import write_jsonl
+
+from loraweave.errors import UserError
+from loraweave.tasks import Example, Task, load_tasks
+from loraweave.tasks.data_task import DataTask
+from loraweave.tasks.recognise import recognise
+
+CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+SHARED = [{"from": "system", "value": "s"}, {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+
+
+def loaded(folder: Path, rows: list[dict[str, Any]], **more: Any) -> DataTask:
+    write_jsonl(folder / "mine.jsonl", rows)
+    return of_file(folder, "mine.jsonl", **more)
+
+
+def of_file(folder: Path, name: str, **more: Any) -> DataTask:
+    (task,) = load_tasks([{"task": name, **more}], folder)
+    assert isinstance(task, DataTask)
+    return task
+
+
+def table(folder: Path, rows: list[dict[str, Any]], name: str = "mine.csv") -> str:
+    with (folder / name).open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if name.endswith(".tsv") else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+    return name
+
+
+def everything(task: Task) -> list[Example]:
+    return task.training_examples() + task.validation_examples() + task.test_examples()
+
+
+def texts(task: Task) -> set[tuple[Any, Any]]:
+    return {(str(example.prompt), str(example.completion)) for example in everything(task)}
+
+
+def test_numbers_are_texts_in_tables_and_in_json(tmp_path: Path) -> None:
+    sums = [{"prompt": f"{n}+1=", "completion": n + 1} for n in range(12)]
+    wanted = {(f"{n}+1=", f"{n + 1}") for n in range(12)}
+    assert texts(of_file(tmp_path, table(tmp_path, sums))) == wanted
+    with pytest.raises(UserError, match="line 1: 'prompt' and 'completion' must both be text"):
+        loaded(tmp_path, sums)  # JSON has words for texts
+    scored = of_file(tmp_path, table(tmp_path, sums), metric="exact_match")
+    assert {doc["completion"] for doc in scored.lm_eval.eval_docs} <= {str(n) for n in range(1, 13)}
+    assert scored.question({"prompt": "7"}, "row 1") is None
+    assert scored.document({"prompt": 7}, "row 1") == {"prompt": "7", "completion": ""}
+    kinds = [{"text": n, "label": ("even", "odd")[n % 2]} for n in range(12)]
+    wanted = {(f"{n}\nLabel: ", ("even", "odd")[n % 2]) for n in range(12)}
+    assert texts(of_file(tmp_path, table(tmp_path, kinds))) == wanted
+    assert texts(loaded(tmp_path, kinds)) == wanted
+    steps = [{"system": "Count.", "instruction": "Add one.", "input": n, "output": n + 1} for n in range(12)]
+    task = of_file(tmp_path, table(tmp_path, steps))
+    chat = [{"role": "system", "content": "Count."}, {"role": "user", "content": "Add one.\n\n5"}]
+    assert Example(chat, [{"role": "assistant", "content": "6"}]) in everything(task)
+
+
+def test_true_and_false_are_their_own_names_and_that_is_said(tmp_path: Path) -> None:
+    rows = [{"text": f"t{n}", "label": n % 2 == 0} for n in range(12)]
+    task = loaded(tmp_path, rows)
+    assert {example.completion for example in everything(task)} == {"false", "true"}
+    assert Example("t2\nLabel: ", "true") in everything(task)
+    assert "true and false are taken for the names of the labels" in task.notes
+    assert {e.completion for e in everything(loaded(tmp_path, rows, choices=["fine", "rude"]))} == {"fine", "rude"}
+    with pytest.raises(UserError, match="every row has the label 'true'"):
+        loaded(tmp_path, [{"text": f"t{n}", "label": True} for n in range(12)], choices={"1": "true"})
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.tsv"])
+def test_conversations_in_cells_of_a_table(name: str, tmp_path: Path) -> None:
+    wanted = Example(CHAT[:1], CHAT[1:])
+    rows = [{"id": n, "messages": json.dumps(CHAT)} for n in range(6)]
+    assert wanted in everything(of_file(tmp_path, table(tmp_path, rows, name)))
+    rows = [{"id": n, "conversations": json.dumps(SHARED)} for n in range(6)]
+    task = of_file(tmp_path, table(tmp_path, rows, name))
+    assert task.format.name == "ShareGPT conversations"
+    assert Example([{"role": "system", "content": "s"}, *CHAT[:1]], CHAT[1:]) in everything(task)
+    rows = [{"instruction": "a", "history": json.dumps([["x", "y"]]), "output": "b"} for n in range(6)]
+    task = of_file(tmp_path, table(tmp_path, rows, name))
+    assert any(len(example.prompt) == 3 for example in everything(task))
+    rows = [{"id": n, "messages": json.dumps(CHAT) if n else str(CHAT)} for n in range(6)]  # as pandas writes lists
+    with pytest.raises(UserError, match=rf"{name}, line 2: 'messages' is text that is not JSON"):
+        of_file(tmp_path, table(tmp_path, rows, name))
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "prompt", "answer"),
+    [
+        ({"Prompt": "p{}", "Completion": "c{}"}, "prompt and completion", "p1", "c1"),
+        ({"Question": "q{}", "Answer": "a{}"}, "question and answer", "q1\n", "a1"),
+        (
+            {"Instruction": "i{}", "Input": "x{}", "Output": "o{}"},
+            "Alpaca",
+            "### Instruction:\ni1\n\n### Input:\nx1\n\n### Response:\n",
+            "o1",
+        ),
+        ({"Text": "t{}", "Label": "l{}"}, "text and label", "t1\nLabel: ", "l1"),
+        ({"TEXT": "t{}"}, "plain text", "", "t1"),
+    ],
+)
+def test_names_in_capitals(row: dict[str, str], name: str, prompt: str, answer: str, tmp_path: Path) -> None:
+    rows = [{key: value.format(n) for key, value in row.items()} for n in range(6)]
+    task = of_file(tmp_path, table(tmp_path, rows))
+    assert task.format.name == name
+    assert (prompt, answer) in texts(task)
+
+
+def test_names_of_several_words(tmp_path: Path) -> None:
+    rows = [{"Customer message": f"m{n}", "Sentiment label": "ab"[n % 2], "note": None} for n in range(12)]
+    own = {"prompt": '{{row["Customer message"]}}\nLabel: ', "completion": '{{row["Sentiment label"]}}'}
+    task = loaded(tmp_path, rows, **own, choices=["a", "b"])
+    assert ("m3\nLabel: ", "b") in texts(task)
+    assert task.lm_eval is not None
+    assert task.document({"Customer message": "new"}, "row 1")["prompt"] == "new\nLabel: "
+    assert ("m3\nLabel: ", "b") in texts(loaded(tmp_path, rows, **own))
+    for completion in ("Sentiment label", "{{Sentiment label}}", "{{ Sentiment label }}"):
+        with pytest.raises(UserError, match=r"of 'completion' write the column 'Sentiment label' as \{\{row\["):
+            loaded(tmp_path, rows, **{**own, "completion": completion})
+    with pytest.raises(UserError, match=r"mine\.jsonl, line 1: lacks the field 'Customer mesage' that prompt uses"):
+        loaded(tmp_path, rows, **{**own, "prompt": '{{row["Customer mesage"]}}'})
+    with pytest.raises(UserError, match=r"line 1: lacks the field 'row.note' that prompt uses"):
+        loaded(tmp_path, rows, **{**own, "prompt": "{{row.note}}"})
+    said = [{"text": f"m{n}", "Sentiment label": "ab"[n % 2]} for n in range(12)]
+    assert ("m3\nSentiment label: ", "b") in texts(loaded(tmp_path, said))
+    named = [{"text": f"m{n}", "label": "ab"[n % 2], "row": n} for n in range(12)]  # a column of that name is itself
+    assert ("m3 3", "b") in texts(loaded(tmp_path, named, prompt="{{text}} {{row}}", completion="label"))
+
+
+def test_templates_of_the_run_file_may_read_any_column(tmp_path: Path) -> None:
+    rows = [
+        {"system": "Be brief.", "documents": f"d{n}", "weight": 2.5, "image": "x.png", "frage": f"q{n}", "antwort": "a"}
+        for n in range(6)
+    ]
+    task = loaded(tmp_path, rows, prompt="{{system}} {{documents}} {{weight}} {{frage}}\n", completion="{{antwort}}")
+    assert ("Be brief. d3 2.5 q3\n", "a") in texts(task)
+    with pytest.raises(UserError, match="'completion' reads no column, so all rows would have the one answer 'yes!'"):
+        loaded(tmp_path, rows, prompt="{{frage}}", completion="yes!")
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "kind"),
+    [
+        ({"question": "q", "answer": "a", "context": ["p", "q"]}, "context", "list"),
+        ({"question": "q", "answer": ["a"]}, "answer", "list"),
+        ({"instruction": "i", "input": {"x": 1}, "output": "o"}, "input", "dict"),
+        ({"system": "s", "instruction": "i", "input": [1], "output": "o"}, "input", "list"),
+        ({"text": ["t"], "label": "b"}, "text", "list"),
+    ],
+)
+def test_what_is_no_text_is_not_printed_in_pythons_way(
+    row: dict[str, Any], column: str, kind: str, tmp_path: Path
+) -> None:
+    good = {key: value if isinstance(value, str) else "text" for key, value in row.items()} | {"label": "a"}
+    good = {key: value for key, value in good.items() if key in row}
+    rows = [{**good, next(iter(good)): f"g{n}"} for n in range(6)]
+    with pytest.raises(UserError, match=f"line 7: the column {column!r} holds no text but {kind}"):
+        loaded(tmp_path, [*rows, row])
+    assert len(loaded(tmp_path, [*rows, row], on_bad_row="skip").skipped) == 1
+    if column != "text":
+        with pytest.raises(UserError, match=f"line 1: the column {column!r} holds no text but {kind}"):
+            loaded(tmp_path, [row, row])
+
+
+def test_bytes_are_no_text(tmp_path: Path) -> None:
+    rows = pyarrow.table({"question": ["q"] * 4, "answer": [b"a"] * 4})
+    pyarrow.parquet.write_table(rows, tmp_path / "mine.parquet")
+    with pytest.raises(UserError, match=r"row 1: the column 'answer' holds no text but bytes"):
+        of_file(tmp_path, "mine.parquet")
+
+
+def test_one_label_that_is_none_costs_its_row(tmp_path: Path) -> None:
+    rows = [{"text": f"t{n}", "label": "ab"[n % 2] if n != 4 else ["a"]} for n in range(12)]
+    with pytest.raises(UserError, match="line 5: a label is a name or a whole number, not list"):
+        loaded(tmp_path, rows)
+    task = loaded(tmp_path, rows, on_bad_row="skip")
+    assert (len(everything(task)), [row.number for row in task.skipped]) == (11, [5])
+
+
+def test_plain_text_beside_other_columns(tmp_path: Path) -> None:
+    rows = [{"text": f"t{n}", "words": n} for n in range(6)]
+    with pytest.raises(UserError, match=r"has 'text' and 'words': .* write metric: bits_per_byte"):
+        loaded(tmp_path, rows)
+    task = loaded(tmp_path, rows, metric="byte_perplexity")
+    assert (task.format.name, task.format.unused) == ("plain text", ["words"])
+    assert list(task.lm_eval.aggregation()) == ["byte_perplexity"]
+    pandas = [{"text": f"t{n}", "__index_level_0__": n} for n in range(6)]
+    assert loaded(tmp_path, pandas).format.name == "plain text"
+    (tmp_path / "mine.csv").write_text("".join([",text\n", *(f"{n},t{n}\n" for n in range(6))]))
+    task = of_file(tmp_path, "mine.csv")
+    assert task.format.name == "plain text"
+    assert any("the first column has no name" in note for note in task.notes)
+
+
+def test_text_and_rows_of_one_pattern_keep_their_ends(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n\n".join(f"Paragraph {n}. " + "It goes on. " * 150 for n in range(5)))
+    write_jsonl(tmp_path / "b.jsonl", [{"text": f"t{n}"} for n in range(5)])
+    for names in ("[ab].*", "[ba].*"):
+        task = of_file(tmp_path, names)
+        assert {(example.place.partition(",")[0][-3:], example.ends) for example in everything(task)} == {
+            ("txt", False),
+            ("onl", True),
+        }
+
+
+@pytest.mark.parametrize("written", ["[no, yes]", "{0: no, 1: yes}", "[on, off]"])
+def test_words_that_yaml_takes_for_others(written: str, tmp_path: Path) -> None:
+    rows = [{"text": f"t{n}", "label": n % 2} for n in range(12)]
+    with pytest.raises(UserError, match="choices: YAML reads yes, no, on and off as true and false: put such names in"):
+        loaded(tmp_path, rows, choices=yaml.safe_load(written))
+    named = loaded(tmp_path, rows, choices=yaml.safe_load("[1, 2.5]"))  # stars for 0 and 1
+    assert {("t2\nLabel: ", "1"), ("t3\nLabel: ", "2.5")} <= texts(named)
+    assert ("t3\nLabel: ", "11") in texts(loaded(tmp_path, rows, choices=yaml.safe_load("{0: 10, 1: 11}")))
+
+
+def test_what_is_of_no_format_is_told_in_a_line(tmp_path: Path) -> None:
+    by_id = {f"id{n:04}": {"text": f"t{n}", "label": "a", **({"x": 1} if n else {})} for n in range(5_000)}
+    (tmp_path / "mine.json").write_text(json.dumps(by_id))
+    with pytest.raises(UserError, match=r"fields 'id0000', .* and 4,980 more; a task file has") as caught:
+        of_file(tmp_path, "mine.json")
+    assert len(str(caught.value)) < 1_000
+    (tmp_path / "mine.tsv").write_text("ham\tGo until jurong point\nspam\tFree entry\n")
+    found = recognise("mine.tsv", tmp_path)
+    assert found is not None
+    assert "a table's first line names its columns" in found.problems[-1].message

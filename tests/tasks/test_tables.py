@@ -1,0 +1,48 @@
+"""Tables of text: quotes that are part of a text, line ends inside of cells, and what programs put into a header."""
+
+from pathlib import Path
+
+import pytest
+
+from loraweave.errors import UserError
+from loraweave.tasks.files import read_rows
+from loraweave.tasks.rows import FileRows
+
+
+def read(folder: Path, content: str, name: str = "mine.tsv") -> FileRows:
+    (folder / name).write_bytes(content.encode())
+    return read_rows(folder / name)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_quotes_of_a_table_without_quoting_are_part_of_its_texts(end: str, tmp_path: Path) -> None:
+    lines = ["text\tlabel", '"Tis good\tpos', 'so "so"\tneg', '"Oh," she said\tneg', 'an end"\tpos']
+    found = read(tmp_path, end.join(lines) + end)
+    assert [(row["text"], row["label"]) for row in found.rows] == [tuple(line.split("\t")) for line in lines[1:]]
+    assert found.numbers == [2, 3, 4, 5]
+    assert found.notes == ["every line is a row, so quotes are taken as they stand"]
+    (line,) = read(tmp_path, '"text"\t"label"\n"said ""so"""\t"neg"\n').rows
+    assert line == {"text": 'said "so"', "label": "neg"}
+
+
+def test_line_ends_in_quoted_cells(tmp_path: Path) -> None:
+    for name, mark in (("mine.tsv", "\t"), ("mine.csv", ",")):
+        found = read(tmp_path, f'text{mark}label\r\n"one\r\ntwo\n\nthree"{mark}a\r\nx{mark}"b\nc"\r\n', name)
+        assert found.rows == [{"text": "one\r\ntwo\n\nthree", "label": "a"}, {"text": "x", "label": "b\nc"}]
+        assert (found.numbers, found.notes) == ([2, 6], [])
+
+
+def test_a_quote_that_is_never_closed_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mine\.csv, line 2: not a row of a table"):
+        read(tmp_path, 'text,label\n"Tis good,pos\nso so,neg\n', "mine.csv")
+    with pytest.raises(UserError, match=r"mine\.tsv, line 3: not a row of a table"):
+        read(tmp_path, 'text\tlabel\nx\ty\n"Tis\tpos\nso\n', "mine.tsv")
+
+
+def test_a_first_column_without_a_name_counts_the_rows(tmp_path: Path) -> None:
+    found = read(tmp_path, ",text,label\n0,a,x\n1,b,y\n", "mine.csv")
+    assert found.rows[1] == {"index": 1, "text": "b", "label": "y"}
+    assert "is called 'index'" in found.notes[0]
+    for header in (",index,text", ",text,", "text,,label"):
+        with pytest.raises(UserError, match="line 1: the header has a column without a name"):
+            read(tmp_path, f"{header}\n0,a,x\n", "mine.csv")
