@@ -52,12 +52,14 @@ CONTRACT: dict[str, str] = {
     "transformers:GenerationMixin": "_supports_logits_to_keep",
     # of its continuous batching, which has no promise of its own: also names without an underscore
     "transformers.generation.continuous_batching.continuous_api:ContinuousBatchingManager": "_generation_step "
-    "batch_processor logit_processor output_router background_thread_status distributed_helper warmup join pause",
+    "_run_generation_loop batch_processor logit_processor output_router background_thread_status distributed_helper "
+    "warmup join pause",
     "transformers.generation.continuous_batching.continuous_api:ContinuousBatchProcessor": "inputs_and_outputs "
     "handle_batch_error",
     "transformers.generation.continuous_batching.input_outputs:ContinuousBatchingIOs": "requests_in_batch",
     "transformers.generation.continuous_batching.continuous_api:OutputRouter": "deliver deliver_batch",
-    "transformers.generation.continuous_batching.continuous_api:BackgroundThreadStatus": "request_stop fatal_error",
+    "transformers.generation.continuous_batching.continuous_api:BackgroundThreadStatus": "request_stop fatal_error "
+    "can_accept_new_requests",
     "transformers.generation.continuous_batching.cb_logits_processors:ContinuousBatchingLogitsProcessorList": ""
     "tensors_required check_kwargs prepare_tensor_args",
     "transformers.generation.continuous_batching.requests:FutureRequestState": "state query_length",
@@ -68,9 +70,11 @@ CONTRACT: dict[str, str] = {
     "transformers.cli.serving.utils:GenerationState": "is_cb_alive",
     "transformers.cli.serving.model_manager:ModelManager": "get_gen_models load_model_and_processor shutdown",
     # uvicorn
-    "uvicorn.protocols.http.h11_impl:H11Protocol": "connection_made data_received connection_lost cycle transport loop",
+    "uvicorn.protocols.http.h11_impl:H11Protocol": "connection_made data_received connection_lost "
+    "pause_writing resume_writing cycle transport loop",
     "uvicorn.protocols.http.h11_impl:RequestResponseCycle": "response_complete",
-    "uvicorn:Server": "handle_exit should_exit force_exit",
+    "uvicorn:Server": "handle_exit should_exit force_exit server_state",
+    "uvicorn.server:ServerState": "connections",
     # trl
     "trl:SFTTrainer": "_signature_columns",
     "trl.trainer.base_trainer:_BaseTrainer": "_send_telemetry",

@@ -40,7 +40,7 @@ def refused(result: tuple[int, str, str], *parts: str) -> None:
             ["compare", "run.yaml", "--methods", "lora", "--learning-rates", "1x", "--set", "train.eval_strategy=no"],
             ["train.eval_strategy is no", "epoch or steps"],
         ),
-        (["compare", "run.yaml"], ["--methods"]),
+        (["compare", "run.yaml", "--methods", ","], ["name at least one method"]),
         (["eval", "base"], ["holds no run"]),
         (["eval", "nowhere"], ["nowhere", "no run"]),
         (["tasks", "show", "absent.yaml"], ["absent.yaml"]),

@@ -12,6 +12,7 @@ from tiny_project import write_base, write_project, write_run_file
 from loraweave.analysis.subjects import open_runs
 from loraweave.bases import fingerprint, load_base
 from loraweave.comparison import compare, loop
+from loraweave.comparison.opening import default_methods
 from loraweave.comparison.runner import give_memory_back
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate
@@ -277,3 +278,24 @@ def test_records_of_another_machine_are_gone_on_with(compared, tmp_path):
     write_base(project / "base", seed=1)
     with pytest.raises(UserError, match="is not the base that this was begun with"):
         compare(config, ["lora", "rlora"], [0, 2], match_params=True, output=there, resume=True)
+
+
+def test_what_is_compared_where_nobody_says_it(config, compared, tmp_path):
+    def methods(**values):
+        return default_methods(config.model_copy(update=values))
+
+    own = {"name": "own", "r": 2}
+    assert methods() == ["lora", "own"]
+    assert methods(method={"name": "lora", "r": 2}) == ["lora", "own"]
+    assert methods(method="rlora") == ["lora", "rlora", "own"]
+    assert methods(method=own) == ["lora", own]
+    assert methods(method={"name": "lora", "label": "small", "r": 2})[1:] == [
+        {"name": "lora", "label": "small", "r": 2},
+        "own",
+    ]
+    assert methods(tasks=config.tasks[:1]) == ["lora"], "one task shares with nobody"
+    folder = tmp_path / "again"
+    shutil.copytree(compared[1], folder)
+    again = compare(config, seeds=[0], match_params=True, output=folder, resume=True).results
+    for part in ("runs", "settings"):
+        assert again[part] == json.loads(json.dumps(compared[0][part])), "what goes on is what it was"

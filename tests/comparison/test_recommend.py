@@ -184,7 +184,11 @@ def test_what_sharing_does_to_each_task_is_told_beside_a_lora_of_its_own_for_eac
     assert "mlora is better on a (transfer) and worse on b (interference)" in told
     assert told.endswith("lora cannot be told from it on any task.")
     without = {method: [each] for method, each in answers.items() if method != "own"}
-    assert not any("transfer" in point for point in with_answers(without)["recommendation"]["points"])
+    points = with_answers(without)["recommendation"]["points"]
+    assert not any("transfer" in point for point in points)
+    assert "Nothing tells on which tasks sharing helps or hurts: own, one LoRA for each task, has no result." in points
+    one = {method: [{"a": each["a"]}] for method, each in answers.items() if method != "own"}
+    assert not any("sharing" in point for point in with_answers(one)["recommendation"]["points"]), "of one task"
 
 
 def test_of_equal_means_the_simplest_is_best():

@@ -2,6 +2,7 @@
 one batch what each answers alone."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "save_strategy": "no",
             "report_to": "none",
         },
+        "eval": {"limit": 4},
         "experts": {name: {"prefixes": [prefix]} for name, prefix in PREFIXES.items()},
     }
     values["experts"]["larger"]["method"] = {"r": 8}  # type: ignore[index]
@@ -67,7 +69,10 @@ def test_five_tasks_are_trained_routed_switched_and_answered_in_one_batch(run_fi
     assert library.expert("larger").rank == 8
     assert "5 experts, all as they were added" in loraweave_experts("verify", folder)
     printed = loraweave_experts("list", folder)
-    assert all(name in printed for name in PREFIXES)
+    for name in PREFIXES:
+        score = library.expert(name).scores[name]
+        assert score["n"] == 4
+        assert re.search(rf"{name} .* {score['score']:.3g} {score['unit']}", printed)
 
     manager = ExpertManager(library, embed=count_words, device="cpu", memory=10**9)
     config = ExpertsConfig.load(run_file)

@@ -267,3 +267,16 @@ def test_the_commands_add_list_verify_and_remove(loras: dict[str, Path], base_fo
     with pytest.raises(UserError, match="holds neither a run nor an adapter"):
         loraweave("add", tmp_path / "new", tmp_path / "nothing")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_writer_at_work_is_no_fault(library: ExpertLibrary, loras: dict[str, Path]) -> None:
+    wrote = []
+
+    def write(name: str) -> None:
+        if not wrote:
+            wrote.append(name)
+            library.add(loras["patterns"], "small", replace=True)
+            library.add(loras["small"], "new")
+
+    assert library.verify(write) == {}
+    assert wrote == ["small"]

@@ -95,3 +95,19 @@ def test_a_base_that_is_another_one_and_wrong_requests_are_refused(
     manager.library.add(lora, "marked")
     with pytest.raises(UserError, match="is not the one the adapter was trained on"):
         ExpertManager(manager.library, (model, tokenizer))
+
+
+def test_a_change_that_cannot_be_routed_by_leaves_all_as_it_was(manager: ExpertManager) -> None:
+    router, names = manager.router, manager.experts
+    manager.library.remove("patterns")
+    manager.library.describe("wide", prefixes=["Go on"])
+    for _ in range(2):
+        with pytest.raises(UserError, match="is the prefix of two experts"):
+            manager.refresh()
+    assert (manager.router, manager.experts) == (router, names)
+    manager.library.describe("wide", prefixes=["Go off"])
+    manager.refresh()
+    assert (manager.experts, manager.route("Go off").expert) == (["small", "wide"], "wide")
+    router = manager.router
+    manager.refresh()
+    assert manager.router is router, "nothing is embedded anew where nothing has changed"

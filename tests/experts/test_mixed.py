@@ -226,3 +226,22 @@ def test_what_an_expert_cannot_stand_beside_is_refused_and_nothing_changes(
     assert not any(module._forward_hooks for module in model.model.modules())
     beside.put({"small": pairs["small"]})
     assert beside.names == ["base", "small"]
+
+
+def test_who_does_not_fit_into_the_memory_leaves_nothing_behind(base_folder: Path, pairs: dict[str, Pairs]) -> None:
+    beside = MixedBatches(load(base_folder))
+    beside.put({"small": pairs["small"]})
+    expected = said(beside.model, BATCH[:1], tasks=["small"])
+    taken = iter([False, True])
+
+    def full(*_: Any) -> Any:
+        if next(taken):
+            raise torch.OutOfMemoryError("no more")
+        return MixedBatches._at(beside, *_)
+
+    beside._at = full  # type: ignore[method-assign]
+    with pytest.raises(torch.OutOfMemoryError):
+        beside.put({"wide": pairs["wide"], "small": pairs["patterns"]})
+    assert beside.names == ["base", "small"]
+    assert not any("wide" in place.pairs for place in beside._places.values())
+    assert torch.equal(said(beside.model, BATCH[:1], tasks=["small"]), expected)

@@ -1,5 +1,6 @@
 """Training experts: alone and together they come out the same, a new one touches no other, and runs go on."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,13 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny_project import write_project
+from typer.testing import CliRunner
 
+import loraweave
 from loraweave import ExpertLibrary, UserError
 from loraweave.adapters.file import AdapterFile
+from loraweave.cli.app import app
+from loraweave.evaluation import evaluate
 from loraweave.experts.config import ExpertsConfig
 from loraweave.experts.train import train_experts
 from loraweave.files import hashes_of
@@ -116,6 +121,37 @@ def test_rank_and_steps_may_differ_and_who_shares_settings_shares_a_run(project:
     assert list(runs.values()) == [8]
     assert "fingerprint" in library.base
     assert AdapterFile(library.expert("double").folder).sizes
+
+
+def test_each_is_scored_as_the_run_file_says(project: Path, tmp_path: Path) -> None:
+    config = config_of(project, eval={"limit": 4, "forgetting": ["plain_english"]})
+    for together in (False, True):
+        folder = tmp_path / str(together)
+        train_experts(config, folder, only=["double", "notes"], together=together, console=SILENT)
+        for name, task in zip(("double", "notes"), config.load_tasks()[1:], strict=True):
+            expert = ExpertLibrary(folder).expert(name)
+            loaded = loraweave.load(expert.folder)
+            expected = evaluate(loaded.model, loaded.tokenizer, [task], limit=4)[name]
+            assert set(expert.scores) == {name, "plain_english"}
+            assert expert.scores[name]["n"] == 4
+            assert expert.scores[name]["score"] == pytest.approx(expected["score"], rel=1e-5)
+            assert (expert.scores[name]["metric"], expert.scores[name]["unit"]) == (
+                expected["metric"],
+                expected["unit"],
+            )
+            assert expert.scores["plain_english"]["metric"] == "bits_per_byte"
+    printed = CliRunner().invoke(app, ["experts", "list", str(folder)]).stdout
+    assert f"{expert.scores['notes']['score']:.3g} nats" in printed
+
+
+def test_what_cannot_be_scored_is_kept_and_told(project: Path, tmp_path: Path) -> None:
+    rows = (project / "notes.jsonl").read_text().splitlines()[:1]
+    (tmp_path / "one.jsonl").write_text("\n".join(rows) + "\n")
+    task = {"task": str(tmp_path / "one.jsonl")}
+    console = Console(record=True, file=io.StringIO(), width=200)
+    added = train_experts(config_of(project, tasks=[task]), tmp_path / "library", console=console)
+    assert added["one"].scores == {}
+    assert "no score  one: task 'one': " in console.export_text()
 
 
 class StopError(Exception):

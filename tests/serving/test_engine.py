@@ -148,6 +148,55 @@ def test_a_batch_that_fails_takes_its_own_requests_alone(tiny_model):
     with_engine(model, Limits(batch=4, context=40), work)
 
 
+def test_a_failure_that_says_nothing_is_no_end_of_an_answer(tiny_model):
+    model = tiny_model()
+
+    async def work(engine):
+        model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(AssertionError()))
+        with pytest.raises(FailedError, match="come again"):
+            await whole(engine, asked(8))
+
+    with_engine(model, Limits(batch=4, context=40), work)
+
+
+def test_a_batch_that_cannot_go_on_fails_everybody_at_once(tiny_model):
+    """Who waits as well, however many; and who is lost on the way into the batch, of whom Transformers says nothing."""
+
+    async def work(engine):
+        tasks = [asyncio.create_task(whole(engine, asked(36))) for _ in range(1200)]
+        await asyncio.sleep(0)
+        engine._batches.ask = lambda *lost: True
+        lost = asyncio.create_task(whole(engine, asked()))
+
+        def fails():
+            raise RuntimeError("no more")
+
+        engine._batches.batch_processor.prepare_next_batch = fails
+        found = await asyncio.gather(*tasks, lost, return_exceptions=True)
+        assert all(isinstance(one, FailedError) for one in found)
+        assert (engine.running, engine.waiting, engine.taken) == (0, 0, 0.0)
+        assert not engine.alive
+
+    with_engine(tiny_model(), Limits(batch=2, queue=2000, context=40), work)
+
+
+def test_what_nobody_waits_for_any_more_is_not_written(tiny_model):
+    """As where Transformers reads a cancellation before the request that it is of, and forgets it."""
+
+    async def work(engine):
+        seen = []
+        heard = engine._heard
+        engine._heard = lambda outputs: (seen.extend(outputs), heard(outputs))
+        assert engine._batches.ask("forgotten", asked(36))
+        await until(lambda: seen)
+        scheduler = engine._batches.batch_processor.scheduler
+        await until(lambda: not scheduler.active_requests)
+        assert not any(output.is_finished() for output in seen)
+        assert engine._batches.batch_processor.cache.compute_free_capacity() == 1.0
+
+    with_engine(tiny_model(), Limits(batch=1, context=40), work)
+
+
 def test_after_the_end_nothing_is_taken(tiny_model):
     async def work(engine):
         async with engine.answering(asked(36)) as answer:

@@ -1,15 +1,18 @@
 """Requests that are malformed, huge, slow or cut off: each gets its answer or its end, and harms nobody else."""
 
 import json
+import shutil
 import socket
 import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import psutil
 import pytest
 from tiny_server import ask, serving, until, whole_answer
+from transformers import AutoTokenizer
 
 from loraweave.serving.limits import Limits
 
@@ -191,6 +194,34 @@ def test_a_page_from_elsewhere_cannot_ask(server):
     assert ask(server.address, "/v1/models", headers={"host": "localhost:1"})[0] == 200
 
 
+def test_a_client_without_a_host_is_no_page_from_elsewhere(server):
+    assert b" 200 " in raw(server.address, b"GET /health HTTP/1.0\r\n\r\n").split(b"\r\n")[0]
+
+
+def test_a_fault_of_the_server_is_told_in_openais_shape_and_logged(run, monkeypatch, capfd):
+    with serving(run) as server:
+        monkeypatch.setattr(server.engine, "answering", lambda asked: {}["lost"])
+        status, _, content = whole_answer(server.address, "/v1/completions", ASKED)
+    error = json.loads(content)["error"]
+    assert (status, error["type"], error["code"]) == (500, "server_error", "internal_error")
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    assert [line["event"] for line in lines if line["level"] == "error"] == ["a request failed"]
+
+
+def test_a_special_token_that_the_base_does_not_know_is_refused(project, tmp_path):
+    base = tmp_path / "seeing"
+    shutil.copytree(project / "chat", base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(base)
+    with serving(base) as server:
+        asked = {**ASKED, "model": "seeing"}
+        status, content = ask(server.address, "/v1/completions", {**asked, "prompt": "what is <image>"})
+        assert (status, content["error"]["param"]) == (400, "prompt")
+        assert "'<image>', a special token" in content["error"]["message"]
+        assert ask(server.address, "/v1/completions", asked)[0] == 200
+
+
 def test_slow_requests_and_idle_ones_end(run):
     limits = Limits(batch=2, seconds=30, head_seconds=0.6, connections=12)
     with serving(run, limits) as server:
@@ -211,6 +242,9 @@ def test_more_connections_than_may_be_get_503(run):
         host, _, port = server.address.removeprefix("http://").partition(":")
         held = [socket.create_connection((host, int(port))) for _ in range(8)]
         until(lambda: ask(server.address, "/health")[0] == 503)
+        _, headers, content = whole_answer(server.address, "/v1/completions", ASKED)
+        assert json.loads(content)["error"]["code"] == "too_many_connections"
+        assert (headers["retry-after"], headers["connection"]) == ("5", "close")
         for connection in held:
             connection.close()
         until(lambda: ask(server.address, "/health")[0] == 200)
@@ -251,6 +285,21 @@ def test_a_reader_that_does_not_read_holds_nobody_up(run):
         stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         stuck.connect((host, int(port)))
         stuck.sendall(head(len(content)) + content)
+        assert ask(server.address, "/v1/completions", ASKED)[0] == 200
+        stuck.close()
+
+
+def test_who_never_reads_is_cut_off(run):
+    with serving(run, Limits(batch=1, seconds=1, head_seconds=1)) as server:
+        host, _, port = server.address.removeprefix("http://").partition(":")
+        stuck = socket.socket()
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        stuck.connect((host, int(port)))
+        stuck.settimeout(5)
+        with suppress(OSError):
+            for _ in range(200):  # of a page each, far more than the system holds on its way
+                stuck.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n" * 20)
+        until(lambda: not server.server_state.connections, 20)
         assert ask(server.address, "/v1/completions", ASKED)[0] == 200
         stuck.close()
 

@@ -1,10 +1,15 @@
 """The official client against the real server: what it asks, and what it gets."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import openai
 import pytest
-from tiny_server import TASKS, Process
+from tiny_server import TASKS, Process, serving
 
 from loraweave import load
+from loraweave.serving import refusals
+from loraweave.serving.keys import Keys
+from loraweave.serving.limits import Limits
 
 NAMES = [f"mixed:{task}" for task in TASKS]
 PROMPTS = ["3 is", "Double ax:", "Note 4:", "x" * 50, "été"]
@@ -40,8 +45,13 @@ def alone(run):
     return text
 
 
-def test_models_are_listed(client):
-    assert [model.id for model in client.models.list()] == [*NAMES, "base"]
+def test_models_are_listed_and_found_by_name(client):
+    listed = list(client.models.list())
+    assert [model.id for model in listed] == [*NAMES, "base"]
+    assert [client.models.retrieve(model.id) for model in listed] == listed
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("mixed:parety")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
 @pytest.mark.parametrize("name", [*NAMES, "base"])
@@ -182,3 +192,51 @@ def test_fields_that_ask_for_nothing_are_taken(client):
 def test_an_unknown_task_is_told_with_those_that_there_are(client):
     with pytest.raises(openai.NotFoundError, match=r"did you mean 'mixed:parity'\? \(there are mixed:pari"):
         client.completions.create(model="mixed:parety", prompt="3 is")
+
+
+def ask_for(model: str = NAMES[0], **more):
+    return {"model": model, "prompt": "3 is", "max_tokens": 60, **more}
+
+
+def client_of(server, retries: int = 0, key: str = "none") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.address}/v1", api_key=key, max_retries=retries, timeout=60)
+
+
+def test_a_full_server_is_a_rate_limit_after_which_the_client_comes_again(run, monkeypatch):
+    monkeypatch.setattr(refusals, "AGAIN", "0.2")
+    with serving(run, Limits(batch=1, queue=0, seconds=60)) as server, ThreadPoolExecutor(4) as pool:
+
+        def all_of(client):
+            return list(pool.map(lambda _: client.completions.create(**ask_for()).choices[0].text, range(4)))
+
+        with pytest.raises(openai.RateLimitError) as caught:
+            all_of(client_of(server))
+        assert caught.value.code == "rate_limit_exceeded"
+        assert len(set(all_of(client_of(server, retries=50)))) == 1
+
+
+def test_an_answer_that_breaks_off_is_an_error_of_the_client_and_no_end(run):
+    with serving(run, Limits(batch=1, seconds=60)) as server:
+        events = client_of(server).completions.create(**ask_for(stream=True, max_tokens=240))
+        next(iter(events))
+
+        def fails():
+            raise RuntimeError("no more")
+
+        server.engine._batches.batch_processor.prepare_next_batch = fails
+        with pytest.raises(openai.APIError, match="come again"):
+            list(events)
+        with pytest.raises(openai.InternalServerError, match="must be started again"):
+            client_of(server).completions.create(**ask_for())
+
+
+def test_what_is_wrong_with_a_request_is_an_error_of_its_own(run):
+    with serving(run, Limits(batch=1, body=2000), keys=Keys(["a-key-of-some-length"])) as server:
+        with pytest.raises(openai.AuthenticationError) as caught:
+            client_of(server).models.list()
+        assert caught.value.code == "invalid_api_key"
+        client = client_of(server, key="a-key-of-some-length")
+        with pytest.raises(openai.APIStatusError) as huge:
+            client.completions.create(**ask_for(prompt="x" * 3000))
+        assert (huge.value.status_code, huge.value.code) == (413, "request_too_large")
+        assert client.completions.create(**ask_for(max_tokens=2)).usage.completion_tokens <= 2

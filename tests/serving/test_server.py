@@ -5,7 +5,8 @@ import signal
 import socket
 import threading
 import time
-from http.client import HTTPConnection
+from contextlib import suppress
+from http.client import HTTPConnection, IncompleteRead
 from pathlib import Path
 
 import pytest
@@ -47,11 +48,16 @@ def test_keys_come_from_a_file_and_the_environment_and_are_not_kept(tmp_path, mo
         assert keys.allow(f"Bearer {key}".encode())
     assert not keys.allow(b"Bearer # ours")
     assert KEY not in repr(vars(keys))
+    monkeypatch.setenv(VARIABLE, " ")
+    with pytest.raises(UserError, match="is set and holds no key"):
+        read_keys(None)
     monkeypatch.delenv(VARIABLE)
     assert not read_keys(None)
+    file.write_text(f"\ufeff{KEY}\n", encoding="utf-8")
+    assert read_keys(file).allow(f"Bearer {KEY}".encode()), "as some editors write it"
 
 
-@pytest.mark.parametrize("content", ["", "# none\n", "short\n", "with a space in it\n"])
+@pytest.mark.parametrize("content", ["", "# none\n", "short\n", "with a space in it\n", "schlüsselwort\n"])
 def test_keys_that_are_none_are_refused(content, tmp_path):
     (tmp_path / "keys").write_text(content)
     with pytest.raises(UserError) as caught:
@@ -130,6 +136,25 @@ def test_asked_to_end_it_finishes_what_runs(run, tmp_path):
     assert not any(line["level"] in ("warning", "error") for line in running.lines())
 
 
+@pytest.mark.parametrize(("number", "whole"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_asked_twice_it_ends_no_sooner_but_by_hand_at_once(number, whole, run):
+    body = json.dumps({**ASKED, "max_tokens": 230, "stream": True})
+    with serving(run) as server:
+        step = server.engine._batches._generation_step
+        server.engine._batches._generation_step = lambda: (time.sleep(0.01), step())
+        connection = HTTPConnection(server.address.removeprefix("http://"), timeout=60)
+        connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+        response = connection.getresponse()
+        said = response.readline()
+        server.handle_exit(number, None)
+        time.sleep(0.2)
+        server.handle_exit(number, None)
+        with suppress(OSError, IncompleteRead):
+            said += response.read()
+        assert said.endswith(b"data: [DONE]\n\n") == whole
+    assert not server.engine.alive
+
+
 def test_what_runs_too_long_is_not_waited_for(run):
     with serving(run, Limits(batch=2, seconds=0.5)) as server:
         body = {**ASKED, "max_tokens": 230}
@@ -172,6 +197,8 @@ def test_what_cannot_be_served_is_one_line(run, tmp_path):
     assert "has a colon or a space" in failed(run, "--name", "a:b", "--port", 0)
     assert "the keys cannot be read" in failed(run, "--api-keys", tmp_path / "none")
     assert "a smaller --context, or more --cache-gb" in failed(run, "--cache-gb", 0.0001, "--port", 0)
+    for option, given in (("--timeout", "inf"), ("--cache-gb", "inf"), ("--threshold", "nan")):
+        assert failed(run, option, given) == f"{option} {given}: a finite number is wanted"
 
 
 def test_an_open_door_is_told(run):

@@ -23,7 +23,14 @@ SOME_RUNS_FAILED = 1
 
 def compare(
     run_file: RunFile,
-    methods: Annotated[str, typer.Option(help="Names from `loraweave methods`, separated by commas.", metavar="A,B,C")],
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Names from `loraweave methods`, separated by commas; by default lora, the run file's own and, of "
+            "several tasks, own: one LoRA for each.",
+            metavar="A,B,C",
+        ),
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Whole numbers, separated by commas.", metavar="0,1,2")] = "0",
     learning_rates: Annotated[
         str,
@@ -72,7 +79,7 @@ def compare(
     config.trust_code |= trust_code
     found = comparison.compare(
         config,
-        names_given(methods),
+        None if methods is None else names_given(methods),
         _numbers(seeds),
         learning_rates=names_given(learning_rates),
         widen=widen,

@@ -1,5 +1,6 @@
 """`loraweave serve`: an adapter behind an OpenAI-compatible server."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +62,9 @@ def serve(
     from loraweave.serving.limits import Limits
     from loraweave.serving.server import Server, Serving
 
+    for option, given in (("--timeout", timeout), ("--cache-gb", cache_gb), ("--threshold", threshold)):
+        if given is not None and not math.isfinite(given):
+            raise UserError(f"{option} {given}: a finite number is wanted")
     memory = None if cache_gb is None else int(cache_gb * 1e9)
     limits = Limits(batch, queue, context, answer, timeout, max_body, memory, experts=experts)
     keys = read_keys(api_keys)

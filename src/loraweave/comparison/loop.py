@@ -21,6 +21,7 @@ from loraweave.comparison.opening import (
     check_seeds,
     choose_specs,
     continued,
+    default_methods,
     matched,
     output_folder,
     settings_of,
@@ -50,7 +51,7 @@ PAGE_EVERY = 600.0
 
 def compare(
     config: RunConfig | str | Path,
-    methods: Sequence[MethodSpec],
+    methods: Sequence[MethodSpec] | None = None,
     seeds: Sequence[int] = (0,),
     *,
     learning_rates: Sequence[str | float] = (),
@@ -74,7 +75,8 @@ def compare(
     Args:
         config: a run file, or the path of one. Where its own `method` has fields, they hold for that method alone; a
             learning rate in it holds for all, otherwise each method has its own default.
-        methods: names from `loraweave methods`, or mappings with a name and that method's fields.
+        methods: names from `loraweave methods`, or mappings with a name and that method's fields; by default `lora`,
+            the run file's own and, of several tasks, `own`, one LoRA for each; of what is resumed, those that it has.
         seeds: whole numbers; a run for each method and seed.
         learning_rates: to choose from by validation loss, such as 1e-3, or "0.5x" for half of each method's own. No
             search if empty.
@@ -102,13 +104,15 @@ def compare(
             "or torchrun, or train one method at a time with `loraweave train` under the launcher"
         )
     config = RunConfig.of(config)
+    folder = ComparisonFolder(output_folder(config, output))
+    if methods is None:
+        methods = (folder.methods() if resume else None) or default_methods(config)
     specs = choose_specs(config, methods)
     check_seeds(seeds)
     rates = [str(rate) for rate in learning_rates]
     parse_rates(rates)
     if search_steps is not None:
         parse_search_steps(search_steps, sys.maxsize)
-    folder = ComparisonFolder(output_folder(config, output))
     settings = settings_of(config, specs, seeds, rates, match_params, against, margin, search_steps)
     asked = Asked(methods=[*specs], seeds=[*seeds], widen=widen)
     stops = listening(f"{folder.path}: stopped, and what is finished is kept; {GO_ON}")

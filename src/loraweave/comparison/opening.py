@@ -8,6 +8,7 @@ from typing import Any
 from loraweave.bases import BaseSpec, empty_base
 from loraweave.comparison.records import BASE, Asked, Results
 from loraweave.comparison.store import check_same_methods
+from loraweave.comparison.transfer import OWN
 from loraweave.errors import UserError
 from loraweave.estimate.counting import count_trainable, match_rank
 from loraweave.runs.config import MAX_SEED, RunConfig
@@ -20,6 +21,15 @@ DEFAULT_OUTPUT = Path("runs") / "comparison"
 def output_folder(config: RunConfig, output: str | Path | None) -> Path:
     """Where a comparison is written: `output`, else where the run file says, else runs/comparison."""
     return Path(output or config.output or DEFAULT_OUTPUT)
+
+
+def default_methods(config: RunConfig) -> list[MethodSpec]:
+    """What is compared where nobody says it: LoRA, the run file's own method, and of several tasks a LoRA for each."""
+    own = choose_method(config.method)
+    methods: list[MethodSpec] = ["lora"] if own.name == "lora" else ["lora", config.method]
+    if len(config.load_tasks()) > 1 and own.name != OWN:
+        methods.append(OWN)
+    return methods
 
 
 def choose_specs(config: RunConfig, methods: Sequence[MethodSpec]) -> dict[str, MethodSpec]:

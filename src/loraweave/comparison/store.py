@@ -97,6 +97,10 @@ class ComparisonFolder:
             raise UserError(f"{self.path} is not empty and holds no comparison: choose another --output")
         return None
 
+    def methods(self) -> list[MethodSpec]:
+        """Those of the comparison that is there; none where there is none."""
+        return [*self._read()["settings"]["methods"].values()] if self.results.is_file() else []
+
     def write(self, results: Results) -> None:
         """Write results.json."""
         write_json(self.results, results)

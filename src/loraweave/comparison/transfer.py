@@ -11,12 +11,16 @@ OWN = "own"
 
 def transfer(evidence: Evidence) -> list[str]:
     """For each adapter that tasks share, on which of them it is better than `own` (they help each other) or worse (they
-    disturb each other); nothing where `own` is not compared."""
+    disturb each other); where `own` has no result, that nothing tells."""
     results = evidence.results
     specs = {name: choose_method(spec) for name, spec in results["settings"]["methods"].items() if name != BASE}
-    own = next((name for name, chosen in specs.items() if chosen.name == OWN and name in evidence.runs), None)
-    if own is None or len(results["tasks"]) < 2:
+    own = next((name for name, chosen in specs.items() if chosen.method.name == OWN and name in evidence.runs), None)
+    if len(results["tasks"]) < 2:
         return []
+    if own is None:
+        shared = any(chosen.method.trains == "adapter" for chosen in specs.values())
+        untold = f"Nothing tells on which tasks sharing helps or hurts: {OWN}, one LoRA for each task, has no result."
+        return [untold] if shared else []
     said, alike = [], []
     for each in against(evidence, own):
         name = each["method"]

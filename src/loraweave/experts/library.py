@@ -249,7 +249,14 @@ class ExpertLibrary:
         Args:
             progress: told of each expert before it is read.
         """
-        manifest = read_manifest(self.folder)
+        for _ in range(_TRIES):
+            manifest = read_manifest(self.folder)
+            faults = self._faults(manifest, progress)
+            if not faults or read_manifest(self.folder) == manifest:
+                break  # else a writer was at work, and what seemed wrong may have been that
+        return faults
+
+    def _faults(self, manifest: Manifest, progress: Callable[[str], None]) -> dict[str, str]:
         faults: dict[str, str] = {}
         sound: list[AdapterFile] = []
         for name, expert in manifest.experts.items():

@@ -36,7 +36,8 @@ class ExpertManager:
 
     Args:
         library: a library, or its folder.
-        base: model and tokenizer, if already loaded; the library's own base when None.
+        base: model and tokenizer, if already loaded; or where the base is now, a name or folder; the library's own when
+            None.
         embed: texts to vectors (n, d), for routing by description; see `routing.default_embedding`.
         threshold: the cosine below which the base answers.
         memory: bytes for merged weights beside those in use, as of `Switcher`.
@@ -56,7 +57,7 @@ class ExpertManager:
     def __init__(
         self,
         library: ExpertLibrary | str | Path,
-        base: Base | None = None,
+        base: Base | str | None = None,
         *,
         embed: Embedding | None = None,
         threshold: float = THRESHOLD,
@@ -67,9 +68,9 @@ class ExpertManager:
     ) -> None:
         self.library = library if isinstance(library, ExpertLibrary) else ExpertLibrary(library)
         record = self.library.base
-        if base is None:
+        if base is None or isinstance(base, str):
             with quiet_libraries():
-                model, tokenizer = load_base(record["name"], dtype, trust_code=trust_code)
+                model, tokenizer = load_base(base or record["name"], dtype, trust_code=trust_code)
             base = model.to(device or bases.device()).eval(), tokenizer
         self.model: PreTrainedModel = base[0]
         self.tokenizer: PreTrainedTokenizerBase = base[1]
@@ -82,6 +83,7 @@ class ExpertManager:
         self._mixed: MixedBatches | None = None
         self._beside: dict[str, Expert] = {}
         self._known: dict[str, Expert] = {}
+        self.router = Router((), embed, threshold)
         self.refresh()
 
     @property
@@ -90,9 +92,16 @@ class ExpertManager:
         return list(self._known)
 
     def refresh(self) -> None:
-        """Take over what has changed in the library: experts that came, went or were replaced."""
+        """Take over what has changed in the library: experts that came, went or were replaced.
+
+        Raises:
+            UserError: the library cannot be read, or two experts have the same prefix; all is as it was then.
+        """
         with self._lock:
             now = self.library.experts()
+            if now == self._known:
+                return
+            router = Router(now.values(), self._embed, self._threshold)
             changed = [name for name, expert in self._known.items() if now.get(name) != expert]
             for name in changed:
                 self.switcher.forget(name)
@@ -100,8 +109,7 @@ class ExpertManager:
                 self._mixed.remove(changed)
             for name in changed:
                 self._beside.pop(name, None)
-            self._known = now
-            self.router = Router(now.values(), self._embed, self._threshold)
+            self._known, self.router = now, router
 
     def route(self, instruction: Prompt) -> Route:
         """Whose request that is.

@@ -108,11 +108,15 @@ class MixedBatches:
                 parent, _, child = path.rpartition(".")
                 check_is_called(self.model.get_submodule(parent), child, path)
                 self._places[path] = _Place(module, may_be_routed(self.model, path))
-        for name, pairs in experts.items():
+        ready = {  # all of them before the first one stands there: the memory may not be enough
+            name: {path: self._at(self._places[path].module, pair) for path, pair in pairs.items()}
+            for name, pairs in experts.items()
+        }
+        for name, pairs in ready.items():
             self._take_out(name)
             for path, pair in pairs.items():
                 place = self._places[path]
-                place.pairs[name] = next(self._serial), self._at(place.module, pair)
+                place.pairs[name] = next(self._serial), pair
                 if place.handle is None:
                     place.handle = place.module.register_forward_hook(self._hook(path, place))
         self._names = (BASE, *dict.fromkeys([*self._names[1:], *experts]))

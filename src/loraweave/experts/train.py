@@ -21,6 +21,8 @@ from loraweave.adapters.write import fill
 from loraweave.bases import Base, fingerprint, load_base
 from loraweave.data.schedule import Schedule
 from loraweave.errors import UserError, nearest
+from loraweave.evaluation import TaskScore, evaluate
+from loraweave.evaluation.forgetting import evaluate_untrained
 from loraweave.experts.config import ExpertsConfig, ExpertSettings
 from loraweave.experts.library import ExpertLibrary
 from loraweave.experts.manifest import Expert
@@ -29,6 +31,8 @@ from loraweave.experts.together import FIELDS, Together
 from loraweave.files import make_folder, written_whole
 from loraweave.paths import folder_names
 from loraweave.quiet import quiet_libraries
+from loraweave.runs.adapting import take_off, unchanged
+from loraweave.runs.attaching import attach
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder
 from loraweave.runs.methods import choose_method
@@ -104,18 +108,38 @@ def train_experts(
             _trained_together(group, there, resume, how) if len(group) > 1 else _trained(group, there, resume, how)
         )
         for name, folder in trained.items():
-            said = group[name].said
+            each = group[name]
             added[name] = there.add(
                 folder,
                 name,
-                description=said.description,
-                instructions=said.instructions or _examples(group[name].task),
-                prefixes=said.prefixes,
+                description=each.said.description,
+                instructions=each.said.instructions or _examples(each.task),
+                prefixes=each.said.prefixes,
+                scores=_scores(base, folder, each, console),
                 base=config.base.name,
                 replace=replace,
             )
             console.print(f"expert    {name}  {added[name].folder}", markup=False, soft_wrap=True)
     return added
+
+
+def _scores(base: Base, folder: Path, wanted: _Wanted, console: Console) -> dict[str, TaskScore]:
+    """What an expert scores on the test examples of its task, and on what it was not trained for, as its run file's
+    `eval` says; nothing where there is nothing to score it on, which is said."""
+    config, run = wanted.config, RunFolder(folder)
+    how = {**config.eval.model_dump(exclude={"forgetting"}), "seed": config.seed}
+    console.print(f"scoring   {wanted.task.name}", markup=False)
+    with unchanged(base[0]):
+        with quiet_libraries():
+            model = attach(base[0], run.adapter if run.adapter.is_dir() else folder)
+        try:
+            found = evaluate(model, base[1], [wanted.task], **how)
+            return found | evaluate_untrained(model, base[1], config.load_forgetting([wanted.task]), **how)
+        except UserError as error:  # what was trained is worth keeping without
+            console.print(f"no score  {wanted.task.name}: {error}", markup=False, soft_wrap=True)
+            return {}
+        finally:
+            take_off(model)
 
 
 def _wanted(config: ExpertsConfig, only: Sequence[str] | None) -> dict[str, _Wanted]:

@@ -1,6 +1,6 @@
 """The app: Transformers' server with our models and handlers in it, behind the gate."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -46,6 +46,7 @@ def build_app(
     keys: Keys,
     host_names: frozenset[str] = frozenset(),
     log_words: bool = False,
+    connections: Callable[[], int] = lambda: 0,
 ) -> ASGIApp:
     """The app for a server of ASGI.
 
@@ -55,7 +56,7 @@ def build_app(
         tokenizer: the base's.
         limits: of requests.
         keys: who may ask.
-        host_names: see `Gate`.
+        host_names, connections: see `Gate`.
         log_words: whether prompts and answers are logged.
     """
     unused: Any = None
@@ -67,8 +68,8 @@ def build_app(
     app.user_middleware.clear()  # the gate gives requests their ids
     answer_errors(app)
     metrics = Metrics(engine)
-    longest = min(limits.answer, engine.room.context // 2)
-    _add_pages(app, engine, metrics, Page(catalog.name, bool(tokenizer.chat_template), longest))
+    longest = max(1, min(limits.answer, engine.room.context // 2))
+    _add_pages(app, engine, catalog, metrics, Page(catalog.name, bool(tokenizer.chat_template), longest))
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
@@ -79,13 +80,17 @@ def build_app(
             await engine.stop()
 
     app.router.lifespan_context = running
-    return Gate(app, limits, keys, metrics.count, host_names)
+    return Gate(app, limits, keys, metrics.count, host_names, connections)
 
 
-def _add_pages(app: FastAPI, engine: Engine, metrics: Metrics, page: Page) -> None:
+def _add_pages(app: FastAPI, engine: Engine, catalog: Catalog, metrics: Metrics, page: Page) -> None:
     @app.get("/")
     def try_it() -> Response:
         return HTMLResponse(page.text, headers=page.headers)
+
+    @app.get("/v1/models/{name:path}")
+    def model(name: str) -> Response:
+        return JSONResponse(catalog.model(name))
 
     @app.get("/ready")
     def ready() -> Response:

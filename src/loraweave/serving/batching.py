@@ -51,19 +51,26 @@ class VoicedBatches(ContinuousBatchingManager):
         speakers: the model.
         settings: of the batch and its cache.
         deliver: where outputs go.
+        ended: called from the thread that generates when it ends, for whatever reason.
     """
 
-    def __init__(self, speakers: AnySpeakers, settings: ContinuousBatchingConfig, deliver: Deliver) -> None:
+    def __init__(
+        self, speakers: AnySpeakers, settings: ContinuousBatchingConfig, deliver: Deliver, ended: Callable[[], None]
+    ) -> None:
         private(ContinuousBatchingManager, "_generation_step", "telling each request's tokens who speaks for them")
+        private(ContinuousBatchingManager, "_run_generation_loop", "telling requests that nobody answers any more")
         how = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0)
         super().__init__(speakers.base, how, settings)
         self.speakers = speakers
         self.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([OwnSampling()]))
         self.logit_processor.tensors_required = 1
         self.output_router = _Outputs(deliver)
+        self._ended = ended
 
     def ask(self, number: str, asked: Asked) -> bool:
         """Put a request into the batch under a number of its own; False where nothing is taken any more."""
+        if self.background_thread_status.can_accept_new_requests() is not None:
+            return False  # Transformers would log some of the prompt's tokens
         given = self.add_request(
             list(asked.prompt),
             request_id=number,
@@ -81,6 +88,12 @@ class VoicedBatches(ContinuousBatchingManager):
             BackgroundThreadStatus.HARD_STOP, self.distributed_helper.global_rank
         )
         self.join(perf_counter())
+
+    def _run_generation_loop(self) -> None:
+        try:
+            super()._run_generation_loop()
+        finally:
+            self._ended()
 
     def _generation_step(self) -> None:
         processor: Any = self.batch_processor

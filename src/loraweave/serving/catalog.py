@@ -86,7 +86,19 @@ class Catalog(ModelManager, ABC):
     def get_gen_models(self, cache_dir: str | None = None) -> list[dict[str, Any]]:  # type: ignore[override]
         """The list of /v1/models."""
         self.refresh()
-        return [{"id": name, "object": "model", "created": self._since, "owned_by": "loraweave"} for name in self.names]
+        return [self._described(name) for name in self.names]
+
+    def model(self, name: str) -> dict[str, Any]:
+        """One entry of that list.
+
+        Raises:
+            RefusalError: 404, there is none of that name.
+        """
+        self.voice(name)
+        return self._described(name)
+
+    def _described(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._since, "owned_by": "loraweave"}
 
     def shutdown(self) -> None:
         """Nothing: the model ends with the process."""

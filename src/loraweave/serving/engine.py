@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
@@ -31,7 +32,7 @@ class FailedError(Exception):
     """An answer that cannot be given, through no fault of the request."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Answer:
     """The answer to one request, as it grows.
 
@@ -106,7 +107,7 @@ class Engine:
         self.limits = limits
         self.room = room_for(speakers.base, limits)
         try:
-            self._batches = VoicedBatches(speakers, self.room.settings, self._deliver)
+            self._batches = VoicedBatches(speakers, self.room.settings, self._deliver, self._ended)
             self._batches.warmup()  # makes the cache
         except (MemoryError, RuntimeError, ValueError) as error:
             if isinstance(error, UserError):
@@ -148,9 +149,6 @@ class Engine:
     async def stop(self) -> None:
         """End; whatever has no answer by then fails."""
         await asyncio.to_thread(self._batches.end)
-        # Transformers loses what it takes from its queue just as it is told to stop: no answer waits for that.
-        for answer in [*self._waiting, *self._running.values()]:
-            answer.hear(answer.written, GONE, done=True)
 
     def change(self, work: Callable[[], None]) -> None:
         """Do something to the model while no batch is under way; what runs goes on afterwards. Not called in the event
@@ -199,12 +197,12 @@ class Engine:
             if self._taken + answer.pages > self.room.pages:
                 return
             self._waiting.popleft()
+            if not self._batches.ask(answer.number, answer.asked):
+                answer.hear(error=GONE)
+                continue
             self._running[answer.number] = answer
             self._taken += answer.pages
             answer.began = time.perf_counter()
-            if not self._batches.ask(answer.number, answer.asked):
-                self._leave(answer)
-                answer.hear(error="the server is stopping")
 
     def _leave(self, answer: Answer) -> None:
         """Give a request's place to others."""
@@ -215,12 +213,18 @@ class Engine:
         self._admit()
 
     def _deliver(self, outputs: Sequence[GenerationOutput]) -> None:
+        self._in_the_loop(self._heard, list(outputs))
+
+    def _ended(self) -> None:
+        self._in_the_loop(self._fail_all)
+
+    def _in_the_loop(self, work: Callable[..., None], *args: Any) -> None:
         """From the thread that generates to the event loop."""
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._heard, list(outputs))
+            self._loop.call_soon_threadsafe(work, *args)
         except RuntimeError:  # the loop has ended
-            log.debug("%d outputs came after the end", len(outputs))
+            log.debug("%s came after the end", work.__name__)
 
     def _heard(self, outputs: list[GenerationOutput]) -> None:
         for output in outputs:
@@ -228,5 +232,18 @@ class Engine:
             if answer is not None:
                 if output.is_finished():
                     self._leave(answer)
-                failed = "the batch that this request was in failed; come again" if output.error else None
+                failed = None if output.error is None else "the batch that this request was in failed; come again"
                 answer.hear(output.generated_tokens, failed, output.is_finished())
+            elif not output.is_finished():
+                # Transformers passes over a cancellation that it reads before the request itself.
+                self._batches.cancel_request(output.request_id)
+
+    def _fail_all(self) -> None:
+        """Nothing is generated any more. Transformers loses what it takes from its queue just as it is told to stop,
+        and what is put there after it has failed: no answer waits for that."""
+        left = [*self._waiting, *self._running.values()]
+        self._waiting.clear()
+        self._running.clear()
+        self._taken = 0
+        for answer in left:
+            answer.hear(answer.written, GONE, done=True)

@@ -16,7 +16,7 @@ from loraweave.serving.formats import event
 from loraweave.serving.keys import Keys
 from loraweave.serving.limits import Limits
 from loraweave.serving.records import RECORD, Record, log, write_record
-from loraweave.serving.refusals import RefusalError, refused, told
+from loraweave.serving.refusals import CROWDED, RefusalError, refused, told
 
 OPEN = ("/", "/health", "/ready")
 """Paths that need no key: they tell nothing and cost nothing."""
@@ -37,6 +37,7 @@ class Gate:
         ended: called with the record of every request that has ended.
         host_names: the only hosts that requests may be sent to; empty for any. A page from elsewhere, in a browser on
             this machine, could send them to a name of its own that leads here.
+        connections: how many are open.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Gate:
         keys: Keys,
         ended: Callable[[Record], None],
         host_names: frozenset[str] = frozenset(),
+        connections: Callable[[], int] = lambda: 0,
     ) -> None:
         self.app = app
         self._limits = limits
         self._keys = keys
         self._ended = ended
         self._hosts = host_names
+        self._connections = connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,6 +75,9 @@ class Gate:
             await self._answer(scope, body, receive, response, record)
         except _GoneError:
             record.status = GONE
+        except asyncio.CancelledError:  # the server ends before the answer does
+            record.status = 503
+            raise
         except Exception as error:
             refusal = told(error)
             if refusal.status == 500:
@@ -86,9 +92,11 @@ class Gate:
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Raise RefusalError for a request that may not come in."""
+        if self._connections() > self._limits.connections:
+            raise RefusalError(503, "as many connections are open as may be", code=CROWDED)
         host = headers.get(b"host", b"").decode("latin-1").rsplit("]", 1)
         name = host[0].lstrip("[") if len(host) == 2 else host[0].rsplit(":", 1)[0]
-        if self._hosts and name.lower() not in self._hosts:
+        if self._hosts and b"host" in headers and name.lower() not in self._hosts:  # a browser always names one
             raise RefusalError(421, f"this server answers to {', '.join(sorted(self._hosts))}: say --host for others")
         if self._keys and scope["path"] not in OPEN and not self._keys.allow(headers.get(b"authorization", b"")):
             raise RefusalError(401, "an API key is wanted: Authorization: Bearer KEY", code="invalid_api_key")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 from transformers import PreTrainedTokenizerBase
 
 from loraweave.data.border import context_ids
@@ -75,7 +76,7 @@ class Handler:
         record = RECORD.get()
         record.prompt_tokens = len(prompt)
         record.prompt = text if self._log_words else None
-        asked = Asked(tuple(prompt), BASE, self._longest(body, len(prompt)), self._ends, _sampling(body))
+        asked = Asked(tuple(prompt), BASE, self._longest(body, prompt), self._ends, _sampling(body))
         words = Words(self._tokenizer, body.stops, turn, () if turn else prompt[-BEFORE:])
         pieces = self._pieces(asked, body.model, said, words, form, record)
         if not body.stream:
@@ -85,7 +86,7 @@ class Handler:
             return JSONResponse(form.whole("".join(p.text for p in parts), parts[-1].finish_reason, usage))
         first = await anext(pieces)  # until here there may be a refusal, with a status of its own
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
-        return StreamingResponse(_events(first, pieces, form, record, with_usage), media_type="text/event-stream")
+        return _Stream(_events(first, pieces, form, record, with_usage), pieces)
 
     async def _pieces(
         self, asked: Asked, model: str, said: Said, words: Words, form: TextFormat, record: Record
@@ -117,22 +118,28 @@ class Handler:
             finally:
                 record.answer = "".join(said) if self._log_words else None
 
-    def _longest(self, body: Body, prompt: int) -> int:
-        """The most tokens of the answer."""
-        context = self._engine.room.context
-        left = context - prompt
+    def _longest(self, body: Body, prompt: Sequence[int | None]) -> int:
+        """The most tokens of the answer, once the prompt is found to be one that the base can read."""
+        context, known = self._engine.room.context, self._engine.vocabulary
+        param = "messages" if isinstance(body, ChatBody) else "prompt"
+        left = context - len(prompt)
         if left < 1:
             raise RefusalError(
                 400,
-                f"the prompt has {prompt:,} tokens, and a request {context:,} at most, prompt and answer together",
-                "messages" if isinstance(body, ChatBody) else "prompt",
+                f"the prompt has {len(prompt):,} tokens, and a request {context:,} at most, prompt and answer together",
+                param,
                 "context_length_exceeded",
             )
+        for token in prompt:
+            if token is None:  # of a tokenizer that has neither a start nor an end
+                raise RefusalError(400, "the prompt is empty, and the base has no token that begins a text", param)
+            if not 0 <= token < known:
+                raise RefusalError(400, f"{param}: {token} is no token of the base, which has {known:,}", param)
         asked = body.asked_tokens
         if asked is not None and asked > left:
             raise RefusalError(
                 400,
-                f"{asked:,} tokens of answer after a prompt of {prompt:,} are more than a request may have, "
+                f"{asked:,} tokens of answer after a prompt of {len(prompt):,} are more than a request may have, "
                 f"{context:,} together",
                 "max_tokens",
                 "context_length_exceeded",
@@ -182,30 +189,41 @@ class TextHandler(Handler):
         if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
             prompt = prompt[0]
         if isinstance(prompt, str):
-            ids = await self._aside(context_ids, prompt, self._tokenizer)
+            try:
+                ids = await self._aside(context_ids, prompt, self._tokenizer)
+            except UserError as error:
+                raise RefusalError(400, str(error), "prompt") from None
             return await self._respond(read, ids, TextFormat(read.model), None, prompt, prompt)
         if not prompt or not isinstance(prompt[0], int):
             raise RefusalError(400, "prompt: one text, or one list of token ids, in each request", "prompt")
-        known = self._engine.vocabulary
-        wrong = next((token for token in prompt if not isinstance(token, int) or not 0 <= token < known), None)
-        if wrong is not None:
-            raise RefusalError(400, f"prompt: {wrong} is no token of the base, which has {known:,}", "prompt")
-        tokens = [int(token) for token in prompt if isinstance(token, int)]
-        text = str(self._tokenizer.decode(tokens))
+        tokens = [token for token in prompt if isinstance(token, int)]
+        self._longest(read, tokens)
+        text = str(await self._aside(self._tokenizer.decode, tokens))
         return await self._respond(read, tokens, TextFormat(read.model), None, text, text)
 
 
+class _Stream(StreamingResponse):
+    """Server-sent events of an answer, which is let go however the response ends, before its first event too."""
+
+    def __init__(self, events: AsyncIterator[str], pieces: AsyncGenerator[Piece, None]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._pieces):
+            await super().__call__(scope, receive, send)
+
+
 async def _events(
-    first: Piece, pieces: AsyncGenerator[Piece, None], form: TextFormat, record: Record, with_usage: bool
+    first: Piece, pieces: AsyncIterator[Piece], form: TextFormat, record: Record, with_usage: bool
 ) -> AsyncIterator[str]:
     """An answer as server-sent events."""
     try:
-        async with aclosing(pieces):
-            for opening in form.opening():
-                yield opening
-            yield form.piece(first.text, first.finish_reason)
-            async for piece in pieces:
-                yield form.piece(piece.text, piece.finish_reason)
+        for opening in form.opening():
+            yield opening
+        yield form.piece(first.text, first.finish_reason)
+        async for piece in pieces:
+            yield form.piece(piece.text, piece.finish_reason)
     except FailedError as error:  # too late for a status: the stream has begun
         refusal = told(error)
         record.status, record.error = refusal.status, refusal.message

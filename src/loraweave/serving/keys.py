@@ -38,13 +38,16 @@ def read_keys(file: Path | None) -> Keys:
     """The keys of a file, one in each line, and those of the environment.
 
     Raises:
-        UserError: the file cannot be read or has none, or a key is short.
+        UserError: the file cannot be read, it or the variable has none, or a key is short.
     """
-    keys = os.environ.get(VARIABLE, "").replace(",", " ").split()
+    said = os.environ.get(VARIABLE)
+    keys = (said or "").replace(",", " ").split()
+    if said is not None and not keys:
+        raise UserError(f"{VARIABLE}: is set and holds no key; unset it where none are wanted")
     where = [VARIABLE] * len(keys)
     if file is not None:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: the keys cannot be read: {error}") from None
         given = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
@@ -53,8 +56,8 @@ def read_keys(file: Path | None) -> Keys:
         keys += given
         where += [str(file)] * len(given)
     for key, place in zip(keys, where, strict=True):
-        if len(key) < SHORTEST or not key.isprintable() or " " in key:
-            raise UserError(f"{place}: a key has fewer than {SHORTEST} letters, or a space or what is no letter in it")
+        if len(key) < SHORTEST or not key.isascii() or not key.isprintable() or " " in key:
+            raise UserError(f"{place}: a key has fewer than {SHORTEST} letters, or something else in it than ASCII's")
     return Keys(keys)
 
 

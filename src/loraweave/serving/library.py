@@ -6,10 +6,13 @@ import itertools
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from loraweave.errors import UserError
 from loraweave.experts.fitting import Fitting, Pairs
@@ -19,6 +22,7 @@ from loraweave.experts.manifest import BASE as BASE_NAME
 from loraweave.experts.manifest import NAME as MANIFEST
 from loraweave.experts.mixed import MixedBatches
 from loraweave.serving.catalog import Catalog
+from loraweave.serving.engine import FailedError
 from loraweave.serving.refusals import RefusalError
 from loraweave.serving.voices import BASE, Voice, per_token
 from loraweave.tasks.examples import Message
@@ -48,13 +52,18 @@ class ExpertSpeakers:
     def speaking(self, voices: Sequence[tuple[Voice, int]]) -> Iterator[None]:
         """As of `voices.Speakers`."""
         numbers = {name: number for number, name in enumerate(self._beside.names)}
-        ids = per_token(((numbers[voice.adapter or BASE_NAME], count) for voice, count in voices), self.base.device)
+        # Whose expert is gone was given up, and is in this batch for the last time.
+        own = ((numbers.get(voice.adapter or BASE_NAME, 0), count) for voice, count in voices)
+        ids = per_token(own, self.base.device)
         with self._beside.call_context.use(ids[None]):
             yield
 
 
 class LibraryCatalog(Catalog):
     """The names of a library: `NAME:expert` for each of its experts, `NAME:auto`, and `base`.
+
+    Experts are read in a thread of their own, and requests are routed in another one: who asks for the base, or for an
+    expert that is in memory, waits for neither.
 
     Args:
         manager: the library on its base, and its routing.
@@ -76,14 +85,17 @@ class LibraryCatalog(Catalog):
         self._serial = itertools.count(1)
         self._there: OrderedDict[str, Expert] = OrderedDict()
         self._users: Counter[str] = Counter()
-        self._lock = threading.Lock()
-        self._counting = threading.Lock()
-        self._seen = self._stamp()
+        self._counting = threading.Lock()  # of the two above
+        self._reader = ThreadPoolExecutor(1, "loraweave-experts")
+        self._router = ThreadPoolExecutor(1, "loraweave-routing")
+        self._looking = threading.Lock()
+        self._seen, self._routed = self._stamp(), (-1, 0, 0)
+        self._known = manager.library.experts()
 
     @property
     def names(self) -> list[str]:
         """Every name that there is now."""
-        return [f"{self.name}:{one}" for one in (*self._manager.experts, AUTO)] + [BASE_NAME]
+        return [f"{self.name}:{one}" for one in (*self._known, AUTO)] + [BASE_NAME]
 
     def voice(self, name: str) -> Voice:
         """The base's, for every name that there is: whose it is comes out when the request is answered.
@@ -102,96 +114,125 @@ class LibraryCatalog(Catalog):
         expert = name.partition(":")[2]
         if expert == AUTO:
             try:
-                expert = (await asyncio.to_thread(self._manager.route, said)).expert or ""
+                expert = await asyncio.get_running_loop().run_in_executor(self._router, self._route, said)
             except UserError as error:
                 raise RefusalError(400, str(error)) from None
         if not expert:
             yield BASE_NAME, BASE
             return
-        reading = asyncio.ensure_future(asyncio.to_thread(self._ready, expert))
-        try:
-            key = await asyncio.shield(reading)
-        except asyncio.CancelledError:  # its client is gone, and the thread reads on
-            reading.add_done_callback(self._unread)
-            raise
+        key = self._claimed(expert) or await self._read(expert)
         try:
             yield f"{self.name}:{expert}", Voice(key)
         finally:
-            self._count(key, -1)
-
-    def _unread(self, reading: "asyncio.Future[str]") -> None:
-        if not reading.cancelled() and reading.exception() is None:
-            self._count(reading.result(), -1)
+            self._let_go(key)
 
     def refresh(self) -> None:
         """Take over what has changed in the library since it was last looked at; what cannot be read is logged, and
         what was there goes on."""
-        with self._lock:
+        with self._looking:
             if (stamp := self._stamp()) == self._seen:
                 return
+            self._seen = stamp  # also of what cannot be read: it is told once
             try:
-                self._manager.refresh()
-                self._seen = stamp
+                self._known = self._manager.library.experts()
             except UserError as error:
                 log.warning("the library could not be read: %s", error)
 
     def first(self, count: int) -> list[Voice]:
         """Voices of the first experts that can be read, for a trial."""
         found: list[Voice] = []
-        for name in self._manager.experts:
+        for name in self._known:
             with suppress(RefusalError):
                 found.append(Voice(self._ready(name)))
-                self._count(str(found[-1].adapter), -1)
+                self._let_go(str(found[-1].adapter))
             if len(found) == count:
                 break
         return found
 
+    def _route(self, said: str | Sequence[Message]) -> str:
+        """Whom a request is routed to; empty for the base."""
+        if self._routed != (seen := self._seen):
+            self._routed = seen
+            try:
+                self._manager.refresh()
+            except UserError as error:
+                log.warning("requests are routed as before the library changed: %s", error)
+        return self._manager.route(said).expert or ""
+
+    def _claimed(self, name: str) -> str | None:
+        """The name in the batch of an expert as it is now, which is kept until its user is gone; None where it is not
+        in memory."""
+        now = self._known.get(name)
+        with self._counting:
+            key = next((key for key, there in self._there.items() if _same(there, now)), None)
+            if key is not None:
+                self._there.move_to_end(key)
+                self._users[key] += 1
+        return key
+
+    def _let_go(self, key: str) -> None:
+        """A user of an expert is gone."""
+        with self._counting:
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._users[key]
+            gone = self._superfluous()
+        if gone:
+            self._reader.submit(self._tidy)
+
+    async def _read(self, name: str) -> str:
+        """As `_claimed`, once the expert is in memory."""
+        reading = asyncio.get_running_loop().run_in_executor(self._reader, self._ready, name)
+        try:
+            return await asyncio.shield(reading)
+        except asyncio.CancelledError:  # its client is gone, and the thread reads on
+            reading.add_done_callback(self._unread)
+            raise
+
+    def _unread(self, reading: "asyncio.Future[str]") -> None:
+        if not reading.cancelled() and reading.exception() is None:
+            self._let_go(reading.result())
+
     def _ready(self, name: str) -> str:
-        """The name in the batch of an expert as it is now, in memory and kept there until its user is gone.
+        """Read an expert, unless somebody has; returns as `_claimed`.
 
         Raises:
             RefusalError: it is there no more, or cannot be read.
         """
-        with self._lock:
-            try:
-                now = self._manager.library.experts()
-                if name not in now:
-                    raise self.unknown(f"{self.name}:{name}")
-                key = next((key for key, there in self._there.items() if there == now[name]), None)
-                key = key or self._put(now[name], self._pairs(name))
-            except UserError as error:
-                log.error("the expert %s cannot be read: %s", name, error)
-                told = f"the expert {name} cannot be read; the server's log says why"
-                raise RefusalError(503, told, "model") from None
-            self._there.move_to_end(key)
-            self._count(key, 1)
-            self._tidy(now)
+        if (key := self._claimed(name)) is not None:
             return key
-
-    def _put(self, expert: Expert, pairs: Pairs) -> str:
-        """Let an expert in; returns its name in the batch."""
-        key = f"{expert.name}@{next(self._serial)}"
-        self.change(lambda: self._beside.put({key: pairs}))
-        self._there[key] = expert
+        if (expert := self._known.get(name)) is None:
+            raise self.unknown(f"{self.name}:{name}")
+        key = f"{name}@{next(self._serial)}"
+        try:
+            pairs = self._pairs(name)
+            self.change(lambda: self._beside.put({key: pairs}))
+        except (UserError, MemoryError, torch.OutOfMemoryError) as error:
+            log.error("the expert %s cannot be read: %s", name, error)
+            told = f"the expert {name} cannot be read; the server's log says why"
+            raise RefusalError(503, told, "model") from None
+        with self._counting:
+            self._there[key] = expert
+            self._users[key] += 1
+        self._tidy()
         return key
 
-    def _tidy(self, now: Mapping[str, Expert]) -> None:
-        """Let those out whom nobody uses: who are in the library no more, and who are more than are kept."""
+    def _superfluous(self) -> list[str]:
+        """Experts in memory that nobody uses, and that are in the library no more, or more than are kept."""
         idle = [key for key in self._there if key not in self._users]
-        old = [key for key in idle if now.get(self._there[key].name) != self._there[key]]
+        old = [key for key in idle if not _same(self._there[key], self._known.get(self._there[key].name))]
         kept = [key for key in idle if key not in old]
-        gone = old + kept[: max(0, len(kept) - self._most)]
-        if gone:
-            self.change(lambda: self._beside.remove(gone))
-        for key in gone:
-            del self._there[key]
+        return old + kept[: max(0, len(kept) - self._most)]
 
-    def _count(self, key: str, more: int) -> None:
-        """So many users of an expert more, or fewer."""
+    def _tidy(self) -> None:
+        """Let those out who are superfluous."""
         with self._counting:
-            self._users[key] += more
-            if not self._users[key]:
-                del self._users[key]
+            gone = self._superfluous()
+            for key in gone:
+                del self._there[key]
+        if gone:
+            with suppress(FailedError):  # nothing is answered any more
+                self.change(lambda: self._beside.remove(gone))
 
     def _pairs(self, name: str) -> Pairs:
         """An expert's factors; raises UserError for one with layers that do not see all tokens of a batch."""
@@ -209,3 +250,8 @@ class LibraryCatalog(Catalog):
         except OSError:
             return (0, 0, 0)
         return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+def _same(one: Expert, other: Expert | None) -> bool:
+    """Whether they are one expert with the same files, whatever else is said of them."""
+    return other is not None and (one.name, one.files) == (other.name, other.files)

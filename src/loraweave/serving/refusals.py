@@ -11,6 +11,7 @@ from loraweave.serving.engine import FailedError, FullError
 
 AGAIN = "5"
 """Seconds after which a client that found no place may ask again."""
+CROWDED = "too_many_connections"
 _KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "invalid_request_error"}
 _CODES = {413: "request_too_large", 429: "rate_limit_exceeded", 408: "request_timeout"}
 
@@ -44,6 +45,8 @@ class RefusalError(Exception):
         """What a client is told beside it."""
         if self.status == 401:
             return {"www-authenticate": "Bearer"}
+        if self.code == CROWDED:
+            return {"retry-after": AGAIN, "connection": "close"}
         return {"retry-after": AGAIN} if self.status in (429, 503) else {}
 
 
@@ -77,7 +80,7 @@ def answer_errors(app: FastAPI) -> None:
         answer.headers.update(error.headers or {})
         return answer
 
-    for kind in (RefusalError, FullError, FailedError):
+    for kind in (RefusalError, FullError, FailedError, Exception):  # the last is raised on, for the gate to log
 
         @app.exception_handler(kind)
         async def of_ours(request: Request, error: Exception) -> JSONResponse:

@@ -13,7 +13,6 @@ import uvicorn
 from transformers import PreTrainedTokenizerBase
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from loraweave.bases import load_base
 from loraweave.errors import UserError
 from loraweave.evaluation.loaded import load
 from loraweave.experts.manager import ExpertManager
@@ -87,8 +86,9 @@ class Server(uvicorn.Server):
         self._socket = _listening(serving.host, serving.port)
         limits = serving.limits
         try:
-            speakers, catalog, voices, tokenizer = _opened(serving)
-            expected = alone(speakers, voices if len(voices) > 1 else voices * 2)
+            found = _opened(serving)
+            speakers, catalog = found.speakers, found.catalog
+            expected = alone(speakers, found.voices if len(found.voices) > 1 else found.voices * 2)
             engine = Engine(speakers, limits)
             asyncio.run(check_together(engine, expected, speakers.base.config.model_type))
         except BaseException:
@@ -99,20 +99,20 @@ class Server(uvicorn.Server):
         self.engine, self.catalog = engine, catalog
         self.names = catalog.names
         self.address = _url(serving.host, self._socket.getsockname()[1])
-        self.notes = _notes(serving, speakers, engine)
+        self.notes = [*_notes(serving, speakers, engine), *found.notes]
         hosts = LOOPBACK if serving.host in LOOPBACK else frozenset()
-        app = build_app(engine, catalog, tokenizer, limits, serving.keys, hosts, serving.log_words)
+        how = (limits, serving.keys, hosts, serving.log_words, lambda: len(self.server_state.connections))
+        app = build_app(engine, catalog, found.tokenizer, *how)
         super().__init__(
             uvicorn.Config(
                 app,
-                http=type("Patient", (_Patient,), {"seconds": limits.head_seconds}),
+                http=type("Patient", (_Patient,), {"seconds": limits.head_seconds, "unread": limits.seconds}),
                 ws="none",
                 lifespan="on",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=limits.connections,
                 timeout_graceful_shutdown=int(limits.seconds) + 1,
             )
         )
@@ -130,14 +130,30 @@ class Server(uvicorn.Server):
 
 
 class _Patient(H11Protocol):
-    """A connection that waits for the head of a request, but not for ever, however slowly it comes."""
+    """A connection that waits for the head of a request, and for a client that does not read, but for neither for ever.
+
+    Attributes:
+        seconds: until a head has come, however slowly it comes.
+        unread: seconds until something is read of what the client's side of the connection does not take any more.
+    """
 
     seconds = 10.0
+    unread = 120.0
     _timer: TimerHandle | None = None
+    _unread: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # it is told of every byte that is not taken
         self._wait()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self.unread, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_unread()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -149,8 +165,14 @@ class _Patient(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._stop_unread()
         if self._timer is not None:
             self._timer.cancel()
+
+    def _stop_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _wait(self) -> None:
         if self._timer is None:
@@ -162,32 +184,43 @@ class _Patient(H11Protocol):
             self.transport.close()
 
 
-def _opened(serving: Serving) -> tuple[AnySpeakers, Catalog, list[Voice], PreTrainedTokenizerBase]:
-    """What a folder holds: its model, told who speaks; the names; a few voices to try; and the tokenizer."""
+@dataclass(frozen=True)
+class _Opened:
+    """What a folder holds: its model, told who speaks; the names; a few voices to try; and what is to be said of it."""
+
+    speakers: AnySpeakers
+    catalog: Catalog
+    voices: list[Voice]
+    tokenizer: PreTrainedTokenizerBase
+    notes: tuple[str, ...] = ()
+
+
+def _opened(serving: Serving) -> _Opened:
     name = serving.name or name_of(serving.folder)
     if (serving.folder / MANIFEST).is_file():
-        how: dict[str, Any] = {"dtype": serving.dtype or "auto", "trust_code": serving.trust_code}
-        base = None if serving.base is None else load_base(serving.base, **how)
-        manager = ExpertManager(serving.folder, base, **how, **_routing(serving))
+        embed, *notes = _embedding(serving)
+        how: dict[str, Any] = {"dtype": serving.dtype or "auto", "trust_code": serving.trust_code, "embed": embed}
+        how |= {} if serving.threshold is None else {"threshold": serving.threshold}
+        manager = ExpertManager(serving.folder, serving.base, **how)
         beside = MixedBatches(manager.model)
         library = LibraryCatalog(manager, beside, name, serving.limits.experts)
-        return ExpertSpeakers(beside), library, [*library.first(len(LENGTHS) - 1), BASE], manager.tokenizer
+        voices = [*library.first(len(LENGTHS) - 1), BASE]
+        return _Opened(ExpertSpeakers(beside), library, voices, manager.tokenizer, tuple(notes))
     loaded = load(serving.folder, base=serving.base, dtype=serving.dtype, trust_code=serving.trust_code)
     speakers = Speakers(loaded.model)
     catalog = RunCatalog(loaded, speakers, name)
     voices = [*dict.fromkeys(catalog.voice(one) for one in catalog.names)]
-    return speakers, catalog, voices[: len(LENGTHS)], loaded.tokenizer
+    return _Opened(speakers, catalog, voices[: len(LENGTHS)], loaded.tokenizer)
 
 
-def _routing(serving: Serving) -> dict[str, Any]:
-    """How a library routes: by description where an embedding is there."""
-    how: dict[str, Any] = {} if serving.threshold is None else {"threshold": serving.threshold}
+def _embedding(serving: Serving) -> tuple[Any, ...]:
+    """The embedding by which a library routes; None, and why, where the one that is taken by itself is not there."""
     try:
-        return how | {"embed": default_embedding(serving.embedding)}
-    except UserError:
+        return (default_embedding(serving.embedding),)
+    except UserError as error:
         if serving.embedding is not None:
             raise
-        return how
+        return None, f"requests are routed by rule and prefix alone: {error}"
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -46,6 +46,7 @@ async def check_together(engine: Engine, expected: list[tuple[Asked, list[Tensor
         expected: as found.
         kind: of the base, for the message.
     """
+    expected = expected[: engine.limits.batch + engine.limits.queue]  # as many as there can be at a time
     engine.start()
     try:
         answers = await _asked(engine, [asked for asked, _ in expected])

@@ -1,0 +1,82 @@
+"""From a body to tokens and back, without HTTP: what is refused, and that places are given back whatever happens."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from loraweave import load
+from loraweave.serving import handlers
+from loraweave.serving.catalog import RunCatalog
+from loraweave.serving.engine import Engine
+from loraweave.serving.handlers import TextHandler
+from loraweave.serving.limits import Limits
+from loraweave.serving.records import RECORD, Record
+from loraweave.serving.refusals import RefusalError
+from loraweave.serving.voices import Speakers
+
+BODY = {"model": "mixed:parity", "prompt": "3 is", "max_tokens": 200}
+SCOPE = {"type": "http", "asgi": {"spec_version": "2.3"}}
+
+
+@pytest.fixture(scope="module")
+def loaded(run):
+    return load(run)
+
+
+def with_handler(loaded, work):
+    async def go():
+        RECORD.set(Record("1", "POST", "/v1/completions"))
+        speakers = Speakers(loaded.model)
+        engine = Engine(speakers, Limits(batch=2, context=250))
+        engine.start()
+        try:
+            handler = TextHandler(engine, RunCatalog(loaded, speakers, "mixed"), loaded.tokenizer)
+            await asyncio.wait_for(work(handler, engine), 60)
+        finally:
+            await engine.stop()
+
+    asyncio.run(go())
+
+
+async def never(*_):
+    await asyncio.Event().wait()
+
+
+def test_a_stream_that_is_given_up_before_it_begins_gives_its_place_back(loaded):
+    async def work(handler, engine):
+        response = await handler.handle_request({**BODY, "stream": True}, "1")
+        assert engine.running == 1
+        answering = asyncio.create_task(response(SCOPE, never, never))
+        await asyncio.sleep(0.05)
+        answering.cancel()
+        with suppress(asyncio.CancelledError):
+            await answering
+        assert (engine.running, engine.taken) == (0, 0.0), "though the response is still there"
+
+    with_handler(loaded, work)
+
+
+def test_a_prompt_that_the_base_cannot_read_is_refused_before_it_harms_a_batch(loaded, monkeypatch):
+    async def work(handler, engine):
+        for ids, says in (([None], "the prompt is empty"), ([5, 10**6], "1000000 is no token"), ([-1], "-1 is no")):
+            monkeypatch.setattr(handlers, "context_ids", lambda *_, ids=ids: ids)
+            with pytest.raises(RefusalError, match=says) as caught:
+                await handler.handle_request(BODY, "1")
+            assert (caught.value.status, caught.value.param) == (400, "prompt")
+        assert engine.alive
+
+    with_handler(loaded, work)
+
+
+def test_a_long_list_of_tokens_is_refused_before_it_is_read(loaded, monkeypatch):
+    def decoded(*_):
+        raise AssertionError("it is not to be looked at")
+
+    async def work(handler, engine):
+        monkeypatch.setattr(handler._tokenizer, "decode", decoded)
+        with pytest.raises(RefusalError) as caught:
+            await handler.handle_request({**BODY, "prompt": [5] * 400_000}, "1")
+        assert caught.value.code == "context_length_exceeded"
+
+    with_handler(loaded, work)
