@@ -142,6 +142,16 @@ def test_every_chat_that_the_template_refuses_is_named(project: Path):
     assert all("begin with a user" in line for line in problems)
 
 
+def test_what_shows_on_the_base_is_told_beside_rows_that_cannot_be_used(project: Path):
+    said = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    lines = [json.dumps(said) if n != 2 else "{" for n in range(9)]
+    (project / "chats.jsonl").write_text("\n".join(lines) + "\n")
+    path = written(project, "model: base\nmethod: lora\ntasks: [chats.jsonl, notes.jsonl]\ntrain: {max_length: 64}\n")
+    problems = check(path).problems
+    assert problems[0].startswith(f"{project}/chats.jsonl, line 3: not JSON")
+    assert any("has no chat template" in line for line in problems[1:])
+
+
 def test_a_base_that_cannot_be_asked_for_is_not_a_problem(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(load_module.hub_settings, "HF_HUB_OFFLINE", True)
     path = written(project, "model: nobody/no-model\nmethod: lora\ntasks: [notes.jsonl]\n")

@@ -14,6 +14,7 @@ from loraweave.cli.app import run as typed
 from loraweave.errors import UserError
 from loraweave.runs.draft import check_draft, draft
 from loraweave.runs.schema import FILE
+from loraweave.tasks import load_tasks
 
 
 @pytest.fixture
@@ -36,6 +37,16 @@ def test_every_format_of_a_newcomer_is_understood_and_said(newcomer: Path):
     config = check_draft(found)
     assert (config.base.name, config.method_name, config.on_bad_row) == ("nano", "lora", "error")
     assert {"task": "tickets.jsonl", "choices": ["0", "1", "2"]} in config.tasks
+
+
+def test_numbers_that_begin_elsewhere_can_be_named_where_they_stand(tmp_path: Path):
+    rows = [{"review": f"r{n}", "stars_label": n % 5 + 1} for n in range(40)]
+    (tmp_path / "stars.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = draft(tmp_path).text
+    assert "choices: {1: '1', 2: '2', 3: '3', 4: '4', 5: '5'}" in text
+    named = yaml.safe_load(text.replace("5: '5'", "5: excellent"))["tasks"]
+    (task,) = load_tasks(named, tmp_path)
+    assert {example.completion for example in task.training_examples()} == {"1", "2", "3", "4", "excellent"}
 
 
 def test_nothing_is_written_over(newcomer: Path, capsys: pytest.CaptureFixture[str]):

@@ -129,13 +129,20 @@ def _files(spec: TaskSpec) -> Iterator[TaskSpec]:
 
 
 def _tasks(config: RunConfig, entries: Entries, places: Places, found: Checked) -> list[Outline] | None:
-    """The tasks as a run would load them, where all of them can be."""
+    """The tasks as a run would load them, where all of them can be; without the rows that it would end with."""
     loaded: list[Outline] = []
-    before = len(found.problems)
+    lacking = False
     for number, entry in entries:
+        some: list[Outline] = []
         with found.noting(places.of(["tasks", number])):
-            loaded += outlines([entry], *config.how_tasks_load)
-    if len(found.problems) > before:
+            some = outlines([entry], *config.how_tasks_load)
+        if not some:
+            with suppress(UserError):
+                all_but_bad = entry.model_copy(update={"on_bad_row": None})
+                some = outlines([all_but_bad], *config.how_tasks_load[:-1], "skip")
+        loaded += some
+        lacking |= not some
+    if lacking:
         return None
     found.unknown += [f"task {each.name}: its data are not at hand ({each.data})" for each in loaded if not each.task]
     with found.noting(places.of(["tasks"])):

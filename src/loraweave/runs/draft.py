@@ -171,7 +171,9 @@ def _entries(found: Draft, seen: dict[Path, Recognised]) -> list[Found]:
             entry["name"] = called
         entry |= {split: _from(found, path) for split, path in splits.items() if path != first}
         if _unnamed(seen[first]):
-            entry["choices"] = list(seen[first].labels)
+            labels = list(seen[first].labels)
+            from_zero = labels == [str(number) for number in range(len(labels))]
+            entry["choices"] = labels if from_zero else {int(label): label for label in labels}
         made.append(Found(entry, seen[first]))
     return made
 
