@@ -96,8 +96,8 @@ def evaluate(
 
     Args:
         run: the folder of a finished run, of an adapter or of a model, or what `load_run` gave.
-        tasks: only these of a run's, by name; all when None. For what is no run, lm-eval names, files or mappings, as
-            in a run file.
+        tasks: only these of a run's, by name; all that have something to be scored on when None. For what is no run,
+            lm-eval names, files or mappings, as in a run file.
         limit: only so many test examples of each task; what the run file says when None.
         base: score the untouched base too.
         forgetting: score these too, which the run was not trained for, as a run file's `eval.forgetting` has them;
@@ -130,6 +130,9 @@ def evaluate(
         )
     with locked(subject.folder, "the run's folder", WAIT):
         pass  # what cannot be kept need not be found out
+    unscored = [task.name for task in subject.tasks if task.lm_eval is None and not task.test_examples()]
+    if tasks is None and len(unscored) < len(subject.tasks):
+        subject = replace(subject, tasks=[task for task in subject.tasks if task.name not in unscored])
     given = {"limit": limit, "forgetting": None if forgetting is None else [*forgetting]}
     settings = subject.settings.model_copy(update={key: value for key, value in given.items() if value is not None})
     untrained = subject.load_untrained(settings.forgetting)
@@ -142,6 +145,8 @@ def evaluate(
     beside, notes = Beside(scores, samples=samples, forgetting=Beside(lost) if lost else None), tuple[str, ...]()
     if base and subject.trained:
         beside, notes = _with_base(subject, beside, untrained, how, progress)
+    if unscored:
+        notes += (f"{', '.join(unscored)}: not scored, too few rows to hold some out: name a file as 'test'",)
     scored, changed = scored_data(RunFolder(subject.folder), subject.tasks)
     if changed:
         notes += (f"{', '.join(changed)}: not the examples that were held out when this was trained",)

@@ -111,6 +111,17 @@ def test_an_adapter_by_itself_scores_as_in_its_run(project_and_run, command, tmp
     assert list(found.scores) == ["notes"]
 
 
+def test_a_task_with_nothing_to_be_scored_on_is_left_out_and_said(command, tmp_path):
+    project = write_project(tmp_path / "project")
+    (project / "few.jsonl").write_text('{"prompt": "Note:", "completion": " x"}\n')
+    run = random_run(project, {"name": "lora", **SMALL}, tmp_path / "run", ["parity.yaml", "few.jsonl"])
+    code, out, err = command("eval", run, "--no-base")
+    assert (code, "few: not scored, too few rows to hold some out: name a file as 'test'" in out) == (0, True), err
+    assert list(scores_of(run)) == ["parity"]
+    code, _, err = command("eval", run, "--no-base", "--tasks", "few")
+    assert (code, "has too few rows to hold some out for the score" in err) == (2, True)
+
+
 def test_what_is_no_run_wants_its_tasks_named(project_and_run, command, tmp_path, monkeypatch):
     project, run = project_and_run
     monkeypatch.chdir(project)

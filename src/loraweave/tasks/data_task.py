@@ -79,6 +79,8 @@ class DataTask(Task):
             lines = any("\n" in _answer(example).strip() for example in everything)
             shots = self._documents("training", SHOTS_FROM)
             self.lm_eval = scored_rows(self.name, way, self.format.metric, shots, test, lines)
+        if lm_eval is None and not self._read_rows["test"]:
+            self.notes.append("too few rows to hold some out for a score: name a file as 'test'")
         self._asks_itself = lm_eval is None
 
     @property
