@@ -3,6 +3,7 @@ one batch what each answers alone."""
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +88,20 @@ def test_five_tasks_are_trained_routed_switched_and_answered_in_one_batch(run_fi
     assert [manager.route(prompt).expert for prompt in prompts] == names
     before = bits(manager.model)
     mixed = manager.generate([*prompts, prompts[0]], [*["auto"] * len(prompts), "base"], max_new_tokens=8)
+    by_peft: Any = None
+    for name in PREFIXES:
+        files = str(library.expert(name).folder)
+        if by_peft is None:
+            by_peft = PeftModel.from_pretrained(load_base("nano", "float32")[0], files, adapter_name=name).eval()
+        else:
+            by_peft.load_adapter(files, adapter_name=name)
     for prompt, name, said in zip([*prompts, prompts[0]], [*names, "base"], mixed, strict=True):
         with manager.using(name) as model:
             assert answer(model, manager.tokenizer, prompt) == said
-        alone: Any = load_base("nano", "float32")[0]
-        if name != "base":  # by PEFT alone
-            alone = PeftModel.from_pretrained(alone, str(library.expert(name).folder)).eval()
-        assert answer(alone, manager.tokenizer, prompt) == said
+        if name != "base":
+            by_peft.set_adapter(name)
+        with by_peft.disable_adapter() if name == "base" else nullcontext():
+            assert answer(by_peft, manager.tokenizer, prompt) == said
     assert len(set(mixed)) > 3
     manager.close()
     assert bits(manager.model) == before

@@ -1,8 +1,6 @@
 """Routing: rules before prefixes before descriptions, and the base where nothing is near; how often it is right."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -142,12 +140,7 @@ def test_the_default_embedding_finds_the_nearest_description() -> None:
     assert router.route("Recipe for an onion soup with cheese").by == "nothing"
 
 
-def test_without_the_extra_the_message_says_what_to_install() -> None:
-    code = (
-        "import sys; sys.modules['sentence_transformers'] = None\n"
-        "from loraweave.experts.routing import default_embedding\n"
-        "try: default_embedding()\nexcept ValueError as error: print(error)"
-    )
-    path = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **path})
-    assert "needs sentence_transformers: pip install 'loraweave[routing]'" in said.stdout
+def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(UserError, match=r"needs sentence_transformers: pip install 'loraweave\[routing\]'"):
+        default_embedding()
