@@ -62,6 +62,7 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_five_tasks_are_trained_routed_switched_and_answered_in_one_batch(run_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "library"
     loraweave_experts("train", run_file, "--library", folder, "--together", "--trust-code")
