@@ -139,13 +139,13 @@ class LibraryCatalog(Catalog):
                 log.warning("the library could not be read: %s", error)
 
     def first(self, count: int) -> list[Voice]:
-        """Voices of the first experts that can be read, for a trial."""
+        """Voices of the first experts that can be read, for a trial: no more than are kept when nobody uses them."""
         found: list[Voice] = []
         for name in self._known:
             with suppress(RefusalError):
                 found.append(Voice(self._ready(name)))
                 self._let_go(str(found[-1].adapter))
-            if len(found) == count:
+            if len(found) == min(count, self._most):
                 break
         return found
 
