@@ -1,10 +1,10 @@
-# make quickstart | test | test-long | reliability | compatibility | llama-cpp | vllm | exports | runfile | docs | bench | lint: each sets up .venv if it is missing or older than pyproject.toml.
+# make quickstart | test | test-long | reliability | compatibility | llama-cpp | vllm | exports | runfile | docs | bench | bench-serve | lint: each sets up .venv if it is missing or older than pyproject.toml.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-long reliability compatibility llama-cpp vllm exports runfile docs bench bench-gpu lint format clean
+.PHONY: quickstart test test-long reliability compatibility llama-cpp vllm exports runfile docs bench bench-gpu bench-serve lint format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -64,6 +64,10 @@ bench: $(STAMP)
 
 bench-gpu: $(STAMP)
 	cd benchmarks && ../$(BIN)/python -m speed --device cuda && ../$(BIN)/python -m speed.report
+
+# The server under load, for a table of docs/serving.md: leave the machine alone meanwhile.
+bench-serve: $(STAMP)
+	cd benchmarks && ../$(BIN)/python -m serving
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests scripts benchmarks examples

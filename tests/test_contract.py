@@ -44,7 +44,7 @@ CONTRACT: dict[str, str] = {
     # transformers
     "transformers:Trainer": "_run_epoch _save_checkpoint _get_output_dir _init_training_state _get_train_sampler "
     "_get_eval_sampler _prepare_inputs _signature_columns _set_signature_columns_if_needed _get_dataloader _evaluate "
-    "_determine_best_metric",
+    "_determine_best_metric _load_from_checkpoint _load_optimizer_and_scheduler _load_rng_state _load_best_model",
     "transformers:TrainingArguments": "_n_gpu",
     "transformers:PreTrainedModel": "_no_split_modules",
     "transformers.utils.chat_template_utils": "_compile_jinja_template ImmutableSandboxedEnvironment",
@@ -73,8 +73,10 @@ CONTRACT: dict[str, str] = {
     "uvicorn.protocols.http.h11_impl:H11Protocol": "connection_made data_received connection_lost "
     "pause_writing resume_writing cycle transport loop",
     "uvicorn.protocols.http.h11_impl:RequestResponseCycle": "response_complete",
-    "uvicorn:Server": "handle_exit should_exit force_exit server_state",
+    "uvicorn:Server": "handle_exit should_exit force_exit server_state startup started",
     "uvicorn.server:ServerState": "connections",
+    # gguf
+    "gguf:GGUFReader": "_get _get_field_parts",
     # trl
     "trl:SFTTrainer": "_signature_columns",
     "trl.trainer.base_trainer:_BaseTrainer": "_send_telemetry",

@@ -107,7 +107,7 @@ class Process:
                 break
         else:
             raise AssertionError(f"it ended with {self.started.wait()}: {log.read_text()}")
-        until(lambda: ask(self.address, "/ready")[0] == 200)
+        assert ask(self.address, "/ready")[0] == 200, "when it says that it serves, it does"
 
     def lines(self) -> list[dict[str, Any]]:
         """The log so far, but for what is no JSON."""

@@ -3,6 +3,7 @@ one batch what each answers alone."""
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,21 @@ def test_five_tasks_are_trained_routed_switched_and_answered_in_one_batch(run_fi
     assert len(set(mixed)) > 3
     manager.close()
     assert bits(manager.model) == before
+
+    pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+    from tiny_server import ask, serving
+
+    with serving(folder) as server, ThreadPoolExecutor(len(mixed)) as pool:
+        models = ["library:auto"] * len(prompts) + ["base"]
+        bodies = [
+            {"model": model, "prompt": prompt, "max_tokens": 8}
+            for model, prompt in zip(models, [*prompts, prompts[0]], strict=True)
+        ]
+        answers = [
+            content for _, content in pool.map(lambda body: ask(server.address, "/v1/completions", body), bodies)
+        ]
+    assert [answer["model"] for answer in answers] == [*(f"library:{name}" for name in names), "base"]
+    assert [answer["choices"][0]["text"] for answer in answers] == mixed
 
 
 @torch.no_grad()

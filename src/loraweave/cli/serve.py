@@ -73,5 +73,4 @@ def serve(
     for note in server.notes:
         errors.print(note, markup=False, soft_wrap=True)
     console.print(f"models  {'  '.join(server.names)}", markup=False, soft_wrap=True)
-    console.print(f"serving  {server.address}/v1", markup=False, soft_wrap=True)
-    server.listen()
+    server.listen(lambda: console.print(f"serving  {server.address}/v1", markup=False, soft_wrap=True))

@@ -1,7 +1,9 @@
 """Products in which every row has a matrix of its own among N: what one head per task needs.
 
 The cost follows the rows and the heads that are there, never N: one product where all rows share a head, one batched
-product where every sequence has one, and otherwise a product for each head that any row has.
+product where every sequence has one, and otherwise a product for each head that any row has. Few rows without
+gradients, as where a server writes a token for each of its requests, take one product with those heads side by side
+instead: to begin a product costs more then than its multiplications.
 """
 
 from dataclasses import dataclass
@@ -10,6 +12,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
+
+AT_ONCE = {"cpu": 2**20}
+_AT_ONCE_ELSEWHERE = 2**26
+"""By device, the multiplications that one more product is worth."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,13 @@ class HeadRows:
         heads, counts = self.heads.unique(return_counts=True)
         return self.heads.argsort(stable=True), list(zip(heads.tolist(), counts.tolist(), strict=True))
 
+    @cached_property
+    def apart(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(P,) the heads that any row has; and each row's number and its head's place among them, to index (T, P, …)
+        with."""
+        heads, places = self.heads.unique(return_inverse=True)
+        return heads, (torch.arange(self.count, device=heads.device), places)
+
 
 def down(x: Tensor, A: Tensor, rows: HeadRows) -> Tensor:
     """Each row of x through its own head's A.
@@ -51,6 +64,10 @@ def down(x: Tensor, A: Tensor, rows: HeadRows) -> Tensor:
         return linear(x, A.index_select(0, rows.heads)[0])
     if rows.stretches:
         return torch.bmm(x.unflatten(0, (rows.stretches, -1)), A.index_select(0, rows.heads).mT).flatten(0, 1)
+    if _few(rows, A):
+        heads, each = rows.apart
+        chosen = A.index_select(0, heads)
+        return linear(x, chosen.flatten(0, 1)).view(len(x), *chosen.shape[:2])[each]
     order, present = rows.segments
     parts = x.index_select(0, order).split([count for _, count in present])
     products = [linear(part, A[head]) for part, (head, _) in zip(parts, present, strict=True)]
@@ -91,12 +108,24 @@ def add_up(
         shape = (rows.stretches, -1)
         up = of(rows.heads).mT
         return torch.baddbmm(y.unflatten(0, shape), u.unflatten(0, shape), up, alpha=scaling).flatten(0, 1)
+    if _few(rows, B):
+        heads, each = rows.apart
+        wide = u.new_zeros(len(u), len(heads), u.shape[1])
+        wide[each] = u
+        return (y if in_place else y.clone()).addmm_(wide.flatten(1), of(heads).mT.flatten(0, 1), alpha=scaling)
     order, present = rows.segments
     places = order.split([count for _, count in present])
     y = y if in_place else y.clone()
     for part, (head, _) in zip(places, present, strict=True):
         y.index_add_(0, part, linear(u.index_select(0, part), of(head)), alpha=scaling)
     return y
+
+
+def _few(rows: HeadRows, table: Tensor) -> bool:
+    """Whether one product of every row with every head that is there, of a table (N, …), costs less than one for each
+    head."""
+    least = AT_ONCE.get(table.device.type, _AT_ONCE_ELSEWHERE)
+    return not torch.is_grad_enabled() and rows.count * table[0].numel() <= least
 
 
 def _chosen(table: Tensor, heads: Tensor | int) -> Tensor:

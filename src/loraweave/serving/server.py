@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 from asyncio import TimerHandle, Transport
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -117,10 +118,21 @@ class Server(uvicorn.Server):
             )
         )
 
-    def listen(self) -> None:
-        """Answer until asked to end."""
+    def listen(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Answer until asked to end.
+
+        Args:
+            ready: called as soon as whoever asks is heard.
+        """
         write_log()
+        self._ready = ready
         self.run(sockets=[self._socket])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's, and then it is told that it is done."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """uvicorn's, but a signal that was followed is not raised once more at the end."""

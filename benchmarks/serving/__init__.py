@@ -1,0 +1,1 @@
+"""The server under load: throughput, time to first token and memory; and a soak in which every answer is checked."""
