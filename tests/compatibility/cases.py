@@ -210,12 +210,12 @@ class Cell:
 def cells() -> list[Cell]:
     """Every cell that means something; `core` marks those of a quick run.
 
-    On llama that is the methods of `CORE` and every sixth of the others, elsewhere one of `CORE`; in turns.
+    On llama that is the methods of `CORE` and every twelfth of the others, elsewhere one of `CORE`; in turns.
     """
 
     def core(i: int, j: int, method: str) -> bool:
         if j == 0:
-            return method in CORE or (i + METHODS.index(method)) % 6 == 0
+            return method in CORE or (i + METHODS.index(method)) % 12 == 0
         return method == CORE[(i + j) % len(CORE)] and list(BEHAVIOURS.values())[i].everywhere
 
     return [

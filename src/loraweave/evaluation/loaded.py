@@ -143,7 +143,7 @@ class Loaded:
             finally:
                 streamer.on_finalized_text("", stream_end=True)
 
-        thread = Thread(target=run, daemon=True)
+        thread = Thread(target=run, name="answer", daemon=True)
         thread.start()
         try:
             yield from streamer if turn is None else _answer(streamer, turn)
