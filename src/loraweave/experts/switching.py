@@ -22,10 +22,8 @@ from loraweave.errors import UserError
 from loraweave.experts.fitting import Pairs, linear_layers
 from loraweave.tuner.merging import mergeable_weight
 
-_IN_CACHE = 2**20
-"""Bytes of a weight that are merged at once on a CPU: a processor's cache holds them between copying and adding."""
 _AT_ONCE = 2**26
-"""The same on an accelerator, where it bounds what a sum in float32 takes beside a weight in half precision."""
+"""Bytes that a sum in float32 takes at most beside a weight in half precision."""
 
 
 @dataclass
@@ -232,11 +230,10 @@ def add_product(out: Tensor, weight: Tensor, left: Tensor, right: Tensor) -> Non
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
     left, right = left.to(wide), right.to(wide)
-    size = _IN_CACHE if weight.device.type == "cpu" else _AT_ONCE
-    rows = max(1, size // (weight.shape[1] * wide.itemsize))
+    if wide == weight.dtype:
+        torch.mm(left, right, out=out).add_(weight)  # in this order: addmm would copy the weight first
+        return
+    rows = max(1, _AT_ONCE // (weight.shape[1] * wide.itemsize))
     for start in range(0, len(weight), rows):
         part = slice(start, start + rows)
-        if wide == weight.dtype:
-            torch.addmm(weight[part], left[part], right, out=out[part])
-        else:
-            out[part] = weight[part].to(wide).addmm_(left[part], right)
+        out[part] = weight[part].to(wide).addmm_(left[part], right)
