@@ -64,7 +64,7 @@ def down(x: Tensor, A: Tensor, rows: HeadRows) -> Tensor:
         return linear(x, A.index_select(0, rows.heads)[0])
     if rows.stretches:
         return torch.bmm(x.unflatten(0, (rows.stretches, -1)), A.index_select(0, rows.heads).mT).flatten(0, 1)
-    if _few(rows, A):
+    if few(rows, A):
         heads, each = rows.apart
         chosen = A.index_select(0, heads)
         return linear(x, chosen.flatten(0, 1)).view(len(x), *chosen.shape[:2])[each]
@@ -108,7 +108,7 @@ def add_up(
         shape = (rows.stretches, -1)
         up = of(rows.heads).mT
         return torch.baddbmm(y.unflatten(0, shape), u.unflatten(0, shape), up, alpha=scaling).flatten(0, 1)
-    if _few(rows, B):
+    if few(rows, B):
         heads, each = rows.apart
         wide = u.new_zeros(len(u), len(heads), u.shape[1])
         wide[each] = u
@@ -121,7 +121,7 @@ def add_up(
     return y
 
 
-def _few(rows: HeadRows, table: Tensor) -> bool:
+def few(rows: HeadRows, table: Tensor) -> bool:
     """Whether one product of every row with every head that is there, of a table (N, …), costs less than one for each
     head."""
     least = AT_ONCE.get(table.device.type, _AT_ONCE_ELSEWHERE)
