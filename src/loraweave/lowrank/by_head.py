@@ -122,8 +122,15 @@ def add_up(
 
 
 def few(rows: HeadRows, table: Tensor) -> bool:
-    """Whether one product of every row with every head that is there, of a table (N, …), costs less than one for each
-    head."""
+    """Whether one product of every row with every head that is there costs less than one for each head.
+
+    Args:
+        rows: the head of each.
+        table: (N, …), a matrix for each head.
+
+    Returns:
+        False wherever gradients are taken.
+    """
     least = AT_ONCE.get(table.device.type, _AT_ONCE_ELSEWHERE)
     return not torch.is_grad_enabled() and rows.count * table[0].numel() <= least
 
