@@ -65,7 +65,7 @@ def measure(method: str, folder: Path, clients: int, count: int, tokens: int, ro
             order = list(asked)[turn % 3 :] + list(asked)[: turn % 3]
             for name in order:
                 found[name].append(load(server, *asked[name]))
-        peak = server.memory
+        memory = server.memory
     return {
         "rounds": found,
         "tokens_a_second": statistics.median(each["tokens_a_second"] for each in found["mixed"]),
@@ -73,7 +73,7 @@ def measure(method: str, folder: Path, clients: int, count: int, tokens: int, ro
         "first_token_95": statistics.median(each["first_token_95"] for each in found["mixed"]),
         "against_base": _ratio(found["mixed"], found["base"]),
         "against_one_by_one": _ratio(found["mixed"], found["one_by_one"]),
-        "memory": peak,
+        "memory": memory,
     }
 
 

@@ -172,6 +172,12 @@ def test_truncation_is_the_best_in_the_frobenius_norm_and_is_measured(finished, 
     assert same.exact
 
 
+def test_data_of_an_adapter_without_its_run_are_refused(finished, tmp_path):
+    with pytest.raises(UserError, match="data_dir is for a run, and this is none"):
+        export(finished("lora") / "adapter", "lora", tmp_path / "out", data_dir=tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_adapter_without_its_run_is_compared_on_random_tokens(finished, tmp_path, capsys):
     (each,) = export(finished({"name": "mlora", **SMALL}) / "adapter", "lora", tmp_path / "out")
     assert each.exact

@@ -7,7 +7,7 @@ import typer
 
 from loraweave.cli.output import console, errors, path_given
 from loraweave.cli.push import Push, send
-from loraweave.cli.train import TrustCode
+from loraweave.cli.train import DataDir, TrustCode
 from loraweave.errors import UserError
 
 
@@ -44,13 +44,7 @@ def export(
     limit: Annotated[
         int, typer.Option(min=1, help="Held-out examples of each task on which a cost is measured.")
     ] = 128,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where the run's task and data files are now, by the paths that they had from its run file.",
-            callback=path_given,
-        ),
-    ] = None,
+    data_dir: DataDir = None,
     push: Push = None,
     trust_code: TrustCode = False,
 ) -> None:

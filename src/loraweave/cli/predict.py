@@ -7,7 +7,7 @@ import typer
 
 from loraweave.cli.bars import progress
 from loraweave.cli.output import console, path_given
-from loraweave.cli.train import TrustCode
+from loraweave.cli.train import DataDir, TrustCode
 
 
 def predict(
@@ -34,13 +34,7 @@ def predict(
         list[str] | None,
         typer.Option(help="A task's file, for an adapter without its run; may be given several times."),
     ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where a run's task and data files are now, by the paths that they had from its run file.",
-            callback=path_given,
-        ),
-    ] = None,
+    data_dir: DataDir = None,
     base: Annotated[str | None, typer.Option(help="The base's name or folder, in the place of its own.")] = None,
     trust_code: TrustCode = False,
 ) -> None:

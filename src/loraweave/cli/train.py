@@ -34,6 +34,13 @@ TrustCode = Annotated[
     bool,
     typer.Option("--trust-code", help="Run Python functions that task files name, and code that comes with a base."),
 ]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where a run's task and data files are now, by the paths that they had from its run file.",
+        callback=path_given,
+    ),
+]
 
 
 def train(

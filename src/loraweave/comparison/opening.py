@@ -27,7 +27,8 @@ def default_methods(config: RunConfig) -> list[MethodSpec]:
     """What is compared where nobody says it: LoRA, the run file's own method, and of several tasks a LoRA for each."""
     own = choose_method(config.method)
     methods: list[MethodSpec] = ["lora"] if own.name == "lora" else ["lora", config.method]
-    if len(config.load_tasks()) > 1 and own.name != OWN:
+    several = len(config.tasks) > 1 or len(config.load_tasks()) > 1  # one entry may be a group
+    if several and own.name != OWN:
         methods.append(OWN)
     return methods
 

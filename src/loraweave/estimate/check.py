@@ -135,11 +135,11 @@ def _tasks(config: RunConfig, entries: Entries, places: Places, found: Checked) 
     for number, entry in entries:
         some: list[Outline] = []
         with found.noting(places.of(["tasks", number])):
-            some = outlines([entry], *config.how_tasks_load)
+            some = outlines([entry], config.how_tasks_load)
         if not some:
             with suppress(UserError):
                 all_but_bad = entry.model_copy(update={"on_bad_row": None})
-                some = outlines([all_but_bad], *config.how_tasks_load[:-1], "skip")
+                some = outlines([all_but_bad], config.how_tasks_load._replace(on_bad_row="skip"))
         loaded += some
         lacking |= not some
     if lacking:
@@ -157,7 +157,7 @@ def _look_at_untrained(config: RunConfig, tasks: list[Outline] | None, places: P
     trained = {outline.name: outline.data for outline in tasks or ()}
     for number, entry in enumerate(config.eval.forgetting):
         with found.noting(places.of(["eval", "forgetting", number])):
-            for outline in untrained_outlines([entry], trained, *config.how_tasks_load):
+            for outline in untrained_outlines([entry], trained, config.how_tasks_load):
                 if outline.task is None:
                     found.unknown.append(f"eval.forgetting, {outline.name}: its data are not at hand ({outline.data})")
 

@@ -93,11 +93,10 @@ def dry_run(config: RunConfig, output: str | Path | None = None, console: Consol
         if (name := config.base.quantization) is not None and (missing := missing_library(name)) is not None:
             console.print(f"{missing}; a run here would end with that", markup=False, soft_wrap=True)
         config, args = run.config, run.args
-        tasks = outlines(config.tasks, *config.how_tasks_load)
+        tasks = outlines(config.tasks, config.how_tasks_load)
         names = [task.name for task in tasks]
-        untrained = untrained_outlines(
-            config.eval.forgetting, {task.name: task.data for task in tasks}, *config.how_tasks_load
-        )
+        trained = {task.name: task.data for task in tasks}
+        untrained = untrained_outlines(config.eval.forgetting, trained, config.how_tasks_load)
         config.mixture.check_tasks(names)
         if run.method.method.trains != "nothing" and (notice := language_notice(base)):
             console.print(notice, markup=False, soft_wrap=True)

@@ -25,7 +25,7 @@ from loraweave.files import file_hash
 from loraweave.quiet import quiet_libraries, without_bars
 from loraweave.runs.attaching import attach
 from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary, recorded_base
-from loraweave.runs.loading import existing_folder, tasks_of
+from loraweave.runs.loading import run_file_of, tasks_of
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task, load_tasks
 from loraweave.tasks.template import apply_template
@@ -244,11 +244,9 @@ def load(
         UserError: there is no such thing in the folder, it is broken, or the base is another one.
     """
     folder, run = Path(folder), RunFolder(folder)
-    config = run.read_config().model_copy(update={"trust_code": trust_code}) if run.config.is_file() else None
-    if data_dir is not None:
-        if config is None:
-            raise UserError(f"{folder}: data_dir is for a run, and this is none: name its tasks' files")
-        config = config.moved_to(existing_folder(data_dir))
+    config = run_file_of(run, data_dir, trust_code) if run.config.is_file() else None
+    if data_dir is not None and config is None:
+        raise UserError(f"{folder}: data_dir is for a run, and this is none: name its tasks' files")
     adapter: Path | None = None  # what PEFT loads
     whole: Path | None = None  # a model by itself
     names: list[str] = []

@@ -15,7 +15,7 @@ from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary, recorded_base
-from loraweave.runs.loading import existing_folder, tasks_of
+from loraweave.runs.loading import run_file_of, tasks_of
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
 
@@ -150,10 +150,10 @@ def open_source(
             raise UserError(f"{folder}: nothing was trained in this run, so there is nothing to export")
         if kind == run.model.name:
             raise UserError(f"{folder}: trained whole, without an adapter: {run.model} is a full model already")
-        config = run.read_config().model_copy(update={"trust_code": trust_code})
-        if data_dir is not None:
-            config = config.moved_to(existing_folder(data_dir))
+        config = run_file_of(run, data_dir, trust_code)
         at = run.adapter
+    elif data_dir is not None:
+        raise UserError(f"{folder}: data_dir is for a run, and this is none: its tasks' data are not known")
     adapter = AdapterFile(at)
     adapter.check_values()
     spec = BaseSpec.of(base) if base is not None else config.base if config is not None else recorded_base(at)

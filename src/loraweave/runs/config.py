@@ -23,7 +23,7 @@ from loraweave.runs.settings import train_problems
 from loraweave.runs.yamlfile import Lines, NotYamlError, parse_value, read_yaml
 from loraweave.tasks import Task, load_tasks
 from loraweave.tasks.sources import YAML_SUFFIXES, is_path
-from loraweave.tasks.spec import OnBadRow, parse_spec
+from loraweave.tasks.spec import HowToLoad, OnBadRow, parse_spec
 from loraweave.tasks.untrained import load_untrained
 
 MAX_SEED = 2**32 - 1  # what NumPy takes
@@ -270,9 +270,9 @@ class RunConfig(BaseModel):
         return choose_method(self.method).name
 
     @property
-    def how_tasks_load(self) -> tuple[Path, str | None, bool, int, bool, OnBadRow]:
-        """What the run file says for all of its tasks, as `tasks.load_tasks` takes it behind their entries."""
-        return self.base_dir, self.data_dir, self.chat_template, self.seed, self.trust_code, self.on_bad_row
+    def how_tasks_load(self) -> HowToLoad:
+        """What the run file says for all of its tasks."""
+        return HowToLoad(self.base_dir, self.data_dir, self.chat_template, self.seed, self.trust_code, self.on_bad_row)
 
     def load_tasks(self) -> list[Task]:
         """The tasks of the run file, in the order of their ids."""

@@ -74,9 +74,7 @@ def load_run(
     run = RunFolder(folder)
     summary = read_summary(folder)
     check_trained(run.path, summary)
-    config = run.read_config().model_copy(update={"trust_code": trust_code})
-    if data_dir is not None:
-        config = config.moved_to(existing_folder(data_dir))
+    config = run_file_of(run, data_dir, trust_code)
     if isinstance(base, str):
         config, base = config.model_copy(update={"model": config.base.renamed(base)}), None
     with quiet_libraries():
@@ -94,12 +92,25 @@ def load_run(
     return Run(run.path, config, summary, model.eval(), tokenizer, list(tasks))
 
 
-def existing_folder(folder: str | Path) -> Path:
-    """The folder that is given as `data_dir`, as a whole path; UserError where there is none."""
-    path = user_path(folder).absolute()
-    if not path.is_dir():
-        raise UserError(f"data_dir: there is no folder {path}")
-    return path
+def run_file_of(run: RunFolder, data_dir: str | Path | None, trust_code: bool) -> RunConfig:
+    """The run file of a finished run, as whoever opens the run wants it.
+
+    Args:
+        run: its folder.
+        data_dir: where its data are now, by the paths that they had from the run file's folder; where they were if
+            None.
+        trust_code: whatever the run file says, since a folder may be somebody else's.
+
+    Raises:
+        UserError: it cannot be read, or there is no folder `data_dir`.
+    """
+    config = run.read_config().model_copy(update={"trust_code": trust_code})
+    if data_dir is None:
+        return config
+    folder = user_path(data_dir).absolute()
+    if not folder.is_dir():
+        raise UserError(f"data_dir: there is no folder {folder}")
+    return config.moved_to(folder)
 
 
 def tasks_of(run: RunFolder, config: RunConfig, data_dir: str | Path | None = None) -> list[Task]:

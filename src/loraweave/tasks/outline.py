@@ -1,8 +1,9 @@
 """Tasks as their configuration describes them, with nothing downloaded: loaded only where their data are at hand."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,7 +18,7 @@ from loraweave.tasks.files import parted
 from loraweave.tasks.harness_task import HarnessTask
 from loraweave.tasks.load import check_names, load_tasks
 from loraweave.tasks.sources import YAML_SUFFIXES, is_source
-from loraweave.tasks.spec import OnBadRow, TaskSpec, parse_spec
+from loraweave.tasks.spec import HowToLoad, TaskSpec, parse_spec
 from loraweave.tasks.task import Task
 from loraweave.tasks.task_yaml import read_task_yaml
 from loraweave.tasks.untrained import load_untrained
@@ -40,71 +41,59 @@ class Outline:
     task: Task | None
 
 
-def outlines(
-    specs: Iterable[Any],
-    base_dir: Path,
-    data_dir: str | Path | None,
-    chat_template: bool,
-    seed: int,
-    trust_code: bool = False,
-    on_bad_row: OnBadRow = "error",
-) -> list[Outline]:
+def outlines(specs: Iterable[Any], how: HowToLoad) -> list[Outline]:
     """The tasks of a run, in the order of their ids; arguments as `load_tasks` takes them. Nothing is downloaded.
 
     Raises:
         UserError: as `load_tasks`, but not for data that would have to be downloaded.
     """
     specs = list(specs)
-
-    def load(some: list[Any]) -> list[Task]:
-        with nothing_downloaded():
-            return load_tasks(some, base_dir, data_dir, chat_template, seed, trust_code, on_bad_row)
-
     try:
-        return [_loaded(task) for task in load(specs)]
+        return _at_hand(lambda: load_tasks(specs, *how))
     except UserError as error:
         if not is_missing_data(error):
             raise
-    found: list[Outline] = []
-    for number, entry in enumerate(specs, start=1):
-        try:
-            found += [_loaded(task) for task in load([entry])]
-        except UserError as error:
-            if not is_missing_data(error):
-                raise
-            found += _described(parse_spec(entry, f"tasks, entry {number}"), base_dir, trust_code)
-    check_names((outline.name, outline.data) for outline in found)
-    return found
+    return _one_by_one(
+        specs,
+        lambda entry: load_tasks([entry], *how),
+        lambda entry, number: _described(parse_spec(entry, f"tasks, entry {number}"), how),
+    )
 
 
-def untrained_outlines(
-    specs: Iterable[Any],
-    trained: Mapping[str, str],
-    base_dir: Path,
-    data_dir: str | Path | None,
-    chat_template: bool,
-    seed: int,
-    trust_code: bool = False,
-    on_bad_row: OnBadRow = "error",
-) -> list[Outline]:
+def untrained_outlines(specs: Iterable[Any], trained: Mapping[str, str], how: HowToLoad) -> list[Outline]:
     """What a run is scored on and not trained for, in the order given; arguments as `load_untrained` takes them.
     Nothing is downloaded.
 
     Raises:
         UserError: as `load_untrained`, but not for data that would have to be downloaded.
     """
+    return _one_by_one(
+        specs,
+        lambda entry: load_untrained([entry], trained, *how),
+        lambda entry, number: _described(parse_spec(entry, f"eval.forgetting, entry {number}"), how, scored_alone=True),
+    )
+
+
+def _one_by_one(
+    specs: Iterable[Any], load: Callable[[Any], list[Task]], describe: Callable[[Any, int], list[Outline]]
+) -> list[Outline]:
+    """Each entry loaded, or described where its data are not at hand."""
     found: list[Outline] = []
-    for entry in specs:
+    for number, entry in enumerate(specs, start=1):
         try:
-            with nothing_downloaded():
-                some = load_untrained([entry], trained, base_dir, data_dir, chat_template, seed, trust_code, on_bad_row)
-            found += map(_loaded, some)
+            found += _at_hand(partial(load, entry))
         except UserError as error:
             if not is_missing_data(error):
                 raise
-            found += _described(parse_spec(entry, "eval.forgetting"), base_dir, trust_code, scored_alone=True)
+            found += describe(entry, number)
     check_names((outline.name, outline.data) for outline in found)
     return found
+
+
+def _at_hand(load: Callable[[], list[Task]]) -> list[Outline]:
+    with nothing_downloaded():
+        tasks = load()
+    return [_loaded(task) for task in tasks]
 
 
 @contextmanager
@@ -128,15 +117,15 @@ def _loaded(task: Task) -> Outline:
     return Outline(task.name, data or task.origin, ", ".join(task.lm_eval.aggregation()), task)
 
 
-def _described(spec: TaskSpec, base_dir: Path, trust_code: bool, scored_alone: bool = False) -> list[Outline]:
+def _described(spec: TaskSpec, how: HowToLoad, scored_alone: bool = False) -> list[Outline]:
     """A task whose data are not at hand, or the members of a group, from lm-eval's YAML alone."""
-    if is_source(spec.task, base_dir):
+    if is_source(spec.task, how.base_dir):
         if spec.eval is None:  # a data set of the hub
             return [Outline(spec.name or Path(spec.task).name, spec.task, spec.metric or "what its columns say", None)]
-        evaluation = _configs(spec.eval, base_dir, trust_code)
+        evaluation = _configs(spec.eval, how.base_dir, how.trust_code)
         return [Outline(spec.name or parted(spec.task)[0], spec.task, _scored_by(evaluation[0]), None)]
     found = []
-    for config in _configs(spec.task, base_dir, trust_code):
+    for config in _configs(spec.task, how.base_dir, how.trust_code):
         name = spec.name or str(config["task"])
         if not scored_alone and config.get("training_split") is None and "class" not in config:
             raise UserError(f"the task {name!r} has no training split: it can only be evaluated")

@@ -1,6 +1,7 @@
 """What a person may write for one task in a run file."""
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -19,6 +20,17 @@ def is_name(text: str) -> bool:
     size = len(text.encode("utf-8", "ignore"))
     whole = size == len(text.encode("utf-8", "surrogatepass"))
     return whole and 0 < size <= 200 and bool(text.strip()) and text not in (".", "..") and text.isprintable()
+
+
+class HowToLoad(NamedTuple):
+    """What holds for all tasks of a run, as `load_tasks` takes it behind their entries."""
+
+    base_dir: Path
+    data_dir: str | Path | None = None
+    chat_template: bool = False
+    seed: int = 0
+    trust_code: bool = False
+    on_bad_row: OnBadRow = "error"
 
 
 class TaskSpec(BaseModel):
