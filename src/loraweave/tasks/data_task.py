@@ -73,7 +73,8 @@ class DataTask(Task):
         self._read_rows = self._shared_out(read, spec, lm_eval is not None)
         self.skipped = bad.found
         if bad.found:
-            self.notes.append(f"{len(bad.found):,} rows are left out; the first: {bad.found[0].message}")
+            rows = "1 row is" if len(bad.found) == 1 else f"{len(bad.found):,} rows are"
+            self.notes.append(f"{rows} left out; the first: {bad.found[0].message}")
         if lm_eval is None and way is not None and (test := self._documents("test")):
             everything = (example for some in self._read_rows.values() for one in some for example in one.group)
             lines = any("\n" in _answer(example).strip() for example in everything)
