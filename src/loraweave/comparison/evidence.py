@@ -14,7 +14,7 @@ import numpy as np
 from loraweave.comparison.records import BASE, Results, RunRecord, Score
 from loraweave.comparison.statistics import Pool, holm, over_seeds, pool
 from loraweave.evaluation.mean import MeanRule, mean_rule
-from loraweave.evaluation.outcomes import Examples, read_outcomes
+from loraweave.evaluation.outcomes import Examples, distinct_outcomes
 from loraweave.evaluation.paired import (
     Estimate,
     PairedDifference,
@@ -132,7 +132,7 @@ class Evidence:
             return Score(mean=found.mean, interval=None, low=None, high=None)
         worth: float | None = None
         if all(self._is_share(score) for scores in by_task for score in scores):
-            worth = len(by_task) ** 2 / sum(1 / scores[0]["n"] for scores in by_task)
+            worth = len(by_task) ** 2 / sum(1 / self._worth(scores[0]) for scores in by_task)
             worth *= len(runs) if 0 < found.mean < 100 else 1
         low, high = ends(found.mean, half, by_task[0][0]["unit"], worth)
         return Score(mean=found.mean, interval=(high - low) / 2, low=low, high=high)
@@ -201,9 +201,13 @@ class Evidence:
         examples = self._examples(score)
         return score["unit"] == PERCENT and examples is not None and examples.share
 
+    def _worth(self, score: TaskScore) -> float:
+        examples = self._examples(score)
+        return float(score["n"]) if examples is None else examples.worth
+
     def _examples(self, score: TaskScore) -> Examples | None:
         if id(score) not in self._outcomes:
-            self._outcomes[id(score)] = read_outcomes(score["outcomes"])
+            self._outcomes[id(score)] = distinct_outcomes(score["outcomes"])
         return self._outcomes[id(score)]
 
 

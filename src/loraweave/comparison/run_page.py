@@ -12,6 +12,7 @@ from loraweave.evaluation import interval
 from loraweave.evaluation.beside import Beside
 from loraweave.evaluation.mean import mean_of, mean_rule
 from loraweave.evaluation.paired import PairedDifference, verdict
+from loraweave.evaluation.repeats import about_repeats
 from loraweave.evaluation.samples import Sample, classes, with_base
 from loraweave.evaluation.scores import NATS, PERCENT, TaskScore
 from loraweave.evaluation.subject import Subject
@@ -110,6 +111,7 @@ def about(found: Beside) -> list[str]:
         said.append(
             f"{words.listed([*found.forgetting.scores])}: not trained for; beside the base it tells what was forgotten."
         )
+    said += about_repeats(found.scores)
     rule = mean_rule(found.scores)
     if rule.counted:
         said += [f"Not in the mean: {name}: {reason}." for name, reason in rule.left_out.items()]

@@ -7,6 +7,7 @@ from statistics import median
 from loraweave.comparison.evidence import MEAN, Evidence
 from loraweave.comparison.records import BASE, MethodSummary, Results, RunRecord, Search, TaskInfo
 from loraweave.evaluation.mean import mean_rule
+from loraweave.evaluation.repeats import about_repeats
 
 INTERVALS = "± and ranges are 95 % intervals; each"
 
@@ -116,7 +117,8 @@ def notes(results: Results) -> list[str]:
         f"{task}: {count} requests were longer than the model reads and lost their beginning."
         for task, count in cut.items()
     ]
-    return said
+    scores = {task: score for run in results["runs"] for task, score in run["scores"].items()}
+    return said + about_repeats(scores)
 
 
 def _population(counts: Sequence[int]) -> str:

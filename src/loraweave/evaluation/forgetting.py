@@ -1,6 +1,5 @@
 """Scores on what a model was not trained for: asked without a task, or as each task that its adapter knows."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loraweave.evaluation.outcomes import read_outcomes, weighted
-from loraweave.evaluation.paired import estimate
+from loraweave.evaluation.paired import standard_error
 from loraweave.evaluation.scores import TaskScore
 from loraweave.evaluation.scoring import evaluate
 from loraweave.tasks import Task
@@ -55,9 +54,8 @@ def averaged(scores: Sequence[TaskScore]) -> TaskScore:
     stderr = None if None in errors else sum(error or 0.0 for error in errors) / len(errors)
     if len(kept) == len(read):
         values, weights = np.mean([each.values for each in kept], axis=0), kept[0].weights
-        outcomes = weighted(values.tolist(), weights.tolist())
-        variance = estimate([values], weights, False).examples.value
-        stderr = None if math.isnan(variance) else math.sqrt(variance)
+        outcomes = weighted(values.tolist(), weights.tolist(), kept[0].asked.tolist())
+        stderr = standard_error(outcomes)
     return {
         **scores[0],
         "score": mean,

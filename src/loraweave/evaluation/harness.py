@@ -12,8 +12,9 @@ from lm_eval.evaluator import evaluate as harness_evaluate
 
 from loraweave.errors import UserError, in_a_line
 from loraweave.evaluation.lm import LoadedModel, ProgressHook
-from loraweave.evaluation.outcomes import Outcomes, read_outcomes, shares, weighted
-from loraweave.evaluation.paired import estimate
+from loraweave.evaluation.outcomes import Outcomes, shares, weighted
+from loraweave.evaluation.paired import standard_error
+from loraweave.evaluation.repeats import with_repeats
 from loraweave.evaluation.samples import Keep, harness_samples, named_metrics
 from loraweave.evaluation.scores import PERCENT, TaskScore
 from loraweave.tasks.sandbox import reason_of
@@ -90,12 +91,11 @@ def score_with_harness(
     version = results["versions"].get(name)
     score = scale * measured[f"{metric},{used_filter}"]
     answered = _answered(results["samples"][name], used_filter)
-    outcomes = _outcomes([sample.get(metric) for sample in answered], metric, score, scale)
-    if stderr is None and metric == "bits_per_byte":
-        stderr = _stderr(outcomes)
+    asked = [repr(sample["arguments"]) for sample in answered]
+    outcomes = _outcomes([sample.get(metric) for sample in answered], metric, score, scale, asked)
     if keep is not None:
         keep(name, harness_samples(name, task, answered, metric, outcomes))
-    return TaskScore(
+    made = TaskScore(
         score=score,
         stderr=None if stderr is None else scale * stderr,
         n=results["n-samples"][name]["effective"],
@@ -111,22 +111,16 @@ def score_with_harness(
         seconds=time.perf_counter() - started,
         outcomes=outcomes,
     )
+    if metric == "bits_per_byte":  # the mean of weighted outcomes, for which lm-eval has none
+        made["stderr"] = standard_error(outcomes)
+    return with_repeats(made, asked)
 
 
-def _outcomes(each: Sequence[Any], metric: str, score: float, scale: float) -> Outcomes | None:
+def _outcomes(each: Sequence[Any], metric: str, score: float, scale: float, asked: Sequence[str]) -> Outcomes | None:
     """Of each example; of a text its bits per byte, which count by its bytes."""
     if metric == "bits_per_byte":
-        return weighted([-nats / size / math.log(2) for nats, size in each], [size for _, size in each])
-    return shares(each, score, scale)
-
-
-def _stderr(outcomes: Outcomes | None) -> float | None:
-    """Of a mean of weighted outcomes, for which lm-eval has none; None where a single one tells nothing."""
-    examples = read_outcomes(outcomes)
-    if examples is None:
-        return None
-    variance = estimate([examples.values], examples.weights, False).examples.value
-    return None if math.isnan(variance) else math.sqrt(variance)
+        return weighted([-nats / size / math.log(2) for nats, size in each], [size for _, size in each], asked)
+    return shares(each, score, scale, asked)
 
 
 def _answered(samples: Sequence[Mapping[str, Any]], used_filter: str) -> list[Mapping[str, Any]]:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from loraweave.data.encode import IGNORED, Encoded
 from loraweave.evaluation.outcomes import weighted
+from loraweave.evaluation.repeats import with_repeats
 from loraweave.evaluation.scored_tokens import batches, score_rows
 from loraweave.evaluation.scores import TaskScore
 
@@ -40,7 +41,9 @@ def score_with_loss(
     mean = sum(losses) / tokens
     n = len(losses)
     spread = sum((loss - mean * count) ** 2 for loss, count in zip(losses, counts, strict=True))
-    return TaskScore(
+    questions = [tuple(row["input_ids"]) for row in rows]
+    each = [loss / count if count else 0.0 for loss, count in zip(losses, counts, strict=True)]
+    score = TaskScore(
         score=mean,
         stderr=math.sqrt(spread * n / (n - 1)) / tokens if n > 1 else None,
         n=n,
@@ -54,8 +57,9 @@ def score_with_loss(
         requests=hashlib.sha256(repr([row["input_ids"] for row in rows]).encode()).hexdigest()[:16],
         truncated=encoded.cut,
         seconds=time.perf_counter() - started,
-        outcomes=weighted([loss / count if count else 0.0 for loss, count in zip(losses, counts, strict=True)], counts),
+        outcomes=weighted(each, counts, questions),
     )
+    return with_repeats(score, questions)
 
 
 def _scored(labels: list[int]) -> list[tuple[int, int]]:

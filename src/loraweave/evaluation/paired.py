@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import ndtr, stdtr
 from scipy.stats import binomtest
 
-from loraweave.evaluation.outcomes import Examples, read_outcomes
+from loraweave.evaluation.outcomes import Examples, Outcomes, distinct_outcomes
 from loraweave.evaluation.scores import CONFIDENCE, PERCENT, TaskScore, quantile
 
 LEVEL = 0.05
@@ -68,7 +68,7 @@ def difference(one: TaskScore, two: TaskScore) -> PairedDifference:
     """
     if one["requests"] != two["requests"]:
         raise ValueError("the two were not asked the same, so there are no pairs")
-    first, second = read_outcomes(one["outcomes"]), read_outcomes(two["outcomes"])
+    first, second = distinct_outcomes(one["outcomes"]), distinct_outcomes(two["outcomes"])
     made = judged(paired_estimate(one, two))
     both = first is not None and second is not None and first.binary and second.binary
     return made._replace(p=mcnemar(first, second)) if both else made  # type: ignore[arg-type]
@@ -89,7 +89,7 @@ def mean_difference(ones: Sequence[TaskScore], twos: Sequence[TaskScore]) -> Pai
 
 def paired_estimate(one: TaskScore, two: TaskScore) -> Estimate:
     """What is known of a difference of scores on the same examples."""
-    first, second = read_outcomes(one["outcomes"]), read_outcomes(two["outcomes"])
+    first, second = distinct_outcomes(one["outcomes"]), distinct_outcomes(two["outcomes"])
     if first is None or second is None:
         return unpaired(one, two)
     return estimate([first.values - second.values], first.weights, first.binary and second.binary)
@@ -114,7 +114,8 @@ def estimate(by_seed: Sequence[np.ndarray] | np.ndarray, weights: np.ndarray, bi
     """The mean over seeds and examples, and how it varies with the examples.
 
     Args:
-        by_seed: [seeds, n] outcomes, or differences of the outcomes of two models, of the same examples for all seeds.
+        by_seed: [seeds, n] outcomes, or differences of the outcomes of two models, of the same examples for all seeds,
+            each of which asks something else.
         weights: [n] what each example counts for.
         binary: the values are differences of right (100) and wrong (0): then one example more is taken to be won by
             either side, for a few examples in which nothing happened do not say that nothing can.
@@ -125,8 +126,9 @@ def estimate(by_seed: Sequence[np.ndarray] | np.ndarray, weights: np.ndarray, bi
     each = values.mean(axis=0)
     mean = float(each @ shares)
     if binary:
-        squares = (float((each**2).sum()) + 2 * 100.0**2) / (n + 2)
-        examples = Variance((squares - mean**2 * (n / (n + 2)) ** 2) / (n + 2), n + 1.0)
+        worth = 1 / float((shares**2).sum())  # n, where all count alike
+        squares = (worth * float(each**2 @ shares) + 2 * 100.0**2) / (worth + 2)
+        examples = Variance((squares - mean**2 * (worth / (worth + 2)) ** 2) / (worth + 2), worth + 1.0)
     else:
         # The jackknife: an example that counts for much pulls the mean to itself, and must not look sure for that.
         moved = shares * (each - mean) / np.maximum(1 - shares, 1e-12)
@@ -137,6 +139,15 @@ def estimate(by_seed: Sequence[np.ndarray] | np.ndarray, weights: np.ndarray, bi
     residual = values - each - (values @ shares)[:, None] + mean
     cells = float((shares**2 * (residual**2).sum(axis=0) / (seeds - 1)).sum()) / seeds
     return Estimate(mean, examples, cells)
+
+
+def standard_error(outcomes: Outcomes | None) -> float | None:
+    """Of the mean of a task's outcomes, from its different examples; None where these tell nothing of it."""
+    examples = distinct_outcomes(outcomes)
+    if examples is None:
+        return None
+    variance = estimate([examples.values], examples.weights, False).examples.value
+    return None if math.isnan(variance) else math.sqrt(variance)
 
 
 def over_tasks(spreads: Sequence[Estimate]) -> Estimate:

@@ -4,9 +4,9 @@ import math
 from typing import Any
 
 from scipy.special import betaincinv, ndtri, stdtrit
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
-from loraweave.evaluation.outcomes import Outcomes, read_outcomes
+from loraweave.evaluation.outcomes import Outcomes, distinct_outcomes
 
 PERCENT, NATS = "%", "nats"
 CONFIDENCE = 0.95
@@ -19,8 +19,9 @@ class TaskScore(TypedDict):
     else. `stderr` is in the same unit, the standard error that comes from having only `n` examples; None where
     the metric has none. `metrics` holds every number of the task, as lm-eval names and scales it. `requests` is a hash
     of every prompt and target: two scores with the same one answered the same questions. `truncated` counts the
-    requests that were longer than the model reads and lost their beginning. `outcomes` has what each single example
-    came to; None where the metric is no mean over examples.
+    requests that were longer than the model reads and lost their beginning. `distinct` is there where some examples ask
+    the same: how many different ones there are, which is what the standard error is of. `outcomes` has what each single
+    example came to; None where the metric is no mean over examples.
     """
 
     score: float
@@ -37,21 +38,24 @@ class TaskScore(TypedDict):
     truncated: int
     seconds: float
     outcomes: Outcomes | None
+    distinct: NotRequired[int]
 
 
 def interval(score: TaskScore) -> tuple[float, float] | None:
     """The 95 % interval that a score's test examples leave for it, in the score's own unit; None where its metric has
     none.
 
-    See `ends`. Where each example is right or wrong it is the exact one: ten of ten are not certain.
+    See `ends`. Where each example is right or wrong it is the exact one: ten of ten are not certain. Examples that ask
+    the same are one.
     """
-    examples = read_outcomes(score["outcomes"])
+    examples = distinct_outcomes(score["outcomes"])
     share = score["unit"] == PERCENT and examples is not None and examples.share
     if not share and score["stderr"] is None:
         return None
-    half = students_t(max(1.0, score["n"] - 1.0)) * (score["stderr"] or 0.0)
+    count, worth = (score["n"], float(score["n"])) if examples is None else (len(examples.values), examples.worth)
+    half = students_t(max(1.0, count - 1.0)) * (score["stderr"] or 0.0)
     exact = examples is not None and examples.binary
-    return ends(score["score"], 0.0 if share and exact else half, score["unit"], score["n"] if share else None)
+    return ends(score["score"], 0.0 if share and exact else half, score["unit"], worth if share else None)
 
 
 def ends(mean: float, half: float, unit: str, worth: float | None) -> tuple[float, float]:
