@@ -22,8 +22,9 @@ from loraweave.errors import UserError
 from loraweave.experts.fitting import Pairs, linear_layers
 from loraweave.tuner.merging import mergeable_weight
 
-_AT_ONCE = 2**26
-"""Bytes that a sum in float32 takes at most beside a weight in half precision."""
+_AT_ONCE = {"cpu": 2**21}
+_AT_ONCE_ELSEWHERE = 2**26
+"""Bytes of a weight, in float32, that are added to at once: on a CPU what its cache still has when the sum is made."""
 
 
 @dataclass
@@ -230,10 +231,11 @@ def add_product(out: Tensor, weight: Tensor, left: Tensor, right: Tensor) -> Non
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
     left, right = left.to(wide), right.to(wide)
-    if wide == weight.dtype:
-        torch.mm(left, right, out=out).add_(weight)  # in this order: addmm would copy the weight first
-        return
-    rows = max(1, _AT_ONCE // (weight.shape[1] * wide.itemsize))
+    at_once = _AT_ONCE.get(weight.device.type, _AT_ONCE_ELSEWHERE)
+    rows = max(1, at_once // (weight.shape[1] * wide.itemsize))
     for start in range(0, len(weight), rows):
         part = slice(start, start + rows)
-        out[part] = weight[part].to(wide).addmm_(left[part], right)
+        if wide == weight.dtype:
+            torch.addmm(weight[part], left[part], right, out=out[part])
+        else:
+            out[part] = weight[part].to(wide).addmm_(left[part], right)
