@@ -66,7 +66,7 @@ class Budget:
 BUDGETS = {
     budget.name: budget
     for budget in (
-        Budget("small", 120, 4, 40, 100, SEEDS, step_seconds=2.6, evaluation_seconds=180.0),  # two CPU cores
+        Budget("small", 120, 2, 30, 100, SEEDS, step_seconds=1.9, evaluation_seconds=75.0),  # two CPU cores
         Budget(
             "large", 500, 16, 120, 500, (0, 1, 2, 3, 4), step_seconds=0.4, evaluation_seconds=60.0
         ),  # one accelerator
