@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path("benchmarks", "results", "speed", "cpu.json")
-WRITTEN = Path(__file__).resolve().parents[2] / RESULTS.with_name("paired.json")
+WRITTEN = Path(__file__).resolve().parents[1] / "results" / "paired" / "speed.json"
 
 
 def paired(old: dict[str, Any], new: dict[str, Any]) -> dict[str, dict[str, float]]:
