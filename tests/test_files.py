@@ -50,6 +50,14 @@ def test_a_crash_while_a_folder_is_replaced_leaves_the_old_one(
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_a_persons_own_copy_is_neither_taken_back_nor_removed(tmp_path: Path) -> None:
+    folder, mine = tmp_path / "out", tmp_path / "out.old"
+    write(mine, "mine")
+    for content in ("new", "newer"):
+        write(folder, content)
+        assert [(path / "one").read_text() for path in (folder, mine)] == [content, "mine"]
+
+
 def test_a_folder_whose_writing_fails_is_the_old_one(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     write(folder, "old")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loraweave.errors import UserError
-from loraweave.paths import user_path
+from loraweave.paths import folder_names, user_path
 
 
 def test_where_a_path_starts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,3 +34,9 @@ def test_what_cannot_be_a_path(written: str, words: str) -> None:
         user_path(written, "/here")
     assert len(str(caught.value)) < 200
     assert "\n" not in str(caught.value)
+
+
+def test_folders_of_tasks_have_names_of_their_own_and_none_of_what_lies_aside() -> None:
+    assert folder_names(["a", "A", "a b", "a_b", "..", "x.unfinished", "x.loraweave-old", "x.old"]) == [
+        "a", "A-2", "a_b", "a_b-2", "task", "x_unfinished", "x_loraweave-old", "x.old",
+    ]  # fmt: skip

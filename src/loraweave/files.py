@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from loraweave.errors import UserError, shown
-from loraweave.paths import is_inside
+from loraweave.paths import REPLACED, UNFINISHED, is_inside
 from loraweave.stopping import Stopped
 
 LOCK = ".lock"  # of a folder, see `loraweave.locks`
@@ -35,7 +35,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         UserError: the disk is full, or the file may not be written; what was at `path` before is still there.
     """
-    unfinished = aside(path, "unfinished")
+    unfinished = aside(path, UNFINISHED)
     with _written_or_told(path, lambda: unfinished.unlink(missing_ok=True)):
         unfinished.unlink(missing_ok=True)  # it may be a link of somebody's to anywhere
         with unfinished.open("xb") as file:
@@ -76,7 +76,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
         UserError: the disk is full, or the folder may not be written; what was at `folder` before is still there.
     """
     mended(folder)
-    unfinished = aside(folder, "unfinished")
+    unfinished = aside(folder, UNFINISHED)
     _remove(unfinished)
 
     def put_back() -> None:
@@ -91,7 +91,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 def put_in_place(unfinished: Path, folder: Path) -> None:
     """Bring a folder to the disk and give it its name; what was there before stays until then."""
-    old = aside(folder, "old")
+    old = aside(folder, REPLACED)
     mode = unfinished.stat().st_mode & 0o666  # safetensors makes files that their owner alone may read
     for path in unfinished.rglob("*"):
         if path.is_file() and path.stat().st_nlink == 1:  # one that is linked is somebody else's too
@@ -106,7 +106,7 @@ def put_in_place(unfinished: Path, folder: Path) -> None:
 
 def mended(folder: Path) -> Path:
     """The folder, brought back where a crash came between taking it away and putting the new one in its place."""
-    old = aside(folder, "old")
+    old = aside(folder, REPLACED)
     if os.path.lexists(old):
         if os.path.lexists(folder):
             _remove(old)
@@ -129,7 +129,7 @@ def make_folder(path: Path, what: str = "the folder") -> None:
 
 def is_left_over(path: Path) -> bool:
     """Whether a file or folder is one of ours that a kill kept from being written whole, or from being removed."""
-    return path.name == LOCK or path.suffix in (".unfinished", ".old")
+    return path.name == LOCK or path.suffix in (f".{UNFINISHED}", f".{REPLACED}")
 
 
 def read_file(path: Path) -> bytes:

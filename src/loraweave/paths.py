@@ -9,6 +9,9 @@ from loraweave.errors import UserError, shown
 
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 """Bytes that the usual file systems take."""
+UNFINISHED, REPLACED = "unfinished", "loraweave-old"
+"""Ends of names under which files and folders lie aside while they are written; the second is none that a person gives
+to a copy, since what is called so is brought back or removed."""
 
 
 def user_path(written: str | Path, start: str | Path = "") -> Path:
@@ -57,10 +60,12 @@ def inside(folder: Path, name: str, named_by: Path) -> Path:
 
 
 def folder_names(tasks: Sequence[str]) -> list[str]:
-    """A folder's name for each task: the task's own where a file system and a command line take it."""
+    """A folder's name for each task: the task's own where a file system and a command line take it, and where it is not
+    one of something that lies aside."""
     taken: list[str] = []
     for task in tasks:
         plain = name = re.sub(r"[^\w.-]+", "_", task, flags=re.ASCII).strip(".") or "task"
+        plain = name = re.sub(rf"\.(?=({UNFINISHED}|{REPLACED})$)", "_", plain)
         number = 1
         while name.lower() in map(str.lower, taken):
             number += 1

@@ -103,12 +103,12 @@ def test_a_link_is_not_sent_anywhere(outside: Path, tmp_path: Path) -> None:
 
 
 def test_a_library_is_not_written_through_a_link(project: Path, outside: Path, tmp_path: Path) -> None:
-    (outside / "photographs.old").mkdir()
+    (outside / "photographs.loraweave-old").mkdir()
     library = ExpertLibrary.create(tmp_path / "library", str(project / "base"))
     (library.folder / "experts").symlink_to(outside)
     with pytest.raises(UserError, match="experts: a link that leads out of the folder"), library._written():
         pass
-    assert (outside / "photographs.old").is_dir()
+    assert (outside / "photographs.loraweave-old").is_dir()
 
 
 @pytest.mark.parametrize("name", ["run.yaml", "summary.json", "base.json"])

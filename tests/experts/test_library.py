@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import random
 import shutil
 import threading
 from collections.abc import Callable
@@ -82,6 +83,22 @@ def test_a_finished_run_brings_its_name_and_its_base_s_fingerprint(base_folder: 
     assert library.add(run).name == "notes"
     model, _ = load_base(project / "base")
     assert library.base == {"name": str(project / "base"), "fingerprint": fingerprint(model)}
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_flipped_bit_is_found_wherever_it_is(library: ExpertLibrary, file: str) -> None:
+    path = library.expert("small").folder / file
+    content, draw = path.read_bytes(), random.Random(0)
+    places = [*range(0, 8), *(draw.randrange(len(content)) for _ in range(60))]
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(flipped)
+        assert list(library.verify()) == ["small"]
+        with pytest.raises(UserError):
+            library.load("small")
+    path.write_bytes(content)
+    assert library.verify() == {}
 
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
@@ -187,6 +204,30 @@ def test_a_folder_that_the_manifest_does_not_know_is_told_and_nothing_is_done_to
     assert list(library.verify()) == ["experts/new"]
     assert library.add(loras["small"], "new").folder.name == "new-2"
     assert stray.is_dir()
+
+
+@pytest.mark.parametrize(
+    "name", ["x.unfinished", "x.loraweave-old", "x.old", "x.lock", "été 7", "日本", "a*b?", "CON", "-r"]
+)
+def test_an_expert_of_any_name_is_still_there_after_the_next_writer(
+    name: str, library: ExpertLibrary, loras: dict[str, Path]
+) -> None:
+    library.add(loras["wide"], name)
+    library.add(loras["small"], "x")
+    library.add(loras["small"], "x", replace=True)
+    assert library.verify() == {}
+    assert library.load(name).parameters == library.expert("wide").parameters
+    library.remove(name)
+    assert list(library.experts()) == [*loras, "x"]
+    assert library.verify() == {}
+
+
+def test_a_copy_that_a_person_has_put_aside_is_left_to_them(library: ExpertLibrary) -> None:
+    kept = library.folder / "experts" / "small.old"
+    shutil.copytree(library.expert("small").folder, kept)
+    library.describe("small", description="it")
+    assert kept.is_dir()
+    assert list(library.verify()) == ["experts/small.old"]
 
 
 def _add(folder: Path, lora: Path, name: str) -> None:

@@ -82,6 +82,50 @@ def test_what_changes_in_the_library_is_taken_over(
         manager.generate(["abc"], "patterns")
 
 
+def test_what_was_read_before_it_was_refreshed_is_taken_over_too(
+    manager: ExpertManager, make_lora: Callable, loras: dict[str, Path], tmp_path: Path
+) -> None:
+    library = manager.library
+    said = dict(zip(loras, manager.generate(["abc"] * 3, [*loras], max_new_tokens=5), strict=True))
+    merged = {}
+    for name in loras:
+        with manager.using(name) as model:
+            merged[name] = bits(model)
+    library.add(loras["wide"], "new")  # unknown to the manager, who reads it all the same
+    assert manager.generate(["abc"], "new", max_new_tokens=5) == [said["wide"]]
+    library.add(loras["patterns"], "small", replace=True)
+    manager.switcher.forget(["small"])
+    for name, old in (("new", "wide"), ("small", "patterns")):  # small is merged as it is now, and beside as it was
+        with manager.using(name) as model:
+            assert bits(model) == merged[old]
+    library.add(loras["small"], "new", replace=True)
+    manager.refresh()
+    assert manager.generate(["abc"] * 2, ["new", "small"], max_new_tokens=5) == [said["small"], said["patterns"]]
+    with manager.using("new") as model:
+        assert bits(model) == merged["small"]
+    library.describe("new", description="sum")
+    manager.refresh()
+    assert (manager.switcher.active, manager.route("sum").expert) == ("new", "new"), "what is said of it merges nothing"
+    library.remove("new")
+    manager.refresh()
+    with pytest.raises(UserError, match="no expert 'new'"):
+        manager.generate(["abc"], "new")
+    with pytest.raises(UserError, match="no expert 'new'"), manager.using("new"):
+        pass
+
+
+def test_an_expert_in_use_is_kept_to_the_end_of_its_block(manager: ExpertManager, loras: dict[str, Path]) -> None:
+    with manager.using("small") as model:
+        before = bits(model)
+        manager.library.remove("small")
+        for change in (manager.refresh, lambda: manager.generate(["abc"], "wide")):
+            with pytest.raises(UserError, match="expert 'small' is in use"):
+                change()
+            assert (bits(model), manager.experts) == (before, [*loras])
+    manager.refresh()
+    assert "small" not in manager.experts
+
+
 def test_a_base_that_is_another_one_and_wrong_requests_are_refused(
     manager: ExpertManager, base_folder: Path, make_lora: Callable, tmp_path: Path
 ) -> None:

@@ -115,7 +115,7 @@ def test_merged_weights_are_kept_within_their_memory_and_the_oldest_go_first(
     assert reads == list(ALL)
     switcher.switch(None)
     assert switcher.kept == ["small"]
-    switcher.forget("small")
+    switcher.forget(["small"])
     assert switcher.bytes == 0
 
 
@@ -194,6 +194,10 @@ def test_what_cannot_be_merged_is_refused_and_the_model_stays_what_it_was(
     with pytest.raises(UserError, match="cannot be read"):
         switcher.switch("cut")
     assert (switcher.active, bits(model)) == ("small", before)
+    with pytest.raises(UserError, match="by another switcher, or manager"):
+        switcher_of(model, library)
+    switcher.close()
+    switcher_of(model, library).close()
     with pytest.raises(UserError, match="has adapters already"):
         Switcher(get_peft_model(base(), LoraConfig(target_modules=["q_proj"])), dict)  # type: ignore[arg-type]
 
@@ -308,6 +312,30 @@ def test_threads_that_use_different_experts_do_not_meet(base: Callable, library:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_model_that_is_in_use_is_not_changed_by_its_own_thread(base: Callable, library: ExpertLibrary) -> None:
+    model = base()
+    switcher = switcher_of(model, library, memory=10**9)
+    with switcher.using("small"):
+        merged = bits(model)
+        for change in (
+            lambda: switcher.switch("wide"),
+            lambda: switcher.switch(None),
+            lambda: switcher.forget(["patterns", "small"]),
+            lambda: switcher.using("wide").__enter__(),
+        ):
+            with pytest.raises(UserError, match="expert 'small' is in use"):
+                change()
+            assert (switcher.active, bits(model)) == ("small", merged)
+        switcher.forget(["wide"])
+        with switcher.using("small"):
+            pass
+        with pytest.raises(UserError, match="is in use"):  # the inner block's end is not the outer one's
+            switcher.switch("wide")
+    with switcher.using(None), pytest.raises(UserError, match="the base is in use"):
+        switcher.switch("wide")
+    switcher.switch("wide")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])

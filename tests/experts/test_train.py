@@ -18,7 +18,7 @@ from loraweave.adapters.file import AdapterFile
 from loraweave.cli.app import app
 from loraweave.evaluation import evaluate
 from loraweave.experts.config import ExpertsConfig
-from loraweave.experts.train import train_experts
+from loraweave.experts.train import _run_folder, train_experts
 from loraweave.files import hashes_of
 from loraweave.runs.folder import RunFolder
 
@@ -199,6 +199,14 @@ def test_what_was_interrupted_goes_on(project: Path, tmp_path: Path, monkeypatch
         assert list(again) == ["notes"]
         assert hashes_of(ExpertLibrary(target).expert("double").folder) == before
     assert RunFolder(folder / "False" / "runs" / "notes").summary.is_file()
+
+
+def test_no_two_tasks_share_a_run(tmp_path: Path) -> None:
+    library = ExpertLibrary.create(tmp_path / "library", "nano")
+    names = ["a b", "a_b", "a!b", "x.unfinished", "x_unfinished", ".x", "x", "日本", "語"]
+    folders = [_run_folder(library, name, resume=True) for name in names]
+    assert len({str(folder).lower() for folder in folders}) == len(names)
+    assert folders[1] == library.folder / "runs" / "a_b"
 
 
 def test_what_cannot_be_trained_is_refused_before_anything_is(project: Path, alone: Path, tmp_path: Path) -> None:

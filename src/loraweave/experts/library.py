@@ -35,7 +35,7 @@ from loraweave.experts.manifest import (
 from loraweave.export.source import Source, open_source
 from loraweave.files import aside, check_links, damage, hashes_of, is_left_over, written_whole
 from loraweave.locks import locked
-from loraweave.paths import folder_names
+from loraweave.paths import REPLACED, folder_names
 from loraweave.runs.folder import BaseRecord
 
 PATIENCE = 600.0
@@ -332,7 +332,7 @@ def _readable(experts: Iterable[Expert]) -> Iterator[AdapterFile]:
 
 def _discard(folder: Path) -> None:
     """Take a folder away at once, whatever it takes to remove it."""
-    old = aside(folder, "old")
+    old = aside(folder, REPLACED)
     if folder.exists():
         folder.replace(old)
         shutil.rmtree(old, ignore_errors=True)

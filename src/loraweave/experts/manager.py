@@ -76,7 +76,8 @@ class ExpertManager:
         self.tokenizer: PreTrainedTokenizerBase = base[1]
         if "fingerprint" in record:
             check_fingerprint(self.model, record["fingerprint"], str(self.library.folder))
-        self.switcher = Switcher(self.model, self._pairs, memory)
+        self._merged: dict[str, Expert] = {}
+        self.switcher = Switcher(self.model, lambda name: self._pairs(name, self._merged), memory)
         self._fitting = Fitting.of(self.model)
         self._embed, self._threshold = embed, threshold
         self._lock = RLock()
@@ -95,20 +96,23 @@ class ExpertManager:
         """Take over what has changed in the library: experts that came, went or were replaced.
 
         Raises:
-            UserError: the library cannot be read, or two experts have the same prefix; all is as it was then.
+            UserError: the library cannot be read, two experts have the same prefix, or this is a block of `using` with
+                an expert that is no more; all is as it was then.
         """
         with self._lock:
             now = self.library.experts()
-            if now == self._known:
-                return
-            router = Router(now.values(), self._embed, self._threshold)
-            changed = [name for name, expert in self._known.items() if now.get(name) != expert]
-            for name in changed:
-                self.switcher.forget(name)
+            router = self.router if now == self._known else Router(now.values(), self._embed, self._threshold)
+            merged, beside = (
+                [name for name, read in known.items() if not read.is_still(now.get(name))]
+                for known in (self._merged, self._beside)
+            )
+            self.switcher.forget(merged)
             if self._mixed is not None:
-                self._mixed.remove(changed)
-            for name in changed:
-                self._beside.pop(name, None)
+                self._mixed.remove(beside)
+            for name in merged:
+                del self._merged[name]
+            for name in beside:
+                del self._beside[name]
             self._known, self.router = now, router
 
     def route(self, instruction: Prompt) -> Route:
@@ -144,8 +148,8 @@ class ExpertManager:
             max_new_tokens: at most.
 
         Raises:
-            UserError: an unknown expert, as many names as there are not prompts, texts and chats at once, or an expert
-                that cannot be read.
+            UserError: an unknown expert, as many names as there are not prompts, texts and chats at once, an expert
+                that cannot be read, or one that a block of `using` in this thread has.
         """
         if not prompts:
             return []
@@ -167,8 +171,12 @@ class ExpertManager:
                 self._mixed.close()
                 self._mixed, self._beside = None, {}
 
-    def _pairs(self, name: str) -> Pairs:
-        return self._fitting.pairs(self.library.load(name))
+    def _pairs(self, name: str, known: dict[str, Expert]) -> Pairs:
+        """An expert's update; `known` notes what it was right before it was read, for `refresh`."""
+        expert = self.library.expert(name)
+        pairs = self._fitting.pairs(self.library.load(name))
+        known[name] = expert
+        return pairs
 
     def _nobody_beside(self) -> AbstractContextManager[None]:
         return self._mixed.call_context.use(BASE) if self._mixed is not None else nullcontext()
@@ -176,8 +184,8 @@ class ExpertManager:
     def _stand_beside(self, tasks: Sequence[str]) -> None:
         """Let those be ready who are asked."""
         wanted = [name for name in dict.fromkeys(tasks) if name != BASE and name not in self._beside]
-        found = {name: self.library.expert(name) for name in wanted}
-        pairs = {name: self._pairs(name) for name in wanted}
+        found: dict[str, Expert] = {}
+        pairs = {name: self._pairs(name, found) for name in wanted}
         if self._mixed is None:
             self._mixed = MixedBatches(self.model)
         self._mixed.put(pairs)

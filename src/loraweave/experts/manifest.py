@@ -84,6 +84,10 @@ class Expert:
     files: Mapping[str, str]
     scores: Mapping[str, ExpertScore] = field(default_factory=dict)
 
+    def is_still(self, other: "Expert | None") -> bool:
+        """Whether `other` is this expert with the same files, whatever else is said of it."""
+        return other is not None and (self.name, self.files) == (other.name, other.files)
+
 
 @dataclass(frozen=True)
 class Manifest:

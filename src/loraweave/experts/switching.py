@@ -7,7 +7,7 @@ tensor for every weight that the expert changes, as with any copy of clean weigh
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import RLock
@@ -64,7 +64,8 @@ class _Whole:
 class Switcher:
     """Merges one expert at a time into a base; switching to another one, or to none, restores the base first.
 
-    Whoever calls the model while another thread may switch does so in `using`. CUDA graphs keep the weights' addresses:
+    Whoever calls the model while another thread may switch does so in `using`, and nothing else is merged before such a
+    block has ended, by its own thread neither. CUDA graphs keep the weights' addresses:
     capture them after a switch, for each expert.
 
     Args:
@@ -78,12 +79,17 @@ class Switcher:
         active: the expert that is merged; None for the base.
 
     Raises:
-        UserError: the model has adapters.
+        UserError: the model has adapters, or another switcher that has not been closed.
     """
 
     def __init__(self, model: PreTrainedModel, read: Callable[[str], Pairs], memory: int = 0) -> None:
         if hasattr(model, "peft_config"):
             raise UserError("the model has adapters already; experts are merged into a base without any")
+        if any(isinstance(hook, _Whole) for hook in model._forward_pre_hooks.values()):
+            raise UserError(
+                "experts are merged into this model by another switcher, or manager, which takes its weights for its "
+                "own: close that one first, or load the base once more"
+            )
         self.model = model
         self.memory = memory
         self.active: str | None = None
@@ -93,6 +99,7 @@ class Switcher:
         self._kept: OrderedDict[str, _Merged] = OrderedDict()
         self._whole = _Whole()
         self._lock = RLock()
+        self._blocks = 0
         self._hook = model.register_forward_pre_hook(self._whole)
 
     @property
@@ -110,11 +117,13 @@ class Switcher:
 
         Raises:
             UserError: the expert cannot be read, or a layer of it cannot be merged: it is quantised, offloaded, used
-                under several paths, or not there; named. The model is the base then, or the expert it was.
+                under several paths, or not there; named. Or a block of `using` in this thread has another one. The
+                model is the base then, or the expert it was.
         """
         with self._lock:
             if name == self.active and not self._whole.torn:
                 return
+            self._check_no_block()
             pairs = None if name is None or name in self._kept else self._read(name)
             if pairs is not None:
                 self._prepare(str(name), pairs)
@@ -141,14 +150,24 @@ class Switcher:
         """
         with self._lock:
             self.switch(name)
-            yield self.model
+            self._blocks += 1
+            try:
+                yield self.model
+            finally:
+                self._blocks -= 1
 
-    def forget(self, name: str) -> None:
-        """Let go of an expert's merged weights: its files have changed, or are gone. `name`: which."""
+    def forget(self, names: Collection[str]) -> None:
+        """Let go of the merged weights of experts whose files have changed, or are gone. `names`: which.
+
+        Raises:
+            UserError: a block of `using` in this thread has one of them. Nothing has changed then.
+        """
         with self._lock:
-            if name == self.active:
+            if self.active in names:
+                self._check_no_block()
                 self._restore()
-            self._kept.pop(name, None)
+            for name in names:
+                self._kept.pop(name, None)
 
     def close(self) -> None:
         """Restore the base for good and let go of everything else."""
@@ -157,6 +176,14 @@ class Switcher:
             self._kept.clear()
             self._layers.clear()
             self._hook.remove()
+
+    def _check_no_block(self) -> None:
+        if self._blocks:
+            who = "the base" if self.active is None else f"expert {self.active!r}"
+            raise UserError(
+                f"{who} is in use: this thread is in a block of `using` that has not ended, and its model would be "
+                "another one from here on; end the block first"
+            )
 
     def _prepare(self, name: str, pairs: Pairs) -> None:
         """Find the expert's layers, before anything is changed."""

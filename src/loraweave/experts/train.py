@@ -113,7 +113,7 @@ def train_experts(
                 folder,
                 name,
                 description=each.said.description,
-                instructions=each.said.instructions or _examples(each.task),
+                instructions=each.said.instructions or examples_of(each.task),
                 prefixes=each.said.prefixes,
                 scores=_scores(base, folder, each, console),
                 base=config.base.name,
@@ -252,15 +252,22 @@ def _settings(each: _Wanted, base: Base, library: Path) -> str | None:
 
 
 def _run_folder(library: ExpertLibrary, name: str, resume: bool) -> Path:
-    """Where a run lies; one that has ended makes room for a new one."""
-    folder = library.folder / RUNS / folder_names([name])[0]
+    """Where a run lies, which is no other's; one that has ended makes room for a new one."""
+    (plain,) = folder_names([name])
+    if plain != name:  # others may come to the same: "a b" and "a_b"
+        plain += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    folder = library.folder / RUNS / plain
     if not resume and RunFolder(folder).summary.is_file():
         shutil.rmtree(folder)
     return folder
 
 
-def _examples(task: Task) -> list[str]:
-    """Some of a task's training prompts, from all over its data."""
+def examples_of(task: Task) -> list[str]:
+    """Some of a task's training prompts, from all over its data: what an expert is routed by if nobody gives others.
+
+    Raises:
+        UserError: as of `Task.training_examples`.
+    """
     prompts = task.training_examples()
     places = {round(i * (len(prompts) - 1) / max(1, EXAMPLES - 1)) for i in range(EXAMPLES)}
     texts = [instruction_of(prompts[place].prompt).strip()[:LONGEST] for place in sorted(places)]

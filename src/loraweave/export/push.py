@@ -21,11 +21,11 @@ from loraweave.bases.load import hub_in_reach
 from loraweave.errors import UserError, in_a_line
 from loraweave.export.record import NAME as EXPORT_RECORD
 from loraweave.files import check_links, read_json
-from loraweave.paths import folder_names
+from loraweave.paths import REPLACED, UNFINISHED, folder_names
 from loraweave.runs.folder import RunFolder, check_trained, read_summary
 
 CARD = "README.md"
-NOT_SENT = ["*.lock", "*.unfinished", ".*"]
+NOT_SENT = ["*.lock", f"*.{UNFINISHED}", f"*.{REPLACED}", ".*"]
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class LibraryCatalog(Catalog):
             try:
                 expert = await asyncio.get_running_loop().run_in_executor(self._router, self._route, said)
             except UserError as error:
-                raise RefusalError(400, str(error)) from None
+                raise RefusalError(400, str(error), "messages") from None
         if not expert:
             yield BASE_NAME, BASE
             return
@@ -164,7 +164,7 @@ class LibraryCatalog(Catalog):
         in memory."""
         now = self._known.get(name)
         with self._counting:
-            key = next((key for key, there in self._there.items() if _same(there, now)), None)
+            key = next((key for key, there in self._there.items() if there.is_still(now)), None)
             if key is not None:
                 self._there.move_to_end(key)
                 self._users[key] += 1
@@ -220,7 +220,7 @@ class LibraryCatalog(Catalog):
     def _superfluous(self) -> list[str]:
         """Experts in memory that nobody uses, and that are in the library no more, or more than are kept."""
         idle = [key for key in self._there if key not in self._users]
-        old = [key for key in idle if not _same(self._there[key], self._known.get(self._there[key].name))]
+        old = [key for key in idle if not self._there[key].is_still(self._known.get(self._there[key].name))]
         kept = [key for key in idle if key not in old]
         return old + kept[: max(0, len(kept) - self._most)]
 
@@ -250,8 +250,3 @@ class LibraryCatalog(Catalog):
         except OSError:
             return (0, 0, 0)
         return stat.st_mtime_ns, stat.st_ino, stat.st_size
-
-
-def _same(one: Expert, other: Expert | None) -> bool:
-    """Whether they are one expert with the same files, whatever else is said of them."""
-    return other is not None and (one.name, one.files) == (other.name, other.files)
