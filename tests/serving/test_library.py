@@ -90,6 +90,7 @@ def test_auto_goes_by_rule_and_prefix_and_says_who_answered(project, library):
         chat["messages"] = [{"role": "system", "content": "Colour of the sky"}]
         status, content = ask(server.address, "/v1/chat/completions", chat)
         assert (status, "nothing to route by" in content["error"]["message"]) == (400, True)
+        assert content["error"]["param"] == "messages"
 
 
 def test_where_nothing_is_near_the_base_answers(project, tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 """The official client against the real server: what it asks, and what it gets."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
 from tiny_server import TASKS, Process, serving
+from transformers import AutoTokenizer
 
 from loraweave import load
 from loraweave.serving import refusals
@@ -160,19 +162,59 @@ def test_what_cannot_be_done_is_refused_by_name(client, asked, kind, param):
     assert "\n" not in caught.value.message
 
 
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
 @pytest.mark.parametrize(
-    "asked",
+    ("param", "asked"),
     [
-        {"messages": []},
-        {"messages": [{"role": "wizard", "content": "x"}]},
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-        {"tools": [{"type": "function", "function": {"name": "f"}}]},
-        {"response_format": {"type": "json_object"}},
+        ("messages", {"messages": []}),
+        ("messages", {"messages": [{"role": "wizard", "content": "x"}]}),
+        ("messages", {"messages": [{"role": "user"}]}),
+        ("messages", {"messages": [{"role": "user", "content": []}]}),
+        ("messages", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}),
+        ("messages", {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [CALL]}]}),
+        ("messages", {"messages": [{"role": "user", "content": "x" * 300}]}),
+        ("max_completion_tokens", {"max_completion_tokens": 10**6}),
+        ("max_tokens", {"max_tokens": 10**6}),
+        ("stop", {"stop": ["x</s>"]}),
+        ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+        ("response_format", {"response_format": {"type": "json_object"}}),
+        ("n", {"n": 3}),
     ],
 )
-def test_what_a_chat_cannot_hold_is_refused(client, asked):
-    with pytest.raises(openai.BadRequestError):
+def test_what_a_chat_cannot_hold_is_refused_by_name(client, param, asked):
+    with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**{"model": NAMES[0], "messages": [{"role": "user", "content": "x"}], **asked})
+    assert caught.value.param == param
+    assert "\n" not in caught.value.message
+
+
+def test_a_chat_may_be_a_system_message_alone_and_an_answer_may_be_sent_back(client):
+    system = [{"role": "system", "content": "be brief"}]
+    made = client.chat.completions.create(model=NAMES[0], messages=system, max_tokens=4)
+    assert made.usage.completion_tokens <= 4
+    again = [*system, made.choices[0].message, {"role": "user", "content": "more", "name": "me"}]
+    assert client.chat.completions.create(model=NAMES[0], messages=again, max_tokens=4).object == "chat.completion"
+
+
+def test_an_answer_ends_at_a_special_token_that_is_a_stop(project, tmp_path):
+    """Such a token is no part of the answer's text, so looking for it there would find nothing."""
+    base = tmp_path / "spoken"
+    shutil.copytree(project / "chat", base)
+    asked = {"model": "spoken", "prompt": "3 is", "max_tokens": 12}
+    with serving(base) as server:
+        whole = client_of(server).completions.create(**asked).choices[0].text
+    letter = next(letter for letter in whole[2:] if letter.isascii() and letter.isalnum() and letter not in "3is")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": [letter]})
+    tokenizer.save_pretrained(base)
+    with serving(base) as server:
+        client = client_of(server)
+        assert client.completions.create(**asked).choices[0].text == whole.replace(letter, "")
+        made = client.completions.create(**asked, stop=["never there", letter])
+        assert (made.choices[0].text, made.choices[0].finish_reason) == (whole.partition(letter)[0], "stop")
+        assert made.usage.completion_tokens == whole.index(letter) + 1
 
 
 def test_fields_that_ask_for_nothing_are_taken(client):

@@ -11,7 +11,10 @@ from loraweave.serving.refusals import RefusalError
 
 MOST_STOPS = 16
 
-_IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
+_IGNORED = set(
+    "user metadata store service_tier safety_identifier parallel_tool_calls prompt_cache_key prompt_cache_retention "
+    "prompt_cache_options".split()
+)
 """Fields that say nothing about the answer."""
 _NOTHING: dict[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -34,16 +37,23 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "prediction": (),
     "web_search_options": (),
+    "moderation": (),
 }
 """Fields of OpenAI's that are not followed here, and the values with which they ask for nothing."""
 
 
 class StreamOptions(BaseModel):
-    """How an answer is streamed."""
+    """How an answer is streamed.
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    Attributes:
+        include_usage: its last event says how many tokens there were.
+        include_obfuscation: OpenAI's padding of events, which says nothing about the answer; there is none here.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 class Body(BaseModel):
@@ -71,9 +81,9 @@ class Body(BaseModel):
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
 
     @property
-    def asked_tokens(self) -> int | None:
-        """The most tokens of the answer."""
-        return self.max_tokens
+    def longest(self) -> tuple[str, int | None]:
+        """The field that says the most tokens of the answer, and what it says."""
+        return "max_tokens", self.max_tokens
 
 
 class ChatBody(Body):
@@ -83,8 +93,10 @@ class ChatBody(Body):
     max_completion_tokens: int | None = Field(default=None, ge=1)
 
     @property
-    def asked_tokens(self) -> int | None:
-        return self.max_completion_tokens or self.max_tokens
+    def longest(self) -> tuple[str, int | None]:
+        if self.max_completion_tokens is None:
+            return super().longest
+        return "max_completion_tokens", self.max_completion_tokens
 
 
 class TextBody(Body):
@@ -124,6 +136,9 @@ def read_body(kind: type[AnyBody], body: Mapping[str, Any]) -> AnyBody:
         raise RefusalError(400, f"stop takes up to {MOST_STOPS} texts of 1 to 1,000 letters", "stop")
     if read.stream_options is not None and not read.stream:
         raise RefusalError(400, "stream_options belongs to stream: true", "stream_options")
+    name, longest = read.longest
+    if read.max_tokens not in (None, longest):
+        raise RefusalError(400, f"max_tokens is {read.max_tokens}, and {name} {longest}: say one of them", "max_tokens")
     return read
 
 
@@ -131,9 +146,10 @@ def _refusal(error: ValidationError, kind: type[Body]) -> RefusalError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = str(first["loc"][0]) if first["loc"] else None
     if first["type"] == "extra_forbidden" and name is not None:
-        return RefusalError(
-            400, f"the field {name[:80]!r} is unknown{nearest(name[:80], kind.model_fields)}", name[:80]
-        )
+        fields = StreamOptions.model_fields if name == "stream_options" else kind.model_fields
+        unknown = str(first["loc"][-1])[:80]
+        inside = " in stream_options" if name == "stream_options" else ""
+        return RefusalError(400, f"the field {unknown!r} is unknown{inside}{nearest(unknown, fields)}", name[:80])
     if first["type"] == "missing":
         return RefusalError(400, f"the field {name!r} is missing", name)
     says = {"model": "a text of 1 to 500 letters", "prompt": "a text, or a list with one, or a list of token ids"}

@@ -24,10 +24,11 @@ from loraweave.serving.refusals import RefusalError, told
 from loraweave.serving.sampling import Asked, Sampling
 from loraweave.serving.text import Words
 from loraweave.serving.voices import BASE
-from loraweave.tasks.examples import Message
+from loraweave.tasks.examples import Example, Message
 from loraweave.tasks.messages import read_messages
+from loraweave.tasks.shown import check_shown
 from loraweave.tasks.template import apply_template
-from loraweave.tasks.turn import Turn, turn_of
+from loraweave.tasks.turn import Turn, special_tokens, turn_of
 
 Said = str | Sequence[Message]
 """What was asked: a text, or the messages of a chat."""
@@ -63,6 +64,7 @@ class Handler:
         self._reader = ThreadPoolExecutor(1, "loraweave-tokenizer")
         self._turn = turn_of(tokenizer) if tokenizer.chat_template else None
         self._ends = tuple(ends_of(engine.base, tokenizer, self._turn))
+        self._special = special_tokens(tokenizer)
 
     async def _aside(self, work: Callable[..., Any], *args: Any) -> Any:
         """Work with the tokenizer, which is slow where a text is long, beside the event loop: one text at a time, since
@@ -76,8 +78,9 @@ class Handler:
         record = RECORD.get()
         record.prompt_tokens = len(prompt)
         record.prompt = text if self._log_words else None
-        asked = Asked(tuple(prompt), BASE, self._longest(body, prompt), self._ends, _sampling(body))
-        words = Words(self._tokenizer, body.stops, turn, () if turn else prompt[-BEFORE:])
+        stops, ends = self._stops(body)
+        asked = Asked(tuple(prompt), BASE, self._longest(body, prompt), (*self._ends, *ends), _sampling(body))
+        words = Words(self._tokenizer, stops, turn, () if turn else prompt[-BEFORE:])
         pieces = self._pieces(asked, body.model, said, words, form, record)
         if not body.stream:
             async with aclosing(pieces):
@@ -118,6 +121,17 @@ class Handler:
             finally:
                 record.answer = "".join(said) if self._log_words else None
 
+    def _stops(self, body: Body) -> tuple[list[str], list[int]]:
+        """Where an answer is to end before its own end: at texts, and at special tokens, which no text has."""
+        ends = [self._special[stop] for stop in body.stops if stop in self._special]
+        texts = [stop for stop in body.stops if stop not in self._special]
+        for stop in texts:
+            for token in self._special:
+                if token in stop:
+                    says = f"{stop[:80]!r} has the special token {token!r} in it, which no answer's text has"
+                    raise RefusalError(400, f"stop: {says}; give that alone", "stop")
+        return texts, ends
+
     def _longest(self, body: Body, prompt: Sequence[int | None]) -> int:
         """The most tokens of the answer, once the prompt is found to be one that the base can read."""
         context, known = self._engine.room.context, self._engine.vocabulary
@@ -135,13 +149,13 @@ class Handler:
                 raise RefusalError(400, "the prompt is empty, and the base has no token that begins a text", param)
             if not 0 <= token < known:
                 raise RefusalError(400, f"{param}: {token} is no token of the base, which has {known:,}", param)
-        asked = body.asked_tokens
+        name, asked = body.longest
         if asked is not None and asked > left:
             raise RefusalError(
                 400,
                 f"{asked:,} tokens of answer after a prompt of {len(prompt):,} are more than a request may have, "
                 f"{context:,} together",
-                "max_tokens",
+                name,
                 "context_length_exceeded",
             )
         return asked or min(left, self._engine.limits.answer)
@@ -171,6 +185,7 @@ class ChatHandler(Handler):
 
     def _prompt(self, messages: Sequence[dict[str, Any]]) -> tuple[str, list[int]]:
         text = apply_template(self._tokenizer, messages, add_generation_prompt=True)
+        check_shown(Example(list(messages), ""), self._tokenizer)
         return text, context_ids(text, self._tokenizer)
 
 

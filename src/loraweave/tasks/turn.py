@@ -42,7 +42,7 @@ def turn_of(tokenizer: Any) -> Turn:
     prompt = apply_template(tokenizer, question, add_generation_prompt=True)
     before, closing = around_answer(question, tokenizer)
     opening = opening_of(prompt, before)
-    special = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = special_tokens(tokenizer)
     for text in special:
         opening = opening.replace(text, "")
     found = sorted((closing.find(text), -len(text), text) for text in special if text in closing)
@@ -51,3 +51,8 @@ def turn_of(tokenizer: Any) -> Turn:
         return Turn(opening, closing[:place], special[text], "")
     words = closing.strip().split("\n")[0].rstrip()
     return Turn(opening, closing[: closing.index(words)] if words else closing, None, words)
+
+
+def special_tokens(tokenizer: Any) -> dict[str, int]:
+    """The texts of a tokenizer's special tokens, which are left out of what is decoded, with their ids."""
+    return {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
