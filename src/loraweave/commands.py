@@ -18,7 +18,7 @@ from loraweave.evaluation.beside import Beside, untouched
 from loraweave.evaluation.forgetting import evaluate_untrained
 from loraweave.evaluation.record import evaluation_settings, record
 from loraweave.evaluation.samples import Sample, write_samples
-from loraweave.evaluation.scoring import Progress
+from loraweave.evaluation.scoring import Progress, not_scored, without_score
 from loraweave.evaluation.subject import Subject, load_subject, subject_of
 from loraweave.locks import locked
 from loraweave.runs.folder import RunFolder, next_free
@@ -130,9 +130,8 @@ def evaluate(
         )
     with locked(subject.folder, "the run's folder", WAIT):
         pass  # what cannot be kept need not be found out
-    unscored = [task.name for task in subject.tasks if task.lm_eval is None and not task.test_examples()]
-    if tasks is None and len(unscored) < len(subject.tasks):
-        subject = replace(subject, tasks=[task for task in subject.tasks if task.name not in unscored])
+    unscored = without_score(subject.tasks) if tasks is None else []
+    subject = replace(subject, tasks=[task for task in subject.tasks if task.name not in unscored])
     given = {"limit": limit, "forgetting": None if forgetting is None else [*forgetting]}
     settings = subject.settings.model_copy(update={key: value for key, value in given.items() if value is not None})
     untrained = subject.load_untrained(settings.forgetting)
@@ -145,8 +144,7 @@ def evaluate(
     beside, notes = Beside(scores, samples=samples, forgetting=Beside(lost) if lost else None), tuple[str, ...]()
     if base and subject.trained:
         beside, notes = _with_base(subject, beside, untrained, how, progress)
-    if unscored:
-        notes += (f"{', '.join(unscored)}: not scored, too few rows to hold some out: name a file as 'test'",)
+    notes += tuple(not_scored(unscored))
     scored, changed = scored_data(RunFolder(subject.folder), subject.tasks)
     if changed:
         notes += (f"{', '.join(changed)}: not the examples that were held out when this was trained",)

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
+from rich.console import Console
 from tiny_project import write_base, write_project, write_run_file
 
 from loraweave.analysis.subjects import open_runs
@@ -14,8 +16,10 @@ from loraweave.bases import fingerprint, load_base
 from loraweave.comparison import compare, loop
 from loraweave.comparison.opening import default_methods
 from loraweave.comparison.runner import give_memory_back
+from loraweave.comparison.table import comparison_table
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate
+from loraweave.files import read_json
 from loraweave.runs.config import RunConfig
 from loraweave.runs.loading import load_run
 from loraweave.tasks import load_tasks
@@ -299,3 +303,27 @@ def test_what_is_compared_where_nobody_says_it(config, compared, tmp_path):
     again = compare(config, seeds=[0], match_params=True, output=folder, resume=True).results
     for part in ("runs", "settings"):
         assert again[part] == json.loads(json.dumps(compared[0][part])), "what goes on is what it was"
+
+
+def test_a_task_with_nothing_to_be_scored_on_is_left_out_of_the_scores_and_said(tmp_path):
+    project = write_project(tmp_path / "project")
+    (project / "few.jsonl").write_text('{"prompt": "Note:", "completion": " x"}\n')
+    config = RunConfig.load(write_run_file(project))
+    config = config.model_copy(update={"tasks": ["parity.yaml", "few.jsonl"]})
+    printed = Console(file=StringIO(), width=200)
+    found = compare(config, ["lora"], [0], output=tmp_path / "out", console=printed)
+    assert [run["status"] for run in found.results["runs"]] == ["finished", "finished"]
+    assert [list(run["scores"]) for run in found.results["runs"]] == [["parity"], ["parity"]]
+    said = "few: not scored, too few rows to hold some out: name a file as 'test'"
+    assert printed.file.getvalue().startswith(said)  # before anything is trained
+    assert found.page.read_text().count(said.replace("'", "&#39;")) == 1
+    table = Console(file=StringIO(), width=200)
+    table.print(comparison_table(found.results, 200))
+    assert said in table.file.getvalue()
+    assert len(found.results["runs"][1]["mixture"]) == 2  # it is learned all the same
+    evaluated = read_json(tmp_path / "out" / "runs" / "lora-seed0" / "results.json")["evaluations"]
+    assert [each["settings"]["tasks"] for each in evaluated] == [["parity"]]
+    alone = config.model_copy(update={"tasks": ["few.jsonl"]})
+    with pytest.raises(UserError, match=r"task 'few': .*few.jsonl has too few rows .*: name a file as 'test'"):
+        compare(alone, ["lora"], [0], output=tmp_path / "none")
+    assert not (tmp_path / "none").exists()

@@ -123,6 +123,12 @@ def test_sizes_of_splits_and_what_is_not_trained_for_are_there(
     assert "boolq: acc, not at hand, aps/super_glue, boolq" in text
 
 
+def test_a_task_with_nothing_to_be_scored_on_says_so(project: Path, without_memory: None) -> None:
+    (project / "few.jsonl").write_text('{"prompt": "Note:", "completion": " x"}\n')
+    config = RunConfig.load(project / "run.yaml", ["tasks=[parity.yaml, few.jsonl]"])
+    assert [outline.scored_by for outline in dry_run(config).tasks] == ["acc", "nothing: too few rows"]
+
+
 def test_the_base_alone_trains_nothing(project: Path) -> None:
     said = worked_out(project, "method=base")
     assert (said.trainable, said.layers, said.memory, said.memory_unknown) == (0, {}, {}, "")

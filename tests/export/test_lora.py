@@ -172,6 +172,25 @@ def test_truncation_is_the_best_in_the_frobenius_norm_and_is_measured(finished, 
     assert same.exact
 
 
+def test_a_task_without_rows_to_be_scored_is_compared_all_the_same(project, tmp_path, capsys):
+    """On rows that were learned where it is exact; what is not exact is measured on the other tasks, and that is said."""
+    (project / "few.jsonl").write_text('{"prompt": "Note:", "completion": " x"}\n')
+    tasks = ["parity.yaml", {"task": "notes.jsonl", "name": "double", "eval": "double.yaml"}]
+    tasks.append({"task": "few.jsonl", "name": "notes"})
+    run = random_run(project, {"name": "mtllora", **SMALL}, tmp_path / "exact", tasks)
+    for made in export(run, "lora", tmp_path / "out"):
+        ((name, found),) = made.differences.items()
+        assert (name, found.rows > 0, found.tokens > 0) == (made.variant.task, True, True)
+    run = random_run(project, {"name": "hydralora", **SMALL}, tmp_path / "routed", tasks)
+    (made,) = export(run, "lora", tmp_path / "uniform", uniform=True, limit=4)
+    assert [*made.differences] == [*made.scores] == ["parity", "double"]
+    assert all(found.tokens and found.kl > 0 for found in made.differences.values())
+    assert "notes: not scored, too few rows to hold some out: name a file as 'test'" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"task 'notes': .*few.jsonl has too few rows"):
+        export(run, "lora", tmp_path / "none", tasks=["notes"], limit=4)
+    assert not (tmp_path / "none").exists()
+
+
 def test_data_of_an_adapter_without_its_run_are_refused(finished, tmp_path):
     with pytest.raises(UserError, match="data_dir is for a run, and this is none"):
         export(finished("lora") / "adapter", "lora", tmp_path / "out", data_dir=tmp_path)

@@ -37,6 +37,7 @@ def test_the_text_that_ships_has_its_name_and_is_plain(tmp_path):
         ("nothing.txt", r"nothing\.txt is empty"),
         ("nothing.txt.gz", r"nothing\.txt\.gz is empty"),
         ("latin.txt", "not UTF-8 text"),
+        ("few.jsonl", r"eval.forgetting: .*few.jsonl has too few rows to hold some out .* name a file as 'test'"),
         ({"task": "story.txt", "validation": 0.1}, "a text takes a 'name' and nothing else, not 'validation'"),
         ({"task": "story.txt", "name": "parity"}, r"eval.forgetting: 'parity' is what the run is trained on"),
         ("parity.yaml", r"eval.forgetting: 'parity' is what the run is trained on"),
@@ -46,6 +47,7 @@ def test_what_cannot_be_scored_is_one_line(tmp_path, entry, words):
     config = RunConfig.load(write_run_file(write_project(tmp_path)))
     (tmp_path / "story.txt").write_text("Once.")
     (tmp_path / "empty.txt").write_text(" \n\n")
+    (tmp_path / "few.jsonl").write_text('{"prompt": "Note:", "completion": " x"}\n')
     (tmp_path / "nothing.txt").write_bytes(b"")
     (tmp_path / "nothing.txt.gz").write_bytes(gzip.compress(b""))
     (tmp_path / "latin.txt").write_bytes("Müller".encode("latin-1"))

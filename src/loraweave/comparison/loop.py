@@ -36,6 +36,7 @@ from loraweave.comparison.store import ComparisonFolder
 from loraweave.data.identity import content_hash
 from loraweave.errors import UserError
 from loraweave.evaluation.record import describe
+from loraweave.evaluation.scoring import not_scored, without_score
 from loraweave.locks import locked
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import environment
@@ -129,6 +130,7 @@ def _opened(
     earlier = folder.open(settings, resume)
     first_seed = (earlier["settings"] if earlier is not None else settings)["seeds"][0]
     described = config.model_copy(update={"seed": first_seed}).load_tasks()
+    unscored = without_score(described)
     untrained = config.load_forgetting(described)
     data = describe_data(described) | {thing.name: {"test": content_hash(thing.test_examples())} for thing in untrained}
     if earlier is not None:
@@ -147,7 +149,7 @@ def _opened(
         )
     else:
         results = continued(earlier, settings, asked, command)
-    results["data"] = data
+    results["data"], results["unscored"] = data, unscored
     reference(results, results["settings"]["against"])
     rates = parse_rates(results["settings"]["learning_rates"])
     if asked["widen"] and len(rates) < 2:
@@ -161,6 +163,8 @@ def _opened(
 
 def _complete(config: RunConfig, results: Results, folder: ComparisonFolder, console: Console) -> None:
     """Do all that is asked for and not done, and write down what follows from it."""
+    for note in not_scored(results["unscored"]):
+        console.print(note, markup=False, soft_wrap=True)
     model, tokenizer = load_base(config.base)
     now = describe_base(config.base, model, tokenizer)
     if results["base"]:

@@ -186,7 +186,7 @@ class Asked(TypedDict):
 class Results(TypedDict):
     """The whole of results.json. `differences` are to the method named by `reference`; `data` has hashes of each task's
     examples, and `base` the base's name and fingerprint, and a hash of its tokenizer: with others the comparison does
-    not go on."""
+    not go on. `unscored` are tasks that have too few rows to be scored on; older records lack it."""
 
     format: int
     created: str
@@ -203,5 +203,6 @@ class Results(TypedDict):
     summary: list[MethodSummary]
     reference: str
     differences: list[Against]
+    unscored: NotRequired[list[str]]
     forgetting: NotRequired[Forgetting]
     recommendation: Recommendation

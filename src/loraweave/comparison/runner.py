@@ -149,8 +149,9 @@ class Runner:
                 loaded.release()
             found = Beside(scores, forgetting=Beside(lost["forgetting"]) if lost else None)
             scored, _ = scored_data(folder, tasks)
-            settings = evaluation_settings(config.eval, tasks, self.seed)
-            record(folder.path / "results.json", settings, tasks, found, scored)
+            asked = [task for task in tasks if task.is_scored]
+            settings = evaluation_settings(config.eval, asked, self.seed)
+            record(folder.path / "results.json", settings, asked, found, scored)
         except Exception as error:
             reason = in_a_line(error)
             report.fail(reason)
@@ -224,10 +225,11 @@ class Runner:
     def _evaluated(
         self, config: RunConfig, model: Any, tasks: Sequence[Task], report: OneRun
     ) -> tuple[dict[str, TaskScore], dict[str, Any], float]:
-        """Scores on the tasks, those on what nothing was trained for as a field of the record, and seconds."""
+        """Scores on the tasks that can be scored, those on what nothing was trained for as a field of the record, and
+        seconds."""
         started = time.perf_counter()
         how = config.eval.model_dump(exclude={"forgetting"}) | {"seed": self.seed, "progress": report.evaluated}
-        scores = evaluate(model, self.base[1], tasks, **how)
+        scores = evaluate(model, self.base[1], [task for task in tasks if task.is_scored], **how)
         if self._untrained is None:
             self._untrained = self.config.load_forgetting(tasks)
         lost = evaluate_untrained(model, self.base[1], self._untrained, **how)

@@ -8,6 +8,7 @@ from loraweave.comparison.evidence import MEAN, Evidence
 from loraweave.comparison.records import BASE, MethodSummary, Results, RunRecord, Search, TaskInfo
 from loraweave.evaluation.mean import mean_rule
 from loraweave.evaluation.repeats import about_repeats
+from loraweave.evaluation.scoring import not_scored
 
 INTERVALS = "± and ranges are 95 % intervals; each"
 
@@ -99,6 +100,7 @@ def notes(results: Results) -> list[str]:
     if rule.left_out:
         each = "; ".join(f"{name}: {why}" for name, why in rule.left_out.items())
         said.append(f"{'Left out of the mean' if rule.counted else 'No mean'}: {each}.")
+    said += [f"{note}." for note in not_scored(results.get("unscored", ()))]
     if rule.unit == "nats":
         said.append("Every score is a held-out loss in nats per token: lower is better.")
     counts = [row["finished"] for row in results["summary"] if row["method"] != BASE and row["finished"]]

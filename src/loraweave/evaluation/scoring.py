@@ -29,6 +29,23 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 
+def without_score(tasks: Sequence[Task]) -> list[str]:
+    """The names of the tasks that have nothing to be scored on, which is no reason not to score the others.
+
+    Raises:
+        UserError: none of them has anything.
+    """
+    names = [task.name for task in tasks if not task.is_scored]
+    if len(names) == len(tasks):
+        raise _unscored(tasks[0])
+    return names
+
+
+def not_scored(names: Sequence[str]) -> list[str]:
+    """What is to be said of tasks `without_score`; nothing where there are none."""
+    return [f"{', '.join(names)}: not scored, too few rows to hold some out: name a file as 'test'"] if names else []
+
+
 def evaluate(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -108,14 +125,18 @@ def _score(
         )
     examples = task.test_examples()[:limit]
     if not examples:
-        raise UserError(
-            f"task {task.name!r}: {task.origin} has too few rows to hold some out for the score: name a file as 'test'"
-        )
+        raise _unscored(task)
     encoded = encode_all(examples, lm.tokenizer, lm.max_length)
     score = score_with_loss(lm.model, encoded, rows_at_once=lm.batch_size, tokens_at_once=lm.most_tokens, report=report)
     if keep is not None:
         keep(task.name, loss_samples(task.name, encoded.rows, lm.tokenizer, score["outcomes"]))
     return score
+
+
+def _unscored(task: Task) -> UserError:
+    return UserError(
+        f"task {task.name!r}: {task.origin} has too few rows to hold some out for the score: name a file as 'test'"
+    )
 
 
 def _told_the_task(model: PreTrainedModel | PeftModel, name: str) -> AbstractContextManager[None]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loraweave.data.encode import EncodedRow, encode_all
 from loraweave.errors import UserError
 from loraweave.evaluation import TaskScore, evaluate
+from loraweave.evaluation.scoring import without_score
 from loraweave.export.outputs import Outputs, outputs
 from loraweave.export.source import Source
 from loraweave.export.variants import Variant
@@ -53,6 +54,7 @@ class Bench:
     def __init__(self, source: Source, tokenizer: PreTrainedTokenizerBase, limit: int, console: Console) -> None:
         self.source = source
         self.tokenizer = tokenizer
+        self.console = console
         self.limit = limit
         self.length = int(source.config.train.get("max_length") or 1024) if source.config else 1024
         try:
@@ -77,6 +79,19 @@ class Bench:
         if not self.tasks:
             raise UserError(f"what this export costs must be measured, and cannot be: {self.why}")
 
+    def measured(self, variant: Variant) -> tuple[list[str], list[str]]:
+        """The tasks on which the cost of a variant is measured; and those that are left out, with nothing to score.
+
+        Raises:
+            UserError: there is none to measure on.
+        """
+        names = self._names(variant)
+        unscored = without_score([self._task(name) for name in names])
+        return [name for name in names if name not in unscored], unscored
+
+    def _names(self, variant: Variant) -> list[str]:
+        return [variant.task] if variant.task else list(self.tasks)
+
     def said(self, model: PreTrainedModel | PeftModel, variant: Variant, adapted: bool, exact: bool, room: int) -> Said:
         """Run a model over held-out rows of a variant's task, or of all; over random ones where there are no tasks.
 
@@ -84,13 +99,16 @@ class Bench:
             model: the adapter on its base, or an export.
             variant: of the export.
             adapted: it is the adapter, which may need to be told the task.
-            exact: a few rows will do, and no scores are needed.
+            exact: a few rows will do, learned ones too where no others are there, and no scores are needed.
             room: logits to be kept, in numbers.
+
+        Raises:
+            UserError: it is not exact, and there is nothing to measure on.
         """
-        names = [variant.task] if variant.task else list(self.tasks)
         rows = {RANDOM: random_rows(model)}
         if self.tasks:
-            rows = {name: self._held_out(name, CHECKED if exact else self.limit) for name in names}
+            names = self._names(variant) if exact else self.measured(variant)[0]
+            rows = {name: self._rows(name, exact) for name in names}
         found: dict[str, Outputs] = {}
         scores: dict[str, TaskScore] = {}
         for name, each in rows.items():
@@ -100,8 +118,13 @@ class Bench:
                 scores |= evaluate(model, self.tokenizer, [self._task(name)], limit=self.limit)
         return Said(found, scores)
 
-    def _held_out(self, name: str, limit: int) -> list[EncodedRow]:
-        return encode_all(self._task(name).test_examples()[:limit], self.tokenizer, self.length).rows
+    def _rows(self, name: str, exact: bool) -> list[EncodedRow]:
+        """Rows of a task: those that are scored, or else, where another task scores it, those that choose."""
+        task = self._task(name)
+        examples = task.test_examples() or task.validation_examples() or (task.training_examples() if exact else [])
+        if not examples:
+            raise UserError(f"{task.origin}: no row is held out to measure what this export costs: name a file as 'test'")
+        return encode_all(examples[: CHECKED if exact else self.limit], self.tokenizer, self.length).rows
 
     def _task(self, name: str) -> Task:
         self.check_measurable()

@@ -12,6 +12,7 @@ from torch import Tensor
 from loraweave.adapters.plain import PlainLora, plain_lora
 from loraweave.bases import device
 from loraweave.errors import UserError, nearest
+from loraweave.evaluation.scoring import not_scored
 from loraweave.export import gguf_adapter, gguf_model, lora, merged
 from loraweave.export.averages import mean_weights, uniform_weights
 from loraweave.export.card import write_card
@@ -129,6 +130,8 @@ def _prepare(work: Work, bench: Bench, variants: Sequence[Variant], max_rank: in
             exact = variant.heads == "as trained" and not (plain is not None and plain.is_cut)
             if not exact:
                 bench.check_measurable()
+                for note in not_scored(bench.measured(variant)[1]):
+                    bench.console.print(note, style="dim", markup=False, soft_wrap=True)
             said = bench.said(model, variant, True, exact, room)
             found.append(_Prepared(variant, plain, exact, said, bare[variant] if exact else None, notes))
     finally:

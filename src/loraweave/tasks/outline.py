@@ -31,7 +31,7 @@ class Outline:
     Attributes:
         name: in this run.
         data: the data set, or the file, that it learns from.
-        scored_by: metrics, or "held-out loss".
+        scored_by: metrics, or "held-out loss"; "nothing" where there is nothing to score it on.
         task: the task itself, where its data are at hand.
     """
 
@@ -112,7 +112,7 @@ def is_missing_data(error: UserError) -> bool:
 
 def _loaded(task: Task) -> Outline:
     if task.lm_eval is None:
-        return Outline(task.name, task.origin, "held-out loss", task)
+        return Outline(task.name, task.origin, "held-out loss" if task.is_scored else "nothing: too few rows", task)
     data = _data_set(task.lm_eval.config.to_dict()) if isinstance(task, HarnessTask) else ""
     return Outline(task.name, data or task.origin, ", ".join(task.lm_eval.aggregation()), task)
 

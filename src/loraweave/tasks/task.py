@@ -65,6 +65,11 @@ class Task(ABC):
         """The examples behind the task's score: what lm-eval evaluates, or what the held-out loss is taken over."""
 
     @property
+    def is_scored(self) -> bool:
+        """Whether there is anything to score it on: not where its data have too few rows to hold some out."""
+        return self.lm_eval is not None or bool(self.test_examples())
+
+    @property
     def sizes(self) -> dict[str, int]:
         """How many examples are learned from, chosen by and scored; none of the first two where it is only scored.
 

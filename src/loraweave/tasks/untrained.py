@@ -39,7 +39,8 @@ def load_untrained(
         base_dir, data_dir, chat_template, seed, trust_code, on_bad_row: as of `load_tasks`.
 
     Raises:
-        UserError: as `load_tasks`; a text that is empty; or a task that the run is trained on.
+        UserError: as `load_tasks`; a text that is empty; a task that the run is trained on, or that has nothing to be
+            scored on.
     """
     found: list[Task] = []
     for number, entry in enumerate(specs, start=1):
@@ -53,6 +54,10 @@ def load_untrained(
     for task in found:
         if task.name in trained:
             raise UserError(f"eval.forgetting: {task.name!r} is what the run is trained on ({trained[task.name]})")
+        if not task.is_scored:
+            raise UserError(
+                f"eval.forgetting: {task.origin} has too few rows to hold some out for the score: name a file as 'test'"
+            )
     check_names((task.name, task.origin) for task in found)
     return found
 
