@@ -262,6 +262,7 @@ def analyze(
     *,
     full: str | Path | None = None,
     sample: int = 0,
+    base: str | None = None,
     trust_code: bool = False,
     command: str = "",
     progress: Callable[[str], None] = lambda _: None,
@@ -273,6 +274,7 @@ def analyze(
         output: the folder to write, new or empty; by default the next free runs/analysis.
         full: a fully fine-tuned model of the same base to compare with: a run, or a checkpoint.
         sample: show token routers so many examples of each task, for typical tokens.
+        base: name or folder of the base, in the place of the one that the runs name.
         trust_code: for the sample, run functions that task files name, and code that comes with bases.
         command: what was typed, kept with the numbers.
         progress: told what is being looked at.
@@ -288,6 +290,7 @@ def analyze(
         [Path(run) for run in runs],
         full=None if full is None else Path(full),
         sample=sample,
+        base=base,
         trust_code=trust_code,
         command=command,
         progress=progress,

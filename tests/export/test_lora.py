@@ -173,7 +173,7 @@ def test_truncation_is_the_best_in_the_frobenius_norm_and_is_measured(finished, 
 
 
 def test_a_task_without_rows_to_be_scored_is_compared_all_the_same(project, tmp_path, capsys):
-    """On rows that were learned where it is exact; what is not exact is measured on the other tasks, and that is said."""
+    """On rows that were learned where it is exact; what is not exact is measured on the other tasks, which is said."""
     (project / "few.jsonl").write_text('{"prompt": "Note:", "completion": " x"}\n')
     tasks = ["parity.yaml", {"task": "notes.jsonl", "name": "double", "eval": "double.yaml"}]
     tasks.append({"task": "few.jsonl", "name": "notes"})

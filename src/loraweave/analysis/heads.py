@@ -11,6 +11,7 @@ from loraweave.adapters.tensors import first_values
 from loraweave.analysis.subjects import AnalysedRun
 from loraweave.bases import empty_base
 from loraweave.errors import UserError
+from loraweave.runs.folder import naming_base
 
 
 def similarity(heads: Tensor) -> Tensor:
@@ -64,7 +65,8 @@ def random_starts(run: AnalysedRun) -> Iterator[tuple[str, Tensor]]:
         return
     if run.config is None or run.base is None:
         raise UserError(f"{run.name}: the seed of its random start is not known")
-    layers = [name for name, _ in empty_base(run.config.base).named_modules() if name in update.sizes]
+    with naming_base(run.folder, run.base_given):
+        layers = [name for name, _ in empty_base(run.config.base).named_modules() if name in update.sizes]
     state = torch.Generator().manual_seed(run.config.seed).get_state()
     for layer in layers:
         tensors, size = update.tensors(layer), update.sizes[layer]

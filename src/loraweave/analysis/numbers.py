@@ -34,6 +34,7 @@ def analyze(
     *,
     full: Path | None = None,
     sample: int = 0,
+    base: str | None = None,
     trust_code: bool = False,
     command: str = "",
     progress: Callable[[str], None] = lambda _: None,
@@ -44,6 +45,7 @@ def analyze(
         folders: of finished runs, adapters or comparisons.
         full: a fully fine-tuned model of the same base to compare with.
         sample: run so many examples of each task through runs with a token router.
+        base: name or folder of the base, in the place of the one that the runs name.
         trust_code: for the sample, run functions that their task files name, and code that comes with their bases.
         command: what the user typed, kept with the result.
         progress: told what is being looked at.
@@ -55,7 +57,7 @@ def analyze(
         UserError: a folder that holds nothing to analyse, or cannot be read.
     """
     with quiet_libraries(), torch.no_grad():
-        runs = open_runs(folders, full)
+        runs = open_runs(folders, full, base)
         modules = module_types(layer for run in runs for layer in run.update.sizes)
         notes = [note for run in runs for note in run.notes] + _differences(runs)
         analysis: Entry = {

@@ -87,7 +87,7 @@ def sample_router(run: AnalysedRun, count: int, trust_code: bool = False) -> Rou
     Raises:
         UserError: the run, its base or its tasks cannot be loaded.
     """
-    loaded = load_run(run.folder, trust_code=trust_code)
+    loaded = load_run(run.folder, base=run.base_given, trust_code=trust_code)
     rows = _rows(loaded, count)
     model = loaded.model.to(device())
     probe = _TokenProbe(np.unique(rows.joined(range(len(rows)))["input_ids"]), len(loaded.tasks))

@@ -12,12 +12,11 @@ from typing_extensions import NotRequired, TypedDict
 from loraweave.adapters.config import changes_base, read_config
 from loraweave.adapters.file import AdapterFile
 from loraweave.analysis.full import FullUpdate
-from loraweave.bases import BaseSpec
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.paths import inside
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary
+from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, naming_base, read_summary
 from loraweave.shapes import read_shaped
 
 _OF_COMPARISON = re.compile(r"(?P<method>[^/]+?)(?P<seed>-seed\d+)(?P<rate>-lr[\d.e+-]+)?")
@@ -33,6 +32,7 @@ class AnalysedRun:
         update: what it changed.
         method: its name.
         base: the base model's name or folder; None where the adapter does not say.
+        base_given: the same where it was named beside the run, in the place of the one that the run names.
         tasks: trained on, in the order of their ids; empty where that is not known.
         config: the run file; None for a bare adapter or checkpoint.
         summary: of the run; empty for a bare adapter or checkpoint.
@@ -44,6 +44,7 @@ class AnalysedRun:
     update: AdapterFile | FullUpdate
     method: str
     base: str | None
+    base_given: str | None = None
     base_fingerprint: str | None = None
     tasks: list[str] = field(default_factory=list)
     config: RunConfig | None = None
@@ -89,12 +90,13 @@ class AnalysedRun:
         }
 
 
-def open_runs(folders: Sequence[Path], full: Path | None = None) -> list[AnalysedRun]:
+def open_runs(folders: Sequence[Path], full: Path | None = None, base: str | None = None) -> list[AnalysedRun]:
     """Open what a person named.
 
     Args:
         folders: of finished runs, of adapters alone, or of comparisons, which stand for the runs in them.
         full: a fully fine-tuned model to compare with: a run, or a checkpoint of the same base as the others.
+        base: name or folder of the base, in the place of the one that the runs name.
 
     Raises:
         UserError: nothing there, a run that did not finish or trained nothing, a folder named twice.
@@ -105,9 +107,9 @@ def open_runs(folders: Sequence[Path], full: Path | None = None) -> list[Analyse
         if paths.count(path) > 1:
             raise UserError(f"{path}: named twice; every run is analysed once")
     names = _names(paths)
-    runs = [_open(path, name) for path, name in zip(listed, names, strict=False)]
+    runs = [_open(path, name, base) for path, name in zip(listed, names, strict=False)]
     if full is not None:
-        runs.append(_open_full(full, names[-1], runs))
+        runs.append(_open_full(full, names[-1], runs, base))
     return runs
 
 
@@ -159,21 +161,23 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _open(folder: Path, name: str) -> AnalysedRun:
+def _open(folder: Path, name: str, base: str | None) -> AnalysedRun:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     if not any(folder.iterdir()):
         raise UserError(f"{folder}: the folder is empty")
     if not RunFolder(folder).config.exists():
-        return _open_adapter(folder, name)
+        return _open_adapter(folder, name, base)
     files, summary, config = RunFolder(folder), read_summary(folder), RunFolder(folder).read_config()
     check_trained(files.path, summary)
     if summary["adapter"] is None:
         raise UserError(f"{folder}: the run is of the untouched base, in which there is nothing to analyse")
-    base = read_shaped(files.base, BaseRecord)
+    if base is not None:
+        config = config.model_copy(update={"model": config.base.renamed(base)})
     update: AdapterFile | FullUpdate
     if summary["adapter"] == files.model.name:
-        update = FullUpdate(files.model, BaseSpec.of_record(base))
+        with naming_base(folder, base):
+            update = FullUpdate(files.model, config.base)
     else:
         update = AdapterFile(files.adapter)
     tasks = [entry["task"] for entry in summary.get("mixture", [])]
@@ -182,8 +186,9 @@ def _open(folder: Path, name: str) -> AnalysedRun:
         folder=folder,
         update=update,
         method=summary["method"],
-        base=base["name"],
-        base_fingerprint=base.get("fingerprint"),
+        base=config.base.name,
+        base_given=base,
+        base_fingerprint=read_shaped(files.base, BaseRecord).get("fingerprint"),
         tasks=tasks,
         config=config,
         summary=summary,
@@ -191,7 +196,7 @@ def _open(folder: Path, name: str) -> AnalysedRun:
     )
 
 
-def _open_adapter(folder: Path, name: str) -> AnalysedRun:
+def _open_adapter(folder: Path, name: str, base: str | None) -> AnalysedRun:
     if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder}: a whole model; compare with it by --full, beside a run or an adapter of its base")
     config = read_config(folder)
@@ -202,24 +207,28 @@ def _open_adapter(folder: Path, name: str) -> AnalysedRun:
         folder=folder,
         update=update,
         method=_method_of(config),
-        base=told.get("name", config.base_model_name_or_path),
+        base=base or told.get("name", config.base_model_name_or_path),
+        base_given=base,
         base_fingerprint=told.get("fingerprint"),
         tasks=list(getattr(config, "task_names", None) or ()),
         notes=_notes(name, update),
     )
 
 
-def _open_full(folder: Path, name: str, others: Sequence[AnalysedRun]) -> AnalysedRun:
+def _open_full(folder: Path, name: str, others: Sequence[AnalysedRun], base: str | None) -> AnalysedRun:
     if RunFolder(folder).config.exists():
-        run = _open(folder, name)
+        run = _open(folder, name, base)
         if run.adapter is not None:
             raise UserError(f"{folder}: --full wants a run of full fine-tuning, this one is of {run.method}")
         return run
-    base = next((run.base for run in others if run.base), None)
-    if base is None:
-        raise UserError(f"{folder}: what it was fine-tuned from is not known, since no other run names its base")
-    update = FullUpdate(folder, base)
-    return AnalysedRun(name, folder, update, "full", base, notes=_notes(name, update))
+    before = base or next((run.base for run in others if run.base), None)
+    if before is None:
+        raise UserError(
+            f"{folder}: what it was fine-tuned from is not known, since no other run names its base: say it with --base"
+        )
+    with naming_base(folder, base):
+        update = FullUpdate(folder, before)
+    return AnalysedRun(name, folder, update, "full", before, notes=_notes(name, update))
 
 
 def _method_of(config: PeftConfig) -> str:

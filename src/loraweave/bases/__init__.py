@@ -11,12 +11,13 @@ from loraweave.bases.load import (
     load_tokenizer,
     resolve_base,
 )
-from loraweave.bases.spec import BaseName, BaseSpec
+from loraweave.bases.spec import BaseName, BaseNotHereError, BaseSpec
 from loraweave.bases.vocabulary import check_ids, check_vocabulary, without_row
 
 __all__ = [
     "Base",
     "BaseName",
+    "BaseNotHereError",
     "BaseSpec",
     "base_config",
     "check_fingerprint",

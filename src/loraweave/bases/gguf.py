@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from loraweave.bases.spec import BaseNotHereError
 from loraweave.errors import UserError, in_a_line, nearest
 
 SUFFIX = ".gguf"
@@ -30,11 +31,12 @@ def import_gguf(what: str = "--to gguf") -> Any:
 
 
 def existing_gguf(path: Path) -> Path:
-    """A path that ends in .gguf, if a file is there; else UserError with the nearest name in its folder."""
+    """A path that ends in .gguf, if a file is there; else BaseNotHereError with the nearest name in its folder."""
     if path.is_file():
         return path
     beside = [each.name for each in path.parent.glob(f"*{SUFFIX}")] if path.parent.is_dir() else []
-    raise UserError(f"{path}: no such file, so no base model can be loaded from it{nearest(path.name, beside)}")
+    hint = nearest(path.name, beside)
+    raise BaseNotHereError(f"{path}: no such file, so no base model can be loaded from it{hint}")
 
 
 def check_gguf(path: Path) -> None:

@@ -23,7 +23,7 @@ from transformers.utils.quantization_config import GgufConfig
 from loraweave.bases.gguf import SUFFIX, as_plain_model, check_gguf, existing_gguf, import_gguf
 from loraweave.bases.identity import keep_samples
 from loraweave.bases.quantization import keep_unpacked, quantization_settings
-from loraweave.bases.spec import BaseName, BaseSpec
+from loraweave.bases.spec import BaseName, BaseNotHereError, BaseSpec
 from loraweave.bases.vocabulary import check_vocabulary
 from loraweave.errors import UserError, shown
 from loraweave.files import read_json
@@ -53,7 +53,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vo
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class OutOfReachError(UserError):
+class OutOfReachError(BaseNotHereError):
     """A base can only be on the hub, which cannot be asked, so that nothing is known of it here."""
 
 
@@ -223,7 +223,7 @@ def resolve_base(name: BaseName) -> str:
     if written.endswith(SUFFIX) and (path.is_file() or looks_like_a_path or written.count("/") < 2):
         return str(existing_gguf(path).absolute())
     if looks_like_a_path or (written.count("/") > 1 and not written.endswith(SUFFIX)):
-        raise UserError(f"{written}: no such folder, so no base model can be loaded from it")
+        raise BaseNotHereError(f"{written}: no such folder, so no base model can be loaded from it")
     return written
 
 

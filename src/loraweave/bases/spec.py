@@ -7,11 +7,16 @@ from typing import Any, Literal, Union
 from pydantic import BaseModel, ConfigDict, Field
 
 from loraweave.bases.quantization import QuantizationName
+from loraweave.errors import UserError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 BaseName = Union[str, Path, "BaseSpec"]
 """How functions take a base."""
+
+
+class BaseNotHereError(UserError):
+    """There is no base where a name says that it is."""
 
 
 class BaseSpec(BaseModel):

@@ -37,6 +37,9 @@ def analyze(
         int,
         typer.Option(min=0, metavar="N", help="Show token routers N examples of each task, for typical tokens."),
     ] = 0,
+    base: Annotated[
+        str | None, typer.Option(help="The base's name or folder, in the place of the one that the runs name.")
+    ] = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Analyse what training changed: spectra, overlap of runs, heads, routing, tasks against each other."""
@@ -55,6 +58,7 @@ def analyze(
             output,
             full=full,
             sample=sample,
+            base=base,
             trust_code=trust_code,
             command=typed(),
             progress=say,

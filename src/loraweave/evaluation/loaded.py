@@ -24,7 +24,7 @@ from loraweave.evaluation.predict import Prediction, Prompt, predict_rows, write
 from loraweave.files import file_hash
 from loraweave.quiet import quiet_libraries, without_bars
 from loraweave.runs.attaching import attach
-from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary, recorded_base
+from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, naming_base, read_summary, recorded_base
 from loraweave.runs.loading import run_file_of, tasks_of
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task, load_tasks
@@ -274,7 +274,8 @@ def load(
             spec = BaseSpec.of(base) if spec is None else spec.renamed(base)
         if spec is None:
             raise UserError(f"{folder}: nothing here says which base it was made from; name it with base=, or --base")
-        model, tokenizer = load_base(spec, dtype, trust_code)
+        with naming_base(folder, base):
+            model, tokenizer = load_base(spec, dtype, trust_code)
         known = read_shaped(run.base, BaseRecord) if base is None and run.base.is_file() else {}
         if "fingerprint" in known:
             check_fingerprint(model, known["fingerprint"], str(folder))

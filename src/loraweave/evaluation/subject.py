@@ -13,7 +13,7 @@ from loraweave.config import WeaveConfig
 from loraweave.errors import UserError, nearest
 from loraweave.evaluation.loaded import load
 from loraweave.runs.config import EvalConfig
-from loraweave.runs.folder import RunFolder
+from loraweave.runs.folder import RunFolder, naming_base
 from loraweave.runs.loading import Run, load_run
 from loraweave.tasks import Task, load_tasks
 from loraweave.tasks.untrained import load_untrained
@@ -56,6 +56,11 @@ def subject_of(run: Run, names: Sequence[str] | None = None) -> Subject:
         UserError: the run has no such task.
     """
     config, where = run.config, device()
+
+    def untouched() -> PreTrainedModel:
+        with naming_base(run.folder):
+            return load_base(config.base)[0].to(where)
+
     return Subject(
         folder=run.folder,
         card=RunFolder(run.folder).adapter,
@@ -64,7 +69,7 @@ def subject_of(run: Run, names: Sequence[str] | None = None) -> Subject:
         trained=run.summary["adapter"] is not None,
         model=run.model.to(where),
         tokenizer=run.tokenizer,
-        load_untouched=lambda: load_base(config.base)[0].to(where),
+        load_untouched=untouched,
         tasks=_chosen(run.tasks, names),
         load_untrained=lambda given: config.load_forgetting(run.tasks, given),
         settings=config.eval,

@@ -22,6 +22,7 @@ from loraweave.experts.mixed import MixedBatches
 from loraweave.experts.routing import THRESHOLD, Embedding, Route, Router
 from loraweave.experts.switching import Switcher
 from loraweave.quiet import quiet_libraries
+from loraweave.runs.folder import naming_base
 from loraweave.tasks.template import apply_template
 from loraweave.tasks.turn import turn_of
 
@@ -69,7 +70,7 @@ class ExpertManager:
         self.library = library if isinstance(library, ExpertLibrary) else ExpertLibrary(library)
         record = self.library.base
         if base is None or isinstance(base, str):
-            with quiet_libraries():
+            with quiet_libraries(), naming_base(self.library.folder, base):
                 model, tokenizer = load_base(base or record["name"], dtype, trust_code=trust_code)
             base = model.to(device or bases.device()).eval(), tokenizer
         self.model: PreTrainedModel = base[0]

@@ -123,7 +123,9 @@ class Bench:
         task = self._task(name)
         examples = task.test_examples() or task.validation_examples() or (task.training_examples() if exact else [])
         if not examples:
-            raise UserError(f"{task.origin}: no row is held out to measure what this export costs: name a file as 'test'")
+            raise UserError(
+                f"{task.origin}: no row is held out to measure what this export costs: name a file as 'test'"
+            )
         return encode_all(examples[: CHECKED if exact else self.limit], self.tokenizer, self.length).rows
 
     def _task(self, name: str) -> Task:

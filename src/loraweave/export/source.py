@@ -14,7 +14,7 @@ from loraweave.bases import Base, BaseSpec, empty_base, fingerprint, load_base, 
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary, recorded_base
+from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, naming_base, read_summary, recorded_base
 from loraweave.runs.loading import run_file_of, tasks_of
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
@@ -103,7 +103,8 @@ class Source:
         Raises:
             UserError: it cannot be loaded, or it is another one than the adapter was trained on.
         """
-        model, tokenizer = load_base(self.spec, dtype)
+        with naming_base(self.folder, self.base_given or None):
+            model, tokenizer = load_base(self.spec, dtype)
         if not self.base_given and self.fingerprint is not None and fingerprint(model) != self.fingerprint:
             raise UserError(
                 f"{self.base}: this is not the base that {self.folder} was trained on (fingerprint "
@@ -160,6 +161,8 @@ def open_source(
     if spec is None:
         raise UserError(f"{at}: nothing here says which base the adapter belongs to; name it with --base")
     recorded = read_shaped(at / "base.json", BaseRecord) if (at / "base.json").is_file() else {}
-    name, spec = spec.name, BaseSpec.of(spec, trust_code, name=resolve_base(spec))
+    name = spec.name
+    with naming_base(folder, base):
+        spec = BaseSpec.of(spec, trust_code, name=resolve_base(spec))
     known = recorded.get("fingerprint")
     return Source(folder, adapter, spec, name, base is not None, known, config, trust_code, data_dir)

@@ -19,7 +19,8 @@ summary.json        time, tokens, peak memory, trainable parameters; written las
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from typing_extensions import NotRequired, Required, TypedDict
 from loraweave.adapters.config import NAME as ADAPTER_CONFIG
 from loraweave.adapters.config import read_config
 from loraweave.bases.quantization import QuantizationName
-from loraweave.bases.spec import Attention, BaseSpec, Dtype
+from loraweave.bases.spec import Attention, BaseNotHereError, BaseSpec, Dtype
 from loraweave.data.mixture import Realised
 from loraweave.errors import UserError
 from loraweave.files import check_links, damage, is_left_over, make_folder, read_json
@@ -120,8 +121,11 @@ class RunFolder:
         return Start()
 
     def changed(self, config: RunConfig) -> list[str]:
-        """What differs between the run that is here and another run file, as of `changed_settings`."""
+        """What differs between the run that is here and another run file, as of `changed_settings`. Where base and data
+        lie does not count once it is on record what they are."""
         old, new = (one.with_paths_from_base().as_dict() for one in (self.read_config(), config))
+        for key in ("model", "data_dir") if self.base.is_file() and self.data.is_file() else ():
+            old[key] = new[key]
         return changed_settings(old, new)
 
     @property
@@ -172,13 +176,33 @@ class BaseRecord(TypedDict):
 def recorded_base(folder: Path) -> BaseSpec | None:
     """The base that an adapter's folder names, and how it was loaded; None where it names none.
 
+    It is named by its whole path, which programs that know nothing of runs can load. Where nothing is there any more,
+    the run that the folder lies in says by which way it is found.
+
     Raises:
         UserError: the file that says so is broken.
     """
     if (folder / "base.json").is_file():
-        return BaseSpec.of_record(read_shaped(folder / "base.json", BaseRecord))
+        named = BaseSpec.of_record(read_shaped(folder / "base.json", BaseRecord))
+        run = RunFolder(folder.absolute().parent)
+        moved = Path(named.name).is_absolute() and not Path(named.name).exists()
+        if moved and folder.name == run.adapter.name and run.config.is_file():
+            return named.renamed(run.read_config().base.name)
+        return named
     name = read_config(folder).base_model_name_or_path if (folder / ADAPTER_CONFIG).is_file() else None
     return BaseSpec(name=str(name)) if name else None
+
+
+@contextmanager
+def naming_base(folder: Path, given: object = None) -> Iterator[None]:
+    """Around loading the base that a folder names, unless one was given in its place: where it is not there, UserError
+    says how to say where it is."""
+    try:
+        yield
+    except BaseNotHereError as error:
+        if given is not None:
+            raise
+        raise UserError(f"{folder}: its base is not here: {error} (say with --base where it is)") from error
 
 
 def read_summary(folder: str | Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import take_off
 from loraweave.runs.attaching import attach
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, read_summary
+from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, naming_base, read_summary
 from loraweave.runs.origin import check_moved_data
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
@@ -75,13 +75,15 @@ def load_run(
     summary = read_summary(folder)
     check_trained(run.path, summary)
     config = run_file_of(run, data_dir, trust_code)
+    given = base
     if isinstance(base, str):
         config, base = config.model_copy(update={"model": config.base.renamed(base)}), None
     with quiet_libraries():
         if summary["adapter"] == run.model.name:
             model, tokenizer = load_base(run.model, trust_code=trust_code)
         else:
-            model, tokenizer = base or load_base(config.base)
+            with naming_base(run.path, given):
+                model, tokenizer = base or load_base(config.base)
             check_fingerprint(model, read_shaped(run.base, BaseRecord).get("fingerprint", "none"), str(run.path))
         if summary["adapter"] == run.adapter.name:
             model = attach(model, run.adapter)
