@@ -151,3 +151,15 @@ def test_layers_are_compared_with_the_base(saved: Callable):
         adapter.check_fits({layer: size for layer, size in adapter.sizes.items() if layer != LAYER})
     with pytest.raises(UserError, match=r"32 → 48, in the base 32 → 64"):
         adapter.check_fits({**adapter.sizes, LAYER: Size(64, 32)})
+
+
+@pytest.mark.parametrize("name", ["lora", "rlora"])
+def test_a_field_that_peft_would_pass_over_is_refused_where_it_says_something(saved: Callable, name: str):
+    folder = saved(name)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "use_squares": False, "squares_config": None, "squared": []}))
+    AdapterFile(folder)
+    path.write_text(json.dumps({**config, "use_rslorra": True}))
+    with pytest.raises(UserError, match="use_rslorra is True, .* did you mean 'use_rslora'"):
+        AdapterFile(folder)

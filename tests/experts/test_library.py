@@ -145,7 +145,16 @@ def test_what_cannot_be_an_expert_is_refused_with_its_reason(
     next(iter(tensors.values()))[0, 0] = float("nan")
     save_file(tensors, broken / "adapter_model.safetensors", metadata={"format": "pt"})
     refused("NaN", broken)
+    newer = shutil.copytree(loras["small"], tmp_path / "newer")
+    config = json.loads((newer / "adapter_config.json").read_text())
+    write_json(newer / "adapter_config.json", {**config, "use_squares": True})
+    refused(r"use_squares is True, a field that PEFT [\d.]+ does not know", newer)
     refused("holds neither a run nor an adapter", tmp_path)
+    for bias in ("all", "lora_only"):
+        refused("bias='", make_lora(tmp_path / bias, bias=bias))
+    refused("lora_bias cannot be an expert", make_lora(tmp_path / "lora_bias", lora_bias=True))
+    refused("layer_replication cannot", make_lora(tmp_path / "replicated", layer_replication=[[0, 2], [1, 2]]))
+    refused("embed_tokens", make_lora(tmp_path / "embedding", target_modules=["embed_tokens"]))
     for name in ("base", "auto", "a/b", "a:b", " a", "", ".."):
         refused("cannot be called", loras["small"], name)
     refused("instructions: a list of texts", loras["small"], instructions="one")

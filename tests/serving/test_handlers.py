@@ -1,6 +1,7 @@
 """From a body to tokens and back, without HTTP: what is refused, and that places are given back whatever happens."""
 
 import asyncio
+import time
 from contextlib import suppress
 
 import pytest
@@ -9,7 +10,7 @@ from loraweave import load
 from loraweave.serving import handlers
 from loraweave.serving.catalog import RunCatalog
 from loraweave.serving.engine import Engine
-from loraweave.serving.handlers import TextHandler
+from loraweave.serving.handlers import ChatHandler, TextHandler
 from loraweave.serving.limits import Limits
 from loraweave.serving.records import RECORD, Record
 from loraweave.serving.refusals import RefusalError
@@ -66,6 +67,27 @@ def test_a_prompt_that_the_base_cannot_read_is_refused_before_it_harms_a_batch(l
             assert (caught.value.status, caught.value.param) == (400, "prompt")
         assert engine.alive
 
+    with_handler(loaded, work)
+
+
+def test_the_tokenizer_works_for_one_request_at_a_time_whatever_its_kind(loaded, monkeypatch):
+    at_work, most = [], []
+
+    def slowly(*_):
+        at_work.append(1)
+        most.append(len(at_work))
+        time.sleep(0.05)
+        at_work.pop()
+        return [5, 6]
+
+    async def work(handler, engine):
+        chat = ChatHandler(engine, handler._catalog, loaded.tokenizer)
+        said = {"model": "mixed:parity", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+        bodies = [(handler, {**BODY, "max_tokens": 1}), (chat, said)] * 2
+        await asyncio.gather(*(one.handle_request(body, "1") for one, body in bodies))
+        assert most == [1] * 4
+
+    monkeypatch.setattr(handlers, "context_ids", slowly)
     with_handler(loaded, work)
 
 

@@ -4,11 +4,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import peft
 from peft import LoraConfig, PeftConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from loraweave.adapters.fields import check_fields
 from loraweave.config import WeaveConfig
-from loraweave.errors import UserError, in_a_line
+from loraweave.errors import UserError, in_a_line, nearest, shown
 from loraweave.files import read_json
 
 NAME = "adapter_config.json"
@@ -27,14 +29,16 @@ def read_config(folder: Path) -> PeftConfig:
     """The configuration of the adapter in `folder`.
 
     Raises:
-        UserError: there is none, it cannot be read, a field holds what it cannot, or its method is neither this
-            package's nor PEFT's LoRA.
+        UserError: there is none, it cannot be read, a field holds what it cannot or is unknown and says something, or
+            its method is neither this package's nor PEFT's LoRA.
     """
     if not (folder / NAME).is_file():
         if (folder / "adapter" / NAME).is_file():
             raise UserError(f"{folder}: the folder of a run; its adapter is {folder / 'adapter'}")
         raise UserError(f"{folder}: holds neither a run nor an adapter (no run.yaml, no {NAME})")
-    check_fields(read_json(folder / NAME), f"{folder}: {NAME}")
+    values = read_json(folder / NAME)
+    check_fields(values, f"{folder}: {NAME}")
+    _check_known(values, f"{folder}: {NAME}")
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except Exception as error:  # what PEFT makes of values that nobody gives
@@ -43,6 +47,18 @@ def read_config(folder: Path) -> PeftConfig:
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise UserError(f"{folder}: an adapter of the method {kind}; only LoRA and this package's can be read")
     return config
+
+
+def _check_known(values: dict[str, Any], where: str) -> None:
+    """Raise UserError, with `where` it stands, for a field that PEFT would pass over: a newer one may have written it
+    for an adapter that computes something else."""
+    known = {field.name for field in fields(PEFT_TYPE_TO_CONFIG_MAPPING[values["peft_type"]])}
+    for name, value in values.items():
+        if name not in known and value not in (None, False, "", [], {}):
+            raise UserError(
+                f"{where}: {name} is {shown(value)}, a field that PEFT {peft.__version__} does not know"
+                f"{nearest(name, known)}: the adapter may be more than it seems; take the field out if it is not"
+            )
 
 
 def changes_base(config: PeftConfig) -> bool:

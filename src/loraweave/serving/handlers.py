@@ -54,6 +54,8 @@ class Handler:
         log_words: whether prompts and answers go into the log.
     """
 
+    _reader = ThreadPoolExecutor(1, "loraweave-tokenizer")  # of all handlers: they have one tokenizer together
+
     def __init__(
         self, engine: Engine, catalog: Catalog, tokenizer: PreTrainedTokenizerBase, log_words: bool = False
     ) -> None:
@@ -61,7 +63,6 @@ class Handler:
         self._catalog = catalog
         self._tokenizer = tokenizer
         self._log_words = log_words
-        self._reader = ThreadPoolExecutor(1, "loraweave-tokenizer")
         self._turn = turn_of(tokenizer) if tokenizer.chat_template else None
         self._ends = tuple(ends_of(engine.base, tokenizer, self._turn))
         self._special = special_tokens(tokenizer)
