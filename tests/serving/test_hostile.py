@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -277,31 +277,31 @@ def test_what_takes_too_long_gets_503_or_the_end_of_its_stream(run):
         until(lambda: idle(server.address))
 
 
+@contextmanager
+def unread(server, content):
+    """A connection that sends and never reads, from when the server has something that it does not take."""
+    host, _, port = server.address.removeprefix("http://").partition(":")
+    server._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # else the system holds megabytes on their way
+    with socket.socket() as stuck:
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        stuck.connect((host, int(port)))
+        stuck.sendall(content)
+        until(lambda: any(each.flow.write_paused for each in server.server_state.connections))
+        yield
+
+
 def test_a_reader_that_does_not_read_holds_nobody_up(run):
     with serving(run, Limits(batch=1, seconds=20)) as server:
         content = json.dumps({**LONG, "stream": True}).encode()
-        host, _, port = server.address.removeprefix("http://").partition(":")
-        stuck = socket.socket()
-        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        stuck.connect((host, int(port)))
-        stuck.sendall(head(len(content)) + content)
-        assert ask(server.address, "/v1/completions", ASKED)[0] == 200
-        stuck.close()
+        with unread(server, head(len(content)) + content):
+            assert ask(server.address, "/v1/completions", ASKED)[0] == 200
 
 
 def test_who_never_reads_is_cut_off(run):
     with serving(run, Limits(batch=1, seconds=1, head_seconds=1)) as server:
-        host, _, port = server.address.removeprefix("http://").partition(":")
-        stuck = socket.socket()
-        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        stuck.connect((host, int(port)))
-        stuck.settimeout(5)
-        with suppress(OSError):
-            for _ in range(200):  # of a page each, far more than the system holds on its way
-                stuck.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n" * 20)
-        until(lambda: not server.server_state.connections, 20)
+        with unread(server, b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n" * 100):  # a page each
+            until(lambda: not server.server_state.connections, 20)
         assert ask(server.address, "/v1/completions", ASKED)[0] == 200
-        stuck.close()
 
 
 def test_nothing_is_left_open(server):
