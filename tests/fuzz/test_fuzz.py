@@ -4,6 +4,7 @@ Commands run in this process, on files of a small project that hypothesis has ma
 thousand inputs, in parts with seeds of their own, run with `make test-long` or `make reliability`.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -11,11 +12,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
+import typer
 import yaml
 from fuzz.mutations import as_json, as_yaml, mutated
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -24,8 +28,11 @@ from tiny_project import write_project, write_run_file
 from transformers import TrainingArguments
 
 from loraweave.cli.app import FAULT, run
+from loraweave.estimate import dry_run as looking
+from loraweave.pages.charts import Chart
 from loraweave.runs.config import RunConfig
 from loraweave.runs.methods import METHODS
+from loraweave.tasks.harness import task_manager
 
 SECONDS = 10
 """Of processor time, beyond what a command takes on the files as they were: figures alone are drawn for some."""
@@ -63,6 +70,49 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kept = {key: value for key, value in json.loads(summary.read_text()).items() if key != "trained_files"}
     summary.write_text(json.dumps(kept))
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _once() -> Iterator[None]:
+    """What takes most of the time and follows from its arguments alone is done once for each of them."""
+    task_manager()  # lm-eval's list of its tasks: ten seconds for the first who names one
+    gc.collect()
+    gc.freeze()  # the libraries, which every later collection would go through again
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
+        patch.setattr(looking, "estimate", estimated_once(looking.estimate))
+        patch.setattr(Chart, "save", drawn_once(Chart.save))
+        yield
+    gc.unfreeze()
+
+
+def estimated_once(estimate: Callable[..., Any]) -> Callable[..., Any]:
+    """The estimate of memory, which keeps what it came to."""
+    known: dict[str, Any] = {}
+
+    def asked(config: Any, *others: Any) -> Any:
+        key = repr((config.to_dict(), *others))
+        if key not in known:
+            known[key] = estimate(config, *others)
+        return known[key]
+
+    return asked
+
+
+def drawn_once(save: Callable[[Chart, Path], None]) -> Callable[[Chart, Path], None]:
+    """The drawing of a chart, which keeps its panels: one of the same numbers is the same."""
+    known: dict[str, dict[int, Any]] = {}
+
+    def asked(chart: Chart, folder: Path) -> None:
+        panels = [*chart.panels, *chart.more]
+        looks = [(panel.title, panel.width, panel.height) for panel in panels]
+        key = repr((chart.name, chart.title, chart.note, chart.table.csv, looks, chart.series, chart.scale))
+        if key not in known:
+            save(chart, folder)
+            known[key] = {place: chart.inline(panel) for place, panel in enumerate(panels)}
+        chart._inline.update({panel: known[key][place] for place, panel in enumerate(panels)})
+
+    return asked
 
 
 class Slow(BaseException):
