@@ -35,6 +35,14 @@ def run(project: Path) -> Path:
     return train(RunConfig.load(project / "run.yaml", settings)).folder
 
 
+@pytest.mark.parametrize("name", ["", "\ud800"])
+def test_a_name_that_no_base_has(name: str, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no base: give a folder"):
+        load_base(name)
+    with pytest.raises(UserError, match="is no base: give a folder"):
+        export(run, "lora", tmp_path / "out", base=name)
+
+
 def written(folder: Path, model: str) -> RunConfig:
     (folder / "run.yaml").write_text(f"model: {model}\ntasks: [boolq]\n")
     return RunConfig.load(folder / "run.yaml")

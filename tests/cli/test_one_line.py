@@ -80,6 +80,14 @@ def test_lines_of_a_run_file(command, own, added: str, parts: list[str]) -> None
     assert sorted(own.iterdir()) == before
 
 
+@pytest.mark.parametrize("name", ['""', '"\\ud800"'])
+def test_a_base_without_a_name(command, own, name: str) -> None:
+    for written in (name, f"{{name: {name}}}"):
+        text = (own / "run.yaml").read_text()
+        (own / "own.yaml").write_text(text.replace("model: base", f"model: {written}"))
+        refused(command("train", "own.yaml", "--dry-run"), "own.yaml:1: model", f"got {json.loads(name)!r}")
+
+
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
@@ -244,6 +252,7 @@ def test_files_of_a_base(command, own, dry: bool, file: str, changed: dict | Non
     ("file", "content", "asked", "parts"),
     [
         ("base.json", "{}", "analyze", ["base.json: not as this version writes it: name: Field required"]),
+        ("base.json", '{"name": ""}', "eval", ["base.json", "name: String should have at least 1 character, got ''"]),
         ("base.json", '{"name": 3}', "analyze", ["name: Input should be a valid string, got 3"]),
         ("base.json", '{"name": "x", "fingerprint": []}', "eval", ["fingerprint: Input should be a valid string"]),
         ("gradients.json", "{}", "analyze", ["gradients.json: not as this version writes it: tasks: Field required"]),

@@ -111,6 +111,7 @@ def test_alpaca_with_a_history_is_a_chat(tmp_path: Path) -> None:
     ("turns", "part"),
     [
         ([{"from": "humann", "value": "a"}], "turn 1 of 'conversations': 'from' is 'humann', which is unknown"),
+        ([{"from": ["human"], "value": "a"}], r"turn 1 of 'conversations': 'from' is \['human'\], which is unknown"),
         ([{"value": "a"}], "turn 1 of 'conversations': lacks 'from'"),
         ([{"from": "human"}], "turn 1 of 'conversations': lacks 'value'"),
         ([{"from": "human", "value": "a"}, {"from": "function_call", "value": "x("}], "turn 2 of .* must be JSON"),

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from loraweave.bases.quantization import QuantizationName
-from loraweave.errors import UserError
+from loraweave.errors import UserError, shown
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
@@ -49,8 +49,16 @@ class BaseSpec(BaseModel):
             given: a name, or a specification.
             trust_code: run its code, also where the specification does not say so.
             others: fields to be put in the place of its own.
+
+        Raises:
+            UserError: the name is none.
         """
-        spec = given if isinstance(given, cls) else cls(name=str(given))
+        try:
+            spec = given if isinstance(given, cls) else cls(name=str(given))
+        except ValidationError:
+            raise UserError(
+                f"{shown(str(given))} is no base: give a folder, a .gguf file or a name on the hub"
+            ) from None
         return spec.model_copy(update={"trust_code": spec.trust_code or trust_code, **others})
 
     @classmethod

@@ -66,7 +66,8 @@ def _as_written(value: Any) -> str:
     return "a mapping" if isinstance(value, (Mapping, BaseSpec)) else "a name"
 
 
-Model = Annotated[Annotated[str, Tag("a name")] | Annotated[BaseSpec, Tag("a mapping")], Discriminator(_as_written)]
+_Name = Annotated[str, Field(min_length=1), Tag("a name")]  # as BaseSpec has it
+Model = Annotated[_Name | Annotated[BaseSpec, Tag("a mapping")], Discriminator(_as_written)]
 _SHORT = {"model": ("name", None), "method": ("name", DEFAULT_METHOD), "mixture": ("strategy", "proportional")}
 """Sections that may be a word: which of their keys it is, and what they are by default. So `method.r=8` can be set over
 `method: rlora`, and `mixture.total=100` over `mixture: equal`."""

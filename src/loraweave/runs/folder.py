@@ -23,9 +23,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from typing_extensions import NotRequired, Required, TypedDict
 
 from loraweave.adapters.config import NAME as ADAPTER_CONFIG
@@ -161,16 +162,19 @@ class _Summary(TypedDict, total=False):
     peak_memory: int
 
 
+_Word = Annotated[str, Field(min_length=1)]
+
+
 class BaseRecord(TypedDict):
     """Of base.json what others read."""
 
-    name: str
+    name: _Word
     fingerprint: NotRequired[str]
     tokenizer: NotRequired[str]
     dtype: NotRequired[Dtype]
     quantization: NotRequired[QuantizationName]
     attn: NotRequired[Attention]
-    revision: NotRequired[str]
+    revision: NotRequired[_Word]
 
 
 def recorded_base(folder: Path) -> BaseSpec | None:
@@ -190,7 +194,7 @@ def recorded_base(folder: Path) -> BaseSpec | None:
             return named.renamed(run.read_config().base.name)
         return named
     name = read_config(folder).base_model_name_or_path if (folder / ADAPTER_CONFIG).is_file() else None
-    return BaseSpec(name=str(name)) if name else None
+    return BaseSpec.of(str(name)) if name else None
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def _message(turn: Any, place: str) -> dict[str, Any]:
     if not isinstance(turn, dict):
         raise UserError(f"{place}: a turn with 'from' and 'value' is wanted, not {type(turn).__name__}")
     speaker, value = turn.get("from"), turn.get("value")
-    if speaker not in ROLES:
+    if not isinstance(speaker, str) or speaker not in ROLES:
         said = f"'from' is {speaker!r}, which is unknown" if speaker is not None else "lacks 'from'"
         raise UserError(f"{place}: {said}; it is one of {', '.join(ROLES)}{nearest(str(speaker or ''), ROLES)}")
     if not isinstance(value, (str, list)):
