@@ -41,6 +41,9 @@ def test_a_name_that_no_base_has(name: str, run: Path, tmp_path: Path) -> None:
         load_base(name)
     with pytest.raises(UserError, match="is no base: give a folder"):
         export(run, "lora", tmp_path / "out", base=name)
+    for model in (json.dumps(name), json.dumps({"name": name})):
+        with pytest.raises(UserError, match=r"run\.yaml:1: model.*got '"):
+            written(tmp_path, model)
 
 
 def written(folder: Path, model: str) -> RunConfig:

@@ -80,14 +80,6 @@ def test_lines_of_a_run_file(command, own, added: str, parts: list[str]) -> None
     assert sorted(own.iterdir()) == before
 
 
-@pytest.mark.parametrize("name", ['""', '"\\ud800"'])
-def test_a_base_without_a_name(command, own, name: str) -> None:
-    for written in (name, f"{{name: {name}}}"):
-        text = (own / "run.yaml").read_text()
-        (own / "own.yaml").write_text(text.replace("model: base", f"model: {written}"))
-        refused(command("train", "own.yaml", "--dry-run"), "own.yaml:1: model", f"got {json.loads(name)!r}")
-
-
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
