@@ -54,9 +54,9 @@ def said_alone(model, voice, prompt):
     return ids[len(prompt) :]
 
 
-def said_together(model, requests):
+def said_together(model, requests, told=Speakers):
     async def all_of_them():
-        engine = Engine(Speakers(model), LIMITS)
+        engine = Engine(told(model), LIMITS)
         engine.start()
 
         async def one(number, voice, prompt):

@@ -14,7 +14,7 @@ from transformers.cli.serving.model_manager import ModelManager
 from loraweave.errors import UserError, nearest
 from loraweave.evaluation.loaded import Loaded
 from loraweave.serving.refusals import RefusalError
-from loraweave.serving.voices import BASE, Speakers, Voice
+from loraweave.serving.voices import BASE, AnySpeakers, Voice
 from loraweave.tasks.examples import Message
 
 BASE_NAME = "base"
@@ -116,8 +116,8 @@ class RunCatalog(Catalog):
         UserError: as `Catalog` does, or a name that is taken.
     """
 
-    def __init__(self, loaded: Loaded, speakers: Speakers, name: str) -> None:
-        super().__init__(name, loaded.model, loaded.tokenizer)
+    def __init__(self, loaded: Loaded, speakers: AnySpeakers, name: str) -> None:
+        super().__init__(name, speakers.base, loaded.tokenizer)
         if speakers.adapter is not None and name == BASE_NAME:
             raise UserError(f"{BASE_NAME!r} is the name of the base here: choose another with --name")
         self._voices: dict[str, Voice] = {}

@@ -23,12 +23,13 @@ from loraweave.experts.routing import default_embedding
 from loraweave.serving.app import build_app
 from loraweave.serving.catalog import Catalog, RunCatalog, name_of
 from loraweave.serving.engine import Engine
+from loraweave.serving.folded import speakers_of
 from loraweave.serving.keys import Keys
 from loraweave.serving.library import ExpertSpeakers, LibraryCatalog
 from loraweave.serving.limits import Limits
 from loraweave.serving.records import write_log
 from loraweave.serving.trial import LENGTHS, alone, check_together
-from loraweave.serving.voices import BASE, AnySpeakers, Speakers, Voice
+from loraweave.serving.voices import BASE, AnySpeakers, Voice
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -219,7 +220,7 @@ def _opened(serving: Serving) -> _Opened:
         voices = [*library.first(len(LENGTHS) - 1), BASE]
         return _Opened(ExpertSpeakers(beside), library, voices, manager.tokenizer, tuple(notes))
     loaded = load(serving.folder, base=serving.base, dtype=serving.dtype, trust_code=serving.trust_code)
-    speakers = Speakers(loaded.model)
+    speakers = speakers_of(loaded.model)
     catalog = RunCatalog(loaded, speakers, name)
     voices = [*dict.fromkeys(catalog.voice(one) for one in catalog.names)]
     return _Opened(speakers, catalog, voices[: len(LENGTHS)], loaded.tokenizer)

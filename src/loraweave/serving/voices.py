@@ -73,7 +73,7 @@ class Speakers:
         self.adapter = next(iter(model.active_adapters), None) if isinstance(model, PeftModel) else None
         self._context = attach(self.base) if any(isinstance(m, WeaveLinear) for m in self.base.modules()) else None
         self._names: list[str] | None = None
-        self.alone = _why_alone(model)
+        self.alone = why_alone(model)
         routed = next((m.layer_name for m in self.base.modules() if isinstance(m, WeaveLinear) and m.routed), None)
         if routed is not None and getattr(model.active_peft_config, "needs_tasks", False):
             raise UserError(
@@ -144,7 +144,7 @@ def per_token(values: Iterable[tuple[int, int]], device: torch.device) -> Tensor
     return torch.tensor(numbers).repeat_interleave(torch.tensor(counts)).to(device)
 
 
-def _why_alone(model: PreTrainedModel | PeftModel) -> str | None:
+def why_alone(model: PreTrainedModel | PeftModel) -> str | None:
     """Why an adapter of this model must speak for all tokens of a call; None where it need not."""
     for path, module in model.named_modules():
         name = path.removeprefix("base_model.model.")
