@@ -235,3 +235,54 @@ def test_what_is_of_no_format_is_told_in_a_line(tmp_path: Path) -> None:
     found = recognise("mine.tsv", tmp_path)
     assert found is not None
     assert "a table's first line names its columns" in found.problems[-1].message
+
+
+def test_labels_that_differ_in_capitals_alone_are_said(tmp_path: Path) -> None:
+    rows = [{"text": f"t{n}", "label": ("Good", " good", "bad ", "BAD")[n % 4]} for n in range(40)]
+    task = of_file(tmp_path, table(tmp_path, rows))
+    notes = [note for note in task.notes if "capitals" in note]
+    assert [note.split(" differ")[0] for note in notes] == ["the labels 'BAD', 'bad'", "the labels 'Good', 'good'"]
+    assert notes[0].endswith('say so in choices: {"BAD": "BAD", "bad": "BAD", ...}')
+    choices = yaml.safe_load('{"BAD": "BAD", "bad": "BAD", "Good": "Good", "good": "Good"}')
+    task = of_file(tmp_path, "mine.csv", choices=choices)
+    assert {example.completion for example in task.training_examples()} == {"BAD", "Good"}
+    assert not any("capitals" in note for note in task.notes)
+    one_each = of_file(tmp_path, "mine.csv", choices=["BAD", "bad", "Good", "good"])  # who says so means it
+    assert not any("capitals" in note for note in one_each.notes)
+
+
+@pytest.mark.parametrize("turn", [("role", "content", "user", "assistant"), ("from", "value", "human", "gpt")])
+def test_a_greeting_before_the_first_question_is_said_not_to_be_learned(turn: tuple[str, ...], tmp_path: Path) -> None:
+    who, what, user, assistant = turn
+    talk = [{who: "system", what: "s"}, {who: assistant, what: "Hello"}, {who: user, what: "q"}]
+    talk.append({who: assistant, what: "a"})
+    key = "messages" if who == "role" else "conversations"
+    rows = [{key: talk if n else [talk[0], *talk[2:]]} for n in range(4)]
+    seen = loaded(tmp_path, rows)
+    said = "3 conversations begin with a turn of the assistant, which answers nobody: it is read and not learned"
+    assert said in seen.notes
+    examples = seen.training_examples()
+    assert [example.completion[-1]["content"] for example in examples] == ["a"] * len(examples)
+    assert not any("answers nobody" in note for note in loaded(tmp_path, [rows[0]] * 4).notes)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (
+            {"question": "q", "context": "c", "answers": {"n": [1], "text": ["a"]}},
+            r"{{answers\.text\[0\]}} for what 'answers'",
+        ),
+        ({"id": 1, "doc": {"no": 1, "body": "b"}, "label": "x"}, r"such as {{doc\.body}} for what 'doc' holds"),
+        ({"my doc": [{"the body": "b"}], "n": 1}, r'such as {{row\["my doc"\]\[0\]\["the body"\]}} for what'),
+        ({"dialog": [{"role": "user", "content": "q"}]}, "where 'dialog' holds conversations, call it 'messages'"),
+        ({"question": "q", "answer": {"text": "a"}}, r"holds no text but dict.*such as {{answer\.text}}"),
+        ({"prompt": {"a": 1}, "completion": "b"}, "'prompt' holds neither text nor messages but dict"),
+        ({"prompt": "a", "completion": True}, "must both be text|neither text nor messages"),
+    ],
+)
+def test_what_holds_more_than_a_text_is_told_with_the_way_to_it(
+    row: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=words):
+        loaded(tmp_path, [row] * 3)

@@ -50,3 +50,10 @@ def test_what_is_no_table(content: str, part: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises(UserError, match=part):
         read_rows(tmp_path / "a.csv")
+
+
+def test_a_path_as_windows_writes_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(UserError, match=r"no such file: .*data\\rows\.jsonl, did you mean 'data/rows\.jsonl'\?"):
+        read_rows(tmp_path / "data\\rows.jsonl")

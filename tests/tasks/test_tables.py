@@ -46,3 +46,27 @@ def test_a_first_column_without_a_name_counts_the_rows(tmp_path: Path) -> None:
     for header in (",index,text", ",text,", "text,,label"):
         with pytest.raises(UserError, match="line 1: the header has a column without a name"):
             read(tmp_path, f"{header}\n0,a,x\n", "mine.csv")
+
+
+@pytest.mark.parametrize("header", ["text,label", "text,label,"])
+def test_a_separator_at_the_end_of_lines_begins_no_cell(header: str, tmp_path: Path) -> None:
+    found = read(tmp_path, f'{header}\r\n"one\ntwo, three",a,\r\nx,b,\r\n', "mine.csv")
+    assert found.rows == [{"text": "one\ntwo, three", "label": "a"}, {"text": "x", "label": "b"}]
+    assert found.notes == ["lines end in a separator with nothing behind it, which begins no cell"]
+    with pytest.raises(
+        UserError, match=r"line 3: 4 cells, and the header has 2|line 1: the header has a column without"
+    ):
+        read(tmp_path, f"{header}\nx,a,\nx, y,b,\n", "mine.csv")
+    assert read(tmp_path, "text,label\nx,\ny,b\n", "mine.csv").rows[0] == {"text": "x", "label": None}
+
+
+def test_quotes_behind_spaces_hold_cells(tmp_path: Path) -> None:
+    found = read(tmp_path, 'label, text, n\n"a", "one, two", 1\nb, "so ""so""", 2\n', "mine.csv")
+    assert found.rows == [{"label": "a", "text": "one, two", "n": 1}, {"label": "b", "text": 'so "so"', "n": 2}]
+    assert found.notes == ["quotes stand behind spaces, and spaces behind separators are no part of the cells"]
+    for text in ('"She said, ""so"", and went"', '"so, "" and so on"'):  # quotes of a text, in a cell that is quoted
+        found = read(tmp_path, f"text,label\n{text}, x\n", "mine.csv")
+        assert found.rows == [{"text": text[1:-1].replace('""', '"'), "label": " x"}]
+        assert found.notes == []
+    kept = read(tmp_path, 'text,label\nShe said, "so" and went\n', "mine.csv")
+    assert kept.rows == [{"text": "She said", "label": ' "so" and went'}]

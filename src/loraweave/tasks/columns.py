@@ -9,7 +9,17 @@ from typing import Any
 from loraweave.errors import UserError, nearest, shown
 from loraweave.tasks import conversations
 from loraweave.tasks.fields import used_fields
-from loraweave.tasks.formats import TEXT_METRICS, Chats, Format, Pairs, PlainText, Templates, as_text, check_texts
+from loraweave.tasks.formats import (
+    TEXT_METRICS,
+    Chats,
+    Format,
+    Pairs,
+    PlainText,
+    Templates,
+    as_text,
+    check_texts,
+    inner_text,
+)
 from loraweave.tasks.labels import MOST_LABELS, Choices, Labels, check_label, counted, field_value, names_of
 from loraweave.tasks.messages import listed
 from loraweave.tasks.rows import FileRows, Row
@@ -137,7 +147,22 @@ def _chats(seen: _Columns, key: str) -> Format:
     columns = [name for name in (key, "tools", *(("system",) if sharegpt else ())) if seen.has(name)]
     name = ("ShareGPT conversations" if sharegpt else "chat messages") + (" with tools" if seen.has("tools") else "")
     convert = partial(conversations.sharegpt, key=key) if sharegpt else None
-    return Chats(name, columns, always_chat=True, key=key, convert=convert)
+    made = Chats(name, columns, always_chat=True, key=key, convert=convert)
+    if greetings := sum(_opens(row.values.get(key)) for row in seen.rows):
+        said = "1 conversation begins" if greetings == 1 else f"{greetings:,} conversations begin"
+        made.notes.append(f"{said} with a turn of the assistant, which answers nobody: it is read and not learned")
+    return made
+
+
+def _opens(turns: Any) -> bool:
+    """Whether a conversation begins with a turn of the assistant."""
+    try:
+        turns = listed(turns, "")
+    except UserError:  # which is told of the row
+        return False
+    speakers = [turn.get("role") or turn.get("from") for turn in turns or () if isinstance(turn, dict)]
+    roles = [conversations.ROLES.get(str(speaker), speaker) for speaker in speakers]
+    return next((role for role in roles if role not in ("system", "developer")), None) == "assistant"
 
 
 def _pairs(seen: _Columns, name: str, question: str, answer: str, context: str | None) -> Format:
@@ -285,15 +310,30 @@ def _labels(seen: _Columns, prompt: str, completion: str, choices: Choices | Non
         raise UserError(f"{where}: every row has the label {names[0]!r}, so there is nothing to tell apart")
     numbers = {value: names.index(name) for value, name in by_value.items()}
     made.choices, made.by_value = names, numbers
+    made.notes += _alike(names) if choices is None else ()
     if unseen := [name for name in names if not any(by_value.get(value) == name for value in counts)]:
         made.notes.append(f"no row has the label {', '.join(map(repr, unseen))}")
     return made
 
 
+def _alike(names: Sequence[str]) -> Iterator[str]:
+    """What is to be said of labels that a person may have meant to be one."""
+    by_letters: dict[str, list[str]] = {}
+    for name in names:
+        by_letters.setdefault(name.casefold(), []).append(name)
+    for first, *others in (some for some in by_letters.values() if len(some) > 1):
+        same = ", ".join(f"{json.dumps(each, ensure_ascii=False)}: {json.dumps(first)}" for each in (first, *others))
+        yield (
+            f"the labels {', '.join(map(repr, (first, *others)))} differ in capitals alone, and are told apart: where "
+            f"they mean the same, say so in choices: {{{same}, ...}}"
+        )
+
+
 def _unknown(seen: _Columns) -> UserError:
     names = set(seen.names)
     header = "; a table's first line names its columns" if seen.is_table else ""
-    near = nearest("messages", names)
+    turns = [name for name, value in seen.first.items() if isinstance(value, list) and value and type(value[0]) is dict]
+    near = nearest("messages", turns)
     for wanted in (("prompt", "completion"), ("instruction", "output"), ("question", "answer"), ("text", "label")):
         lacking = [name for name in wanted if name not in names]
         if len(lacking) == 1 and not near:
@@ -302,8 +342,20 @@ def _unknown(seen: _Columns) -> UserError:
         f"{seen.where}: fields {_listed(sorted(names))}; a task file has 'messages'; 'prompt' "
         "and 'completion'; 'instruction' and 'output'; 'conversations'; 'question' and 'answer'; 'text' and 'label'; "
         f"or 'text' alone{near and f' ({near[2:]})'}; for others give prompt: and completion:, templates over them"
-        f"{header}"
+        f"{_nested(seen)}{header}"
     )
+
+
+def _nested(seen: _Columns) -> str:
+    """How a template takes a text out of the first column that holds more than that."""
+    found = next(((name, value) for name, value in seen.first.items() if value and type(value) in (list, dict)), None)
+    if found is None:
+        return ""
+    name, value = found
+    if isinstance(value, list) and isinstance(value[0], dict) and value[0].keys() & {"role", "from"}:
+        return f"; where {name!r} holds conversations, call it 'messages'"
+    way = inner_text(name, value)
+    return f", such as {way} for what {name!r} holds" if way else ""
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -30,6 +30,8 @@ def existing(path: Path, what: str = "file") -> Path:
     if path.is_dir():
         raise UserError(f"{path} is a folder; a {what} is wanted")
     hint = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+    if (slashed := path.name.replace("\\", "/")) != path.name and (path.parent / slashed).is_file():
+        hint = f", did you mean {slashed!r}?"
     missing = "" if path.parent.is_dir() else f" (there is no folder {path.parent})"
     raise UserError(f"no such {what}: {path}{missing}{hint}")
 
@@ -110,7 +112,9 @@ def _decoded(data: bytes, path: Path) -> str:
         raise UserError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise UserError(f"{path}, line {line}: holds a zero byte, so this is a binary file and no text")
+        raise UserError(
+            f"{path}, line {line}: holds a zero byte: a binary file, or UTF-16 without its mark; save it as UTF-8"
+        )
     return text
 
 

@@ -1,5 +1,6 @@
 """What a row of each format says: messages, a prompt and its completion, or plain text, as examples to learn."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from loraweave.tasks.task import Group
 
 TEXT_METRICS = ("bits_per_byte", "byte_perplexity", "word_perplexity")
 """What text that asks nothing is scored by, as lm-eval calls it."""
+DEEPEST = 4
+"""Lists and mappings in each other in which a text is looked for, to be named in a message."""
 
 
 @dataclass
@@ -84,7 +87,7 @@ class Format(ABC):
 
 @dataclass
 class Chats(Format):
-    """Conversations: every turn of the assistant is learned, with all before it as the prompt.
+    """Conversations: every turn of the assistant that answers the user is learned, with all before it as the prompt.
 
     Attributes:
         key: their column.
@@ -133,7 +136,9 @@ class Pairs(Format):
         check_row(row.values, row.place)
         tools = read_tools(row.values, row.place, row.filled)
         for key in ("prompt", "completion"):
-            _wanted(row, key)
+            value = _wanted(row, key)
+            if not isinstance(value, list) and as_text(value) is None:
+                raise UserError(f"{row.place}: {key!r} holds neither text nor messages but {type(value).__name__}")
         texts = [self._text(row.values[key]) for key in ("prompt", "completion")]
         if texts[0] is not None and texts[1] is not None:
             if tools and not chat:
@@ -249,10 +254,32 @@ def check_texts(values: Values, columns: Iterable[str], place: str) -> None:
     """Raise UserError where one of some columns holds a list or the like, which would be printed in Python's way."""
     for column in columns:
         if isinstance(value := values.get(column), (list, tuple, dict, bytes)):
+            way = inner_text(column, value)
             raise UserError(
                 f"{place}: the column {column!r} holds no text but {type(value).__name__}; write prompt: and "
-                "completion: as templates that take the text out of it"
+                f"completion: as templates that take the text out of it{f', such as {way}' if way else ''}"
             )
+
+
+def inner_text(column: str, value: Any) -> str | None:
+    """A template that takes a text out of a column that holds a list or a mapping; None where there is none near."""
+    way = _way_to_text(value, DEEPEST)
+    if way is None:
+        return None
+    return f"{{{{{column if column.isidentifier() else f'row[{json.dumps(column, ensure_ascii=False)}]'}{way}}}}}"
+
+
+def _way_to_text(value: Any, depth: int) -> str | None:
+    """How the first text in a value is reached, in Jinja; None where it lies deeper, or there is none."""
+    if isinstance(value, str) or depth == 0:
+        return "" if isinstance(value, str) else None
+    steps: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        for key, part in value.items():
+            steps.append((f".{key}" if str(key).isidentifier() else f"[{json.dumps(key, ensure_ascii=False)}]", part))
+    elif isinstance(value, list):
+        steps += [("[0]", part) for part in value[:1]]
+    return next((step + way for step, part in steps if (way := _way_to_text(part, depth - 1)) is not None), None)
 
 
 def asked(prompt: str, chat: bool) -> str | list[Message]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from typing import Any, Literal
 
 from loraweave.errors import UserError
@@ -33,10 +34,15 @@ def read_table(text: str, source: str, separator: str, bad: BadRows) -> FileRows
     plain = kind == "TSV" and '"' in text and _has_plain_quotes(text, separator)
     if plain:
         notes.append("every line is a row, so quotes are taken as they stand")
-    rows, numbers = _cells(text, source, separator, csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
+    spaced = not plain and _has_spaced_quotes(text, separator)
+    if spaced:
+        notes.append("quotes stand behind spaces, and spaces behind separators are no part of the cells")
+    rows, numbers = _cells(text, source, separator, csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL, spaced)
     if not rows:
         return FileRows(source, [], [], "line", kind)
     header = [name.strip() for name in rows[0]]
+    if _without_last_cells(rows, header):
+        notes.append("lines end in a separator with nothing behind it, which begins no cell")
     if header[0] == "" and "index" not in header[1:]:
         header[0] = "index"
         notes.append("the first column has no name, as pandas writes its row numbers, and is called 'index'")
@@ -57,10 +63,27 @@ def read_table(text: str, source: str, separator: str, bad: BadRows) -> FileRows
     return FileRows(source, made, places, "line", kind, notes=notes)
 
 
-def _cells(text: str, source: str, separator: str, quoting: Literal[0, 3]) -> tuple[list[list[str]], list[int]]:
-    """The rows of a table that are not blank, and the line in which each begins."""
+def _without_last_cells(rows: list[list[str]], header: list[str]) -> bool:
+    """Take away the empty cell behind the separator that some programs put at the end of each line; whether any was."""
+    if len(header) > 1 and not header[-1] and all(cells[len(header) - 1 :] in ([""], []) for cells in rows[1:]):
+        header.pop()
+    found = False
+    for cells in rows[1:]:
+        if len(cells) == len(header) + 1 and not cells[-1]:
+            cells.pop()
+            found = True
+    return found
+
+
+def _cells(
+    text: str, source: str, separator: str, quoting: Literal[0, 3], spaced: bool = False
+) -> tuple[list[list[str]], list[int]]:
+    """The rows of a table that are not blank, and the line in which each begins; `spaced`: behind a separator spaces do
+    not count."""
     csv.field_size_limit(LONGEST_CELL)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, quoting=quoting)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, strict=True, quoting=quoting, skipinitialspace=spaced
+    )
     rows, numbers, start = [], [], 1
     try:
         for cells in reader:
@@ -86,6 +109,14 @@ def _has_plain_quotes(text: str, separator: str) -> bool:
         return len(_cells(text, "", separator, csv.QUOTE_MINIMAL)[0]) < len(lines)
     except UserError:
         return True
+
+
+def _has_spaced_quotes(text: str, separator: str) -> bool:
+    """Whether all quotes that follow a separator and a space hold a cell, to which no space belongs: else the quotes
+    would be text, and a separator between them would end the cell."""
+    mark = re.escape(separator)
+    opened = len(re.findall(f'{mark} +"', text))
+    return 0 < opened == len(re.findall(f'{mark} +"(?:[^"]|"")*" *(?={mark}|\r|\n|\\Z)', text))
 
 
 def _typed(cells: list[str]) -> list[Any]:
