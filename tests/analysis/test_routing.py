@@ -1,6 +1,7 @@
 """Who speaks for whom: from the adapter, from the run's record, and from a sample of data."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from loraweave.analysis import routing
 from loraweave.analysis.sample import SEEN, sample_router
 from loraweave.analysis.subjects import open_runs
 from loraweave.data.encode import encode_all
+from loraweave.errors import UserError
 from loraweave.runs.loading import load_run
 
 
@@ -48,6 +50,16 @@ def test_token_routers_come_from_the_run_s_record(runs):
     shares = torch.tensor(summary["usage"])
     torch.testing.assert_close(shares.sum(1), torch.ones(len(shares)), atol=1e-3, rtol=0)
     assert routing.recorded_routing(open_runs([runs["mtllora"]])[0]) == {}
+
+
+def test_a_record_of_routing_without_an_entropy_is_refused(runs, tmp_path):
+    folder = shutil.copytree(runs["rlora"], tmp_path / "run")
+    record = json.loads((folder / "routing.json").read_text())
+    layer = record["layers"]["model.layers.0.mlp.up_proj.default"]
+    layer["entropy_by_task"] = [None] * len(record["tasks"])
+    (folder / "routing.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"up_proj\.default\.entropy_by_task: lacks that of a task with usage"):
+        routing.recorded_routing(open_runs([folder])[0])
 
 
 def test_a_sample_weighs_heads_as_the_router_does(runs):

@@ -6,6 +6,7 @@ from typing import Any
 from typing_extensions import NotRequired, TypedDict
 
 from loraweave.analysis.subjects import AnalysedRun
+from loraweave.errors import UserError
 from loraweave.shapes import read_metrics, read_shaped
 
 Points = list[tuple[int, float]]
@@ -53,10 +54,19 @@ class _Gradients(TypedDict):
 
 
 def gradients(run: AnalysedRun) -> list[dict[str, Any]]:
-    """The cosines of the tasks' gradients, as the run recorded them (`training.gradients`)."""
+    """The cosines of the tasks' gradients, as the run recorded them (`training.gradients`).
+
+    Raises:
+        UserError: the record is not as it was written; names the step that is not of all tasks.
+    """
     if run.files is None or not run.files.gradients.is_file():
         return []
     record = read_shaped(run.files.gradients, _Gradients)
+    count = len(record["tasks"])
+    for number, entry in enumerate(record["steps"]):
+        lists = (entry["cosine"], *entry["cosine"], entry["norms"], entry["within"])
+        if any(len(each) != count for each in lists):
+            raise UserError(f"{run.files.gradients}: steps.{number}: not one entry for each of {count} tasks")
     return [{"run": run.name, "tasks": record["tasks"], **entry} for entry in record["steps"]]
 
 

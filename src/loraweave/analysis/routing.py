@@ -58,6 +58,8 @@ def recorded_routing(run: AnalysedRun) -> Routing:
             )
         rows = zip(record["tasks"], layer["entropy_by_task"], layer["usage"], strict=True)
         there = [(task, entropy, usage) for task, entropy, usage in rows if usage is not None]
+        if any(entropy is None for _, entropy, _ in there):
+            raise UserError(f"{run.files.routing}: layers.{key}.entropy_by_task: lacks that of a task with usage")
         if len({len(usage) for _, _, usage in there}) > 1:
             raise UserError(f"{run.files.routing}: layers.{key}.usage: its rows have different numbers of heads")
         found[key.removesuffix(".default")] = LayerRouting(
