@@ -161,5 +161,5 @@ def test_a_field_that_peft_would_pass_over_is_refused_where_it_says_something(sa
     path.write_text(json.dumps({**config, "use_squares": False, "squares_config": None, "squared": []}))
     AdapterFile(folder)
     path.write_text(json.dumps({**config, "use_rslorra": True}))
-    with pytest.raises(UserError, match="use_rslorra is True, .* did you mean 'use_rslora'"):
+    with pytest.raises(UserError, match=r"use_rslorra is True, .* did you mean 'use_rslora'"):
         AdapterFile(folder)

@@ -85,6 +85,18 @@ def test_a_finished_run_brings_its_name_and_its_base_s_fingerprint(base_folder: 
     assert library.base == {"name": str(project / "base"), "fingerprint": fingerprint(model)}
 
 
+def test_a_lora_is_called_as_its_folder_is_or_as_on_the_hub(
+    library: ExpertLibrary, loras: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.remove("small")
+    monkeypatch.chdir(loras["small"])
+    assert library.add(".").name == "small"
+    snapshot = shutil.copytree(loras["small"], tmp_path / "snapshots" / "0123abcd")
+    monkeypatch.setattr("loraweave.adapters.loras.snapshot_download", lambda *_, **__: str(snapshot))
+    added = library.add("somebody/my-lora")
+    assert (added.name, added.source) == ("my-lora", "somebody/my-lora")
+
+
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
 def test_a_flipped_bit_is_found_wherever_it_is(library: ExpertLibrary, file: str) -> None:
     path = library.expert("small").folder / file

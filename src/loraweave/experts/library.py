@@ -149,7 +149,8 @@ class ExpertLibrary:
 
         Args:
             source: the folder of a LoRA that PEFT or whatever else saved, of a finished run, or a name on the hub.
-            name: of its task; by default the run's task if it has one alone, else the folder's name.
+            name: of its task; by default the run's task if it has one alone, else the name of the folder, or on
+                the hub.
             description: what its task is, in words.
             instructions: examples of what its task is asked.
             prefixes: how everything that its task is asked begins, where that tells it from the others.
@@ -163,7 +164,7 @@ class ExpertLibrary:
         """
         check_texts(description, instructions=instructions, prefixes=prefixes)
         found = _admitted(source, base)
-        name = _own_name(found) if name is None else name
+        name = _own_name(found, str(source)) if name is None else name
         check_name(name, str(source))
         with self._written() as manifest:
             if name in manifest.experts and not replace:
@@ -338,9 +339,10 @@ def _discard(folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _own_name(source: Source) -> str:
-    """What an expert is called if nobody says it."""
-    tasks = [task.name for task in source.config.load_tasks()] if source.config is not None else [source.folder.name]
+def _own_name(source: Source, where: str) -> str:
+    """What an expert is called if nobody says it; `where` it came from, which on the hub is no folder."""
+    last = Path(where).name or source.folder.resolve().name
+    tasks = [task.name for task in source.config.load_tasks()] if source.config is not None else [last]
     if len(tasks) > 1:
         raise UserError(f"{source.folder}: trained on {len(tasks)} tasks ({', '.join(tasks)}): name the expert")
     return tasks[0]
