@@ -17,6 +17,7 @@ from tiny_runs import SMALL, random_run
 
 from loraweave.cli import output
 from loraweave.evaluation.loaded import Loaded
+from loraweave.files import write_json
 from loraweave.locks import locked_file
 
 
@@ -153,6 +154,30 @@ def test_a_conversation(command, run, monkeypatch):
     assert "did you mean 'double'" in err
     assert "double>" in out
     assert "base  " in out
+
+
+def test_what_was_trained_on_plain_prompts_is_asked_so_and_that_is_said(command, project, tmp_path, monkeypatch):
+    write_base(tmp_path / "base")
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}assistant: "
+    (tmp_path / "base" / "chat_template.jinja").write_text(template)
+    run = random_run(project, {"name": "moelora", **SMALL}, tmp_path / "run", base=tmp_path / "base")
+    write_json(run / "splits.json", {"notes": {"chat_template": True}, "old": {}})
+    asked = []
+    monkeypatch.setattr(
+        Loaded, "stream", lambda self, task, prompt, **how: asked.append((task, prompt)) or iter(["so"])
+    )
+
+    def say(*lines: str) -> str:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines) + "\n"))
+        return command("chat", run, "--task", "notes")[1]
+
+    said = "trained on plain prompts: each line is a prompt by itself, \\n in it a new line"
+    assert said not in say("Hello")
+    assert said in say("/task parity", "3\\nis", "/task notes", "Hello")
+    chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "so"}]
+    assert asked == [("notes", chat[:1]), ("parity", "3\nis"), ("notes", chat[:1])]
+    (run / "run.yaml").write_text((run / "run.yaml").read_text().replace("chat_template: false", "chat_template: true"))
+    assert said not in say("/task parity", "3")
 
 
 def test_a_conversation_ends_with_its_input(command, run, monkeypatch):

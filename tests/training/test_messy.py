@@ -80,6 +80,7 @@ def test_the_folder_says_which_rows_were_learned_held_out_and_left_out(project: 
     for lines in (*held_out.values(), usable - set.union(*held_out.values())):
         assert {number % 3 for number in lines} == {0, 1, 2} or len(lines) < 3  # each label has its part
         assert len(lines & set(TWICE)) in (0, len(TWICE))  # rows that ask the same stay together
+    assert record["chat_template"] is False
     assert (record["data"], record["format"], record["left_out"]) == ("tickets.jsonl", "text and label", len(BAD))
 
     skipped = read(result.folder, "skipped.jsonl")

@@ -34,9 +34,20 @@ def chat(
         loaded.check_task(task)
     console.print(f"tasks: {', '.join(loaded.tasks) or 'none named'}", markup=False, soft_wrap=True)
     console.print(HELP, style="dim", markup=False)
-    if not loaded.tokenizer.chat_template:
-        console.print("no chat template: each line is a prompt by itself, \\n in it a new line", style="dim")
+    _say_how(loaded, task)
     _converse(loaded, task, max_new_tokens)
+
+
+def _is_chat(loaded: Any, task: str | None) -> bool:
+    """Whether lines go through the chat template: not where what speaks was trained without it."""
+    trained = [task] if task is not None else loaded.tasks
+    return bool(loaded.tokenizer.chat_template) and not (trained and set(trained) <= set(loaded.plain))
+
+
+def _say_how(loaded: Any, task: str | None) -> None:
+    if not _is_chat(loaded, task):
+        why = "trained on plain prompts" if loaded.tokenizer.chat_template else "no chat template"
+        console.print(f"{why}: each line is a prompt by itself, \\n in it a new line", style="dim", markup=False)
 
 
 def _converse(loaded: Any, task: str | None, longest: int) -> None:
@@ -66,6 +77,7 @@ def _converse(loaded: Any, task: str | None, longest: int) -> None:
                 errors.print(str(error), markup=False, soft_wrap=True)
                 continue
             task, messages = rest.strip(), []
+            _say_how(loaded, task)
         elif word.startswith("/"):
             console.print(HELP, style="dim", markup=False)
         else:
@@ -76,7 +88,8 @@ def _answer(
     loaded: Any, task: str | None, said: str, messages: list[dict[str, str]], beside: bool, longest: int
 ) -> None:
     """Print what the adapter answers, and the base before it where that is wanted; keeps the conversation."""
-    if loaded.tokenizer.chat_template:
+    chat = _is_chat(loaded, task)
+    if chat:
         messages.append({"role": "user", "content": said})
         prompt: Any = list(messages)
     else:
@@ -91,5 +104,5 @@ def _answer(
         answer += piece
         console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
     console.print()
-    if loaded.tokenizer.chat_template:
+    if chat:
         messages.append({"role": "assistant", "content": answer})

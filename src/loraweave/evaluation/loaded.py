@@ -26,6 +26,7 @@ from loraweave.quiet import quiet_libraries, without_bars
 from loraweave.runs.attaching import attach
 from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, naming_base, read_summary, recorded_base
 from loraweave.runs.loading import run_file_of, tasks_of
+from loraweave.runs.origin import plain_tasks
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task, load_tasks
 from loraweave.tasks.template import apply_template
@@ -41,12 +42,14 @@ class Loaded:
         load_untouched: gives the model as it was before it was trained.
         folder: that it was loaded from.
         adapter: what of it PEFT loads; None for a model without an adapter.
+        plain: as the attribute.
 
     Attributes:
         model: the base with the adapter on it, in evaluation mode.
         tokenizer: the base's.
         tasks: names of the tasks that it was trained on.
         needs_tasks: whether it answers by task, so that one must be named.
+        plain: those of its tasks that were trained on plain prompts and not on chats, as far as that is known.
         folder: that it was loaded from.
         load_untouched: as given, called once at most.
     """
@@ -60,6 +63,7 @@ class Loaded:
         load_untouched: Callable[[], PreTrainedModel],
         folder: Path,
         adapter: Path | None,
+        plain: Sequence[str] = (),
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -68,6 +72,7 @@ class Loaded:
         self.load_untouched = cache(load_untouched)
         self.folder = folder
         self._adapter = adapter
+        self.plain = list(plain)
         config: Any = model.active_peft_config if isinstance(model, PeftModel) else None
         self.needs_tasks = bool(getattr(config, "needs_tasks", False))
 
@@ -286,9 +291,10 @@ def load(
         trained = model if adapter is None else attach(model, adapter)
     names = getattr(getattr(trained, "active_peft_config", None), "task_names", None) or names
     names = names or ([] if tasks is None else [task.name for task in found])
+    plain = [] if config is None else plain_tasks(run, config, names)
     untrained = whole is None and adapter is None
     before = (lambda: model) if untrained else (lambda: load_named()[0])
-    return Loaded(trained.to(where).eval(), tokenizer, names, found, before, folder, adapter)
+    return Loaded(trained.to(where).eval(), tokenizer, names, found, before, folder, adapter, plain)
 
 
 def _check_length(tokens: int | None) -> None:

@@ -12,6 +12,7 @@ from loraweave.bases import BaseSpec, fingerprint, resolve_base
 from loraweave.data.identity import content_hash, tokenizer_hash
 from loraweave.errors import UserError
 from loraweave.files import file_hash, write_json, write_json_lines
+from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import BaseRecord, RunFolder
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
@@ -56,6 +57,22 @@ def note_data(folder: RunFolder, tasks: Sequence[Task], base_dir: Path) -> None:
             skipped.append({"task": task.name, **_without(start, where), "row": plain_values(row.content)})
     if skipped:
         write_json_lines(folder.skipped, skipped)
+
+
+def plain_tasks(folder: RunFolder, config: RunConfig, names: Sequence[str]) -> list[str]:
+    """The tasks of a run that were trained on plain prompts, which no chat template has gone over, as far as its files
+    say it.
+
+    Args:
+        folder: of the run.
+        config: its run file.
+        names: of its tasks.
+    """
+    records = read_shaped(folder.splits, dict[str, dict[str, Any]]) if folder.splits.is_file() else {}
+    asked = config.chat_template or any(
+        isinstance(entry, dict) and entry.get("chat_template") for entry in config.tasks
+    )
+    return [name for name in names if (asked if name not in records else records[name].get("chat_template")) is False]
 
 
 def _without(start: str, value: Any) -> Any:

@@ -125,7 +125,8 @@ class DataTask(Task):
     def about(self) -> str:
         sizes = {name: len(rows) for name, rows in self._read_rows.items()}
         shares = f"{sizes['training']:,} to learn, {sizes['validation']:,} to choose by, {sizes['test']:,} to score"
-        return f"{self.format.name} ({self.kind}), {sum(sizes.values()):,} rows: {shares}"
+        rows = sum(sizes.values())
+        return f"{self.format.name} ({self.kind}), {rows:,} {'row' if rows == 1 else 'rows'}: {shares}"
 
     def record(self) -> dict[str, Any]:
         held_out: dict[str, dict[str, list[int]]] = {}
@@ -140,6 +141,7 @@ class DataTask(Task):
             "columns": list(self.format.columns),
             **self.templates,
             "rows": {name: len(rows) for name, rows in self._read_rows.items()},
+            "chat_template": self.chat_template,
             "left_out": len(self.skipped),
             "held_out": held_out,
             "notes": self.notes,
