@@ -42,7 +42,7 @@ def test_a_name_that_no_base_has(name: str, run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no base: give a folder"):
         export(run, "lora", tmp_path / "out", base=name)
     for model in (json.dumps(name), json.dumps({"name": name})):
-        with pytest.raises(UserError, match=r"run\.yaml:1: model.*got '"):
+        with pytest.raises(UserError, match=r"run\.yaml:1: model.*(got ''|half of a character)"):
             written(tmp_path, model)
 
 

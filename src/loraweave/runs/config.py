@@ -18,7 +18,7 @@ from loraweave.errors import ManyError, UserError, check_none, nearest, shown
 from loraweave.files import write_text
 from loraweave.paths import user_path
 from loraweave.runs.methods import METHODS, choose_method
-from loraweave.runs.problems import Places, told
+from loraweave.runs.problems import Places, halves, told
 from loraweave.runs.settings import train_problems
 from loraweave.runs.yamlfile import Lines, NotYamlError, parse_value, read_yaml
 from loraweave.tasks import Task, load_tasks
@@ -181,6 +181,7 @@ class RunConfig(BaseModel):
 
     def _fill(self, values: dict[str, Any], places: Places) -> None:
         """Check and take the values, paths from where they start; ManyError with the place of each wrong one."""
+        check_none(halves(values, places))
         try:
             self.__pydantic_validator__.validate_python(values, self_instance=self)
         except ValidationError as error:

@@ -45,6 +45,20 @@ class Places:
         return self.of([section])
 
 
+def halves(value: Any, places: Places, keys: Sequence[Any] = ()) -> Iterator[str]:
+    """A line for each text that holds half of a character, which a file can escape and nothing can write."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            found = [*halves(key, places, keys)]
+            yield from found or halves(inner, places, (*keys, key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from halves(inner, places, (*keys, number))
+    elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        name = ".".join(map(str, keys))
+        yield f"{places.of(keys)}: {f'{name}: ' if name else ''}{shown(value)} holds half of a character"
+
+
 def told(error: ValidationError, places: Places, known: Known) -> list[str]:
     """All that pydantic found wrong, a line each; unknown keys first: a key that is misspelt is both missing and
     unknown, and the second tells more."""
