@@ -266,6 +266,15 @@ def test_a_greeting_before_the_first_question_is_said_not_to_be_learned(turn: tu
     assert not any("answers nobody" in note for note in loaded(tmp_path, [rows[0]] * 4).notes)
 
 
+@pytest.mark.parametrize("talk", [5, {"role": "assistant"}, [7], [{"role": ["x"]}], "[", "no", None, [], [None]])
+def test_what_is_no_conversation_costs_its_row(talk: Any, tmp_path: Path) -> None:
+    rows = [{"messages": CHAT}] * 3 + [{"messages": talk}]
+    write_jsonl(tmp_path / "mine.jsonl", rows)
+    seen = recognise("mine.jsonl", tmp_path)
+    assert seen is not None
+    assert (seen.rows, [problem.number for problem in seen.problems], seen.notes) == (3, [4], [])
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [

@@ -160,7 +160,9 @@ def _opens(turns: Any) -> bool:
         turns = listed(turns, "")
     except UserError:  # which is told of the row
         return False
-    speakers = [turn.get("role") or turn.get("from") for turn in turns or () if isinstance(turn, dict)]
+    if not isinstance(turns, list):
+        return False
+    speakers = [turn.get("role") or turn.get("from") for turn in turns if isinstance(turn, dict)]
     roles = [conversations.ROLES.get(str(speaker), speaker) for speaker in speakers]
     return next((role for role in roles if role not in ("system", "developer")), None) == "assistant"
 
