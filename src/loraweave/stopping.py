@@ -1,5 +1,6 @@
 """SIGTERM, by which clusters and services ask a program to end: nothing is lost, and a line says how to go on."""
 
+import os
 import signal
 import threading
 import time
@@ -47,12 +48,16 @@ def listening(line: str) -> Iterator[Request]:
     """While the block runs, SIGTERM raises `Stopped(line)`, or is noted where it is `held`.
 
     Blocks may lie within one another: where the inner one came to its end all the same, the outer one is asked then.
-    Signals reach the main thread alone; in others nothing changes.
+    Signals reach the main thread alone; in others nothing changes. A process that is forked meanwhile, as libraries do
+    for pools of workers, ends of the signal as any does.
     """
-    request, raised = Request(), -TWICE
+    request, raised, ours = Request(), -TWICE, os.getpid()
 
     def asked(number: int, frame: Any) -> None:
         nonlocal raised
+        if os.getpid() != ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
         request.asked = True
         if not request.held and time.monotonic() - raised >= TWICE:  # what is tidied up meanwhile is not disturbed
             raised = time.monotonic()

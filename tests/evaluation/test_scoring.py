@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 
 import pytest
 import torch
@@ -28,6 +29,16 @@ def test_scores_are_lm_evals_own(base, tasks):
         key = f"{mine['metric']},{mine['filter']}"
         assert mine["score"] == pytest.approx(100 * theirs[key])
         assert mine["stderr"] == pytest.approx(100 * theirs[f"{mine['metric']}_stderr,{mine['filter']}"])
+
+
+def test_the_bootstrap_of_a_metric_starts_no_process_and_prints_nothing(base, tmp_path, monkeypatch, capfd):
+    rows = [{"prompt": f"Note {n}:", "completion": f" remember {n % 3} of {n}"} for n in range(30)]
+    (tmp_path / "notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (task,) = load_tasks([{"task": "notes.jsonl", "test": 0.4, "metric": "chrf"}], tmp_path)
+    monkeypatch.setattr(multiprocessing, "Pool", lambda *_: pytest.fail("processes"))
+    capfd.readouterr()
+    assert evaluate(*base, [task])["notes"]["stderr"] is not None
+    assert capfd.readouterr() == ("", "")
 
 
 def test_headline_is_the_first_metric_in_percent_with_n_and_version(base, tasks):

@@ -2,11 +2,15 @@
 
 import hashlib
 import math
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 from jinja2 import TemplateError
+from lm_eval.api import metrics as harness_metrics
 from lm_eval.api.task import Task as HarnessTask
 from lm_eval.evaluator import evaluate as harness_evaluate
 
@@ -69,15 +73,16 @@ def score_with_harness(
     lm.begin(chat_template, thinks and task.OUTPUT_TYPE == "generate_until")
     truncated_before = lm.truncated
     try:
-        results = harness_evaluate(
-            lm=lm,
-            task_dict={"tasks": {name: task}, "groups": {}, "group_map": {}},
-            limit=limit,
-            bootstrap_iters=BOOTSTRAP_ROUNDS,
-            log_samples=True,
-            apply_chat_template=chat_template,
-            fewshot_as_multiturn=chat_template,
-        )
+        with _in_this_process():
+            results = harness_evaluate(
+                lm=lm,
+                task_dict={"tasks": {name: task}, "groups": {}, "group_map": {}},
+                limit=limit,
+                bootstrap_iters=BOOTSTRAP_ROUNDS,
+                log_samples=True,
+                apply_chat_template=chat_template,
+                fewshot_as_multiturn=chat_template,
+            )
     except (TemplateError, ArithmeticError, RecursionError) as error:  # of a template of the task or of the tokenizer
         raise UserError(f"task {name!r}: a template fails: {reason_of(error)}") from error
     except (AssertionError, LookupError, TypeError, ValueError) as error:
@@ -114,6 +119,14 @@ def score_with_harness(
     if metric == "bits_per_byte":  # the mean of weighted outcomes, for which lm-eval has none
         made["stderr"] = standard_error(outcomes)
     return with_repeats(made, asked)
+
+
+@contextmanager
+def _in_this_process() -> Iterator[None]:
+    """Inside it lm-eval draws its bootstrap without other processes, which would be forks of one that has threads and
+    the model, for a single piece of work; the draws are the same. And it prints nothing of it."""
+    with patch.dict(os.environ, {"DISABLE_MULTIPROC": "1"}), patch.object(harness_metrics, "print", create=True):
+        yield
 
 
 def _outcomes(each: Sequence[Any], metric: str, score: float, scale: float, asked: Sequence[str]) -> Outcomes | None:
