@@ -70,7 +70,7 @@ class Running:
                 if pieces == hang_up_after:
                     break
                 text += event["choices"][0]["text"] if event["choices"] else ""
-                tokens = event.get("usage", {}).get("completion_tokens", tokens)
+                tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
             return Said(200, text, tokens, first)
         finally:
             connection.close()

@@ -103,8 +103,10 @@ def test_a_stream_says_the_same_and_ends(client, kind):
     assert [c.finish_reason for c in said[:-1]] == [None] * (len(said) - 1)
     assert said[-1].finish_reason in ("length", "stop")
     assert events[-1].usage.completion_tokens == ask().usage.completion_tokens
+    assert [event.usage for event in events[:-1]] == [None] * (len(events) - 1)
+    assert all("usage" in event.model_fields_set for event in events), "as OpenAI says: null until the last"
     assert len({event.id for event in events}) == 1
-    assert all(event.usage is None for event in ask(stream=True)), "usage only where it is asked for"
+    assert not any("usage" in event.model_fields_set for event in ask(stream=True)), "only where it is asked for"
 
 
 def test_an_answer_ends_before_a_stop(client, alone):

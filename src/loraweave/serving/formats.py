@@ -23,12 +23,14 @@ class TextFormat:
 
     Attributes:
         model: who answers.
+        counted: whether a stream ends with its usage, so that each event before says that it has none yet.
     """
 
     prefix, kind, event_kind = "cmpl", "text_completion", "text_completion"
 
     def __init__(self, model: str) -> None:
         self.model = model
+        self.counted = False
         self._about = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time())}
 
     def whole(self, text: str, finish_reason: str | None, usage: Usage) -> dict[str, Any]:
@@ -55,6 +57,7 @@ class TextFormat:
         return {"text": text}
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> str:
+        more = {"usage": None, **more} if self.counted else more
         return event({**self._about, "model": self.model, "object": self.event_kind, "choices": choices, **more})
 
 

@@ -89,8 +89,8 @@ class Handler:
             usage = usage_of(record.prompt_tokens, record.completion_tokens)
             return JSONResponse(form.whole("".join(p.text for p in parts), parts[-1].finish_reason, usage))
         first = await anext(pieces)  # until here there may be a refusal, with a status of its own
-        with_usage = bool(body.stream_options and body.stream_options.include_usage)
-        return _Stream(_events(first, pieces, form, record, with_usage), pieces)
+        form.counted = bool(body.stream_options and body.stream_options.include_usage)
+        return _Stream(_events(first, pieces, form, record), pieces)
 
     async def _pieces(
         self, asked: Asked, model: str, said: Said, words: Words, form: TextFormat, record: Record
@@ -230,9 +230,7 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _events(
-    first: Piece, pieces: AsyncIterator[Piece], form: TextFormat, record: Record, with_usage: bool
-) -> AsyncIterator[str]:
+async def _events(first: Piece, pieces: AsyncIterator[Piece], form: TextFormat, record: Record) -> AsyncIterator[str]:
     """An answer as server-sent events."""
     try:
         for opening in form.opening():
@@ -245,7 +243,7 @@ async def _events(
         record.status, record.error = refusal.status, refusal.message
         yield event(refusal.body)
         return
-    if with_usage:
+    if form.counted:
         yield form.usage(usage_of(record.prompt_tokens, record.completion_tokens))
     yield "data: [DONE]\n\n"
 
