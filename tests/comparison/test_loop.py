@@ -278,7 +278,12 @@ def test_records_of_another_machine_are_gone_on_with(compared, tmp_path):
     page = found.page.read_text()
     assert "rlora, seed 0" in page
     assert found.results["summary"][1]["finished"] == 2
-    shutil.rmtree(project / "base")
+    shutil.move(project / "base", tmp_path / "moved")
+    with pytest.raises(UserError, match=r"out: its base is not here: .* \(say with --set model=NAME where it is\)"):
+        compare(config, ["lora", "rlora"], [0, 1], match_params=True, output=there, resume=True)
+    moved = config.model_copy(update={"model": str(tmp_path / "moved")})
+    again = compare(moved, ["lora", "rlora"], [0, 1], match_params=True, output=there, resume=True)
+    assert again.results["runs"] == json.loads(json.dumps(found.results["runs"]))
     write_base(project / "base", seed=1)
     with pytest.raises(UserError, match="is not the base that this was begun with"):
         compare(config, ["lora", "rlora"], [0, 2], match_params=True, output=there, resume=True)

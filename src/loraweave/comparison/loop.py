@@ -39,7 +39,7 @@ from loraweave.evaluation.record import describe
 from loraweave.evaluation.scoring import not_scored, without_score
 from loraweave.locks import locked
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import environment
+from loraweave.runs.folder import environment, naming_base
 from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.runs.origin import check_base, check_data, describe_base, describe_data
 from loraweave.runs.resolve import own_rate, resolve
@@ -117,7 +117,7 @@ def compare(
     settings = settings_of(config, specs, seeds, rates, match_params, against, margin, search_steps)
     asked = Asked(methods=[*specs], seeds=[*seeds], widen=widen)
     stops = listening(f"{folder.path}: stopped, and what is finished is kept; {GO_ON}")
-    with stops, locked(folder.path, "the comparison's folder"):
+    with stops, locked(folder.path, "the comparison's folder"), naming_base(folder.path, option="--set model=NAME"):
         results = _opened(config, folder, settings, asked, resume, command)
         _complete(config, results, folder, console or plain_console(stderr=True))
     return Comparison(folder.path, results)

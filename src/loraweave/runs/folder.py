@@ -198,15 +198,15 @@ def recorded_base(folder: Path) -> BaseSpec | None:
 
 
 @contextmanager
-def naming_base(folder: Path, given: object = None) -> Iterator[None]:
+def naming_base(folder: Path, given: object = None, option: str = "--base") -> Iterator[None]:
     """Around loading the base that a folder names, unless one was given in its place: where it is not there, UserError
-    says how to say where it is."""
+    says by which option to say where it is."""
     try:
         yield
     except BaseNotHereError as error:
         if given is not None:
             raise
-        raise UserError(f"{folder}: its base is not here: {error} (say with --base where it is)") from error
+        raise UserError(f"{folder}: its base is not here: {error} (say with {option} where it is)") from error
 
 
 def read_summary(folder: str | Path) -> dict[str, Any]:
