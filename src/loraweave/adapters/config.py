@@ -38,7 +38,8 @@ def read_config(folder: Path) -> PeftConfig:
         raise UserError(f"{folder}: holds neither a run nor an adapter (no run.yaml, no {NAME})")
     values = read_json(folder / NAME)
     check_fields(values, f"{folder}: {NAME}")
-    _check_known(values, f"{folder}: {NAME}")
+    if values["peft_type"] in ("LORA", "LORAWEAVE"):  # others are refused for what they are
+        _check_known(values, f"{folder}: {NAME}")
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except Exception as error:  # what PEFT makes of values that nobody gives
