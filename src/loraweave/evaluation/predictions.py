@@ -69,12 +69,15 @@ def predict_file(
         else:
             write_json(about, {"format": FORMAT, **now})
         write_json_lines(output, done)  # without the line that a kill may have torn
-        for start in range(len(done), len(rows), AT_ONCE):
-            report(start, len(rows))
+        # Rows that are predicted together are rounded together: to the last digit as without a break, from their first.
+        first = len(done) - len(done) % AT_ONCE if len(done) < len(rows) else len(rows)
+        for start in range(first, len(rows), AT_ONCE):
+            report(max(start, len(done)), len(rows))
             batch = rows[start : start + AT_ONCE]
             predicted = loaded.predict(task, batch, first=start + 1)
-            for row, found in zip(kept[start:], predicted, strict=False):
-                append_json_line(output, {"row": row, **found})
+            for number, (row, found) in enumerate(zip(kept[start:], predicted, strict=False), start):
+                if number >= len(done):
+                    append_json_line(output, {"row": row, **found})
         report(len(rows), len(rows))
     return len(done)
 
