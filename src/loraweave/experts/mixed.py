@@ -6,6 +6,7 @@ layers; what a batch costs beside the base follows the experts that are in it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -183,7 +184,9 @@ class MixedBatches:
         """The layer's output with the updates of those who are there, by their numbers, added."""
         A, B = next(iter(there.values()))[1]
         x, rows, shape = x.reshape(-1, A.shape[1]), y.reshape(-1, B.shape[0]), y.shape
-        with torch.autocast(x.device.type, enabled=False):
+        # To enter and leave autocast costs as much as a product of few rows.
+        autocast = torch.is_autocast_enabled(x.device.type)
+        with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
             fits = y.dtype == A.dtype
             into, in_place = (
                 (rows, self._may_write(place.module)) if fits else (torch.zeros_like(rows, dtype=A.dtype), True)
