@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from serving.test_voices import adapter, prompts, said_alone, said_together
 from tiny_adapters import FOLDING, METHODS, NEED_TASKS, method
+from tiny_voices import adapter, prompts, said_alone, said_together
 
 from loraweave.serving import folded
 from loraweave.serving.folded import FoldedSpeakers, folds, speakers_of
