@@ -26,6 +26,7 @@ def check(found, clients):
     assert abs(found["descriptors"][1] - found["descriptors"][0]) <= clients
 
 
+@pytest.mark.long
 def test_a_short_soak(adapters):
     from serving.soak import soak
 
