@@ -102,3 +102,12 @@ def test_where_all_ask_something_else_nothing_is_added_and_nothing_said():
 def test_it_is_said_how_many_are_different():
     (line,) = about_repeats({"task": scored([True] * 6, ["a", "b"] * 3)})
     assert line.startswith("task: only 2 of the 6 examples ask something different")
+
+
+def test_a_record_that_does_not_say_which_examples_ask_the_same_is_held_against_one_that_does():
+    """Of a comparison that was begun before that was kept: the two are taken for independent."""
+    new, old = scored([True, True, False], ["a", "a", "b"]), scored([True, True, True], ["a", "b", "c"])
+    found = difference(new, old)
+    assert found.mean == pytest.approx(-100 / 3)
+    assert found.interval is not None
+    assert verdict(found, higher_is_better=True) == "tie"

@@ -68,10 +68,8 @@ def difference(one: TaskScore, two: TaskScore) -> PairedDifference:
     """
     if one["requests"] != two["requests"]:
         raise ValueError("the two were not asked the same, so there are no pairs")
-    first, second = distinct_outcomes(one["outcomes"]), distinct_outcomes(two["outcomes"])
-    made = judged(paired_estimate(one, two))
-    both = first is not None and second is not None and first.binary and second.binary
-    return made._replace(p=mcnemar(first, second)) if both else made  # type: ignore[arg-type]
+    made, pairs = judged(paired_estimate(one, two)), _paired(one, two)
+    return made._replace(p=mcnemar(*pairs)) if pairs is not None and all(each.binary for each in pairs) else made
 
 
 def verdict(found: PairedDifference, higher_is_better: bool) -> Verdict:
@@ -89,10 +87,19 @@ def mean_difference(ones: Sequence[TaskScore], twos: Sequence[TaskScore]) -> Pai
 
 def paired_estimate(one: TaskScore, two: TaskScore) -> Estimate:
     """What is known of a difference of scores on the same examples."""
-    first, second = distinct_outcomes(one["outcomes"]), distinct_outcomes(two["outcomes"])
-    if first is None or second is None:
+    if (pairs := _paired(one, two)) is None:
         return unpaired(one, two)
+    first, second = pairs
     return estimate([first.values - second.values], first.weights, first.binary and second.binary)
+
+
+def _paired(one: TaskScore, two: TaskScore) -> tuple[Examples, Examples] | None:
+    """The different examples of both; None where they were not kept, or where an older record of one of the two does
+    not say which examples ask the same."""
+    first, second = distinct_outcomes(one["outcomes"]), distinct_outcomes(two["outcomes"])
+    if first is None or second is None or len(first.values) != len(second.values):
+        return None
+    return first, second
 
 
 def unpaired(one: TaskScore, two: TaskScore) -> Estimate:

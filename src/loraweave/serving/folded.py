@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
@@ -27,6 +28,7 @@ class FoldedSpeakers:
 
     alone: str | None = None
 
+    @torch.no_grad()
     def __init__(self, model: PeftModel) -> None:
         (self.adapter,) = model.active_adapters
         layers = {path.removeprefix("base_model.model."): layer for path, layer in _layers(model).items()}
