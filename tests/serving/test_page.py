@@ -4,6 +4,7 @@ import pytest
 from browser import WITHOUT, executable, running
 from tiny_server import ask, run_of, serving, until, whole_answer
 
+from loraweave.files import write_json
 from loraweave.serving.keys import Keys
 from loraweave.serving.limits import Limits
 from loraweave.serving.page import Page
@@ -41,9 +42,11 @@ def test_names_are_escaped():
 
 
 @IN_A_BROWSER
-@pytest.mark.parametrize(("width", "dark"), [(1200, False), (390, True)])
-def test_a_task_is_tried_beside_the_base(width, dark, run, tmp_path):
-    with serving(run, Limits(batch=4, seconds=60, answer=12)) as server, running(tmp_path / "profile") as browser:
+@pytest.mark.parametrize(("width", "dark", "chat"), [(1200, False, False), (390, True, True)])
+def test_a_task_is_tried_beside_the_base_as_it_was_trained(width, dark, chat, project, tmp_path):
+    trained = run_of(project, "mtllora", tmp_path / "mixed")
+    write_json(trained / "splits.json", {"double": {"chat_template": chat}})
+    with serving(trained, Limits(batch=4, seconds=60, answer=12)) as server, running(tmp_path / "profile") as browser:
         page = browser.open(server.address + "/", width, dark)
         until(lambda: page.evaluate(f"{OPTIONS}.length") == 4)
         assert page.evaluate(OPTIONS) == ["mixed:parity", "mixed:double", "mixed:notes", "base"]
@@ -51,11 +54,16 @@ def test_a_task_is_tried_beside_the_base(width, dark, run, tmp_path):
         click(page, "ask")
         until(lambda: page.evaluate(DONE))
         assert page.evaluate(HEADS) == ["mixed:double", "base"]
-        messages = [{"role": "user", "content": "Double ax:"}]
+        sent = {"messages": [{"role": "user", "content": "Double ax:"}]} if chat else {"prompt": "Double ax:"}
+        where = "/v1/chat/completions" if chat else "/v1/completions"
         for name, said in zip(["mixed:double", "base"], page.evaluate(OUTPUTS), strict=True):
-            asked = {"model": name, "messages": messages, "max_tokens": 12}
-            answer = ask(server.address, "/v1/chat/completions", asked)[1]["choices"][0]["message"]["content"]
-            assert said == answer
+            choice = ask(server.address, where, {"model": name, "max_tokens": 12, **sent})[1]["choices"][0]
+            assert said == (choice["message"]["content"] if chat else choice["text"])
+        assert {request.split("?")[0].removeprefix(server.address) for request in page.requests} == {
+            "/",
+            "/v1/models",
+            where,
+        }
         fill(page, model="base")
         click(page, "ask")
         until(lambda: page.evaluate(DONE))
@@ -64,11 +72,6 @@ def test_a_task_is_tried_beside_the_base(width, dark, run, tmp_path):
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert background == ("rgb(22, 24, 27)" if dark else "rgb(253, 252, 250)")
         assert page.errors == []
-        assert {request.split("?")[0].removeprefix(server.address) for request in page.requests} <= {
-            "/",
-            "/v1/models",
-            "/v1/chat/completions",
-        }
 
 
 @IN_A_BROWSER

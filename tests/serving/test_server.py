@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from loraweave import UserError
 from loraweave.cli.app import app
+from loraweave.files import write_json
 from loraweave.serving.keys import VARIABLE, Keys, read_keys
 from loraweave.serving.limits import Limits
 from loraweave.serving.server import Server, Serving
@@ -205,6 +206,18 @@ def test_an_open_door_is_told(run):
     assert any("everybody who reaches 0.0.0.0 may ask" in note for note in open_door.notes)
     closed = Server(Serving(run, host="0.0.0.0", port=0, keys=Keys([KEY])))
     assert not any("everybody" in note for note in closed.notes)
+
+
+def test_what_was_trained_on_plain_prompts_is_named(project, tmp_path):
+    trained = run_of(project, "mtllora", tmp_path / "some")
+    write_json(trained / "splits.json", {"notes": {"chat_template": True}})
+    server = Server(Serving(trained, port=0))
+    said = "trained on plain prompts: some:parity, some:double: ask them by /v1/completions; "
+    assert any(note.startswith(said) for note in server.notes)
+    kinds = {model["id"]: model.get("prompts") for model in server.catalog.get_gen_models()}
+    assert kinds == {"some:parity": "text", "some:double": "text", "some:notes": None, "base": None}
+    write_json(trained / "splits.json", {name: {"chat_template": True} for name in ("parity", "double", "notes")})
+    assert not any("plain prompts" in note for note in Server(Serving(trained, port=0)).notes)
 
 
 @pytest.mark.parametrize(

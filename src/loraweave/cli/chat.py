@@ -38,14 +38,8 @@ def chat(
     _converse(loaded, task, max_new_tokens)
 
 
-def _is_chat(loaded: Any, task: str | None) -> bool:
-    """Whether lines go through the chat template: not where what speaks was trained without it."""
-    trained = [task] if task is not None else loaded.tasks
-    return bool(loaded.tokenizer.chat_template) and not (trained and set(trained) <= set(loaded.plain))
-
-
 def _say_how(loaded: Any, task: str | None) -> None:
-    if not _is_chat(loaded, task):
+    if not loaded.takes_chats(task):
         why = "trained on plain prompts" if loaded.tokenizer.chat_template else "no chat template"
         console.print(f"{why}: each line is a prompt by itself, \\n in it a new line", style="dim", markup=False)
 
@@ -88,7 +82,7 @@ def _answer(
     loaded: Any, task: str | None, said: str, messages: list[dict[str, str]], beside: bool, longest: int
 ) -> None:
     """Print what the adapter answers, and the base before it where that is wanted; keeps the conversation."""
-    chat = _is_chat(loaded, task)
+    chat = loaded.takes_chats(task)
     if chat:
         messages.append({"role": "user", "content": said})
         prompt: Any = list(messages)

@@ -76,6 +76,12 @@ class Loaded:
         config: Any = model.active_peft_config if isinstance(model, PeftModel) else None
         self.needs_tasks = bool(getattr(config, "needs_tasks", False))
 
+    def takes_chats(self, task: str | None) -> bool:
+        """Whether what is asked goes through the chat template: not without one, nor where what speaks, one task or all
+        of them, was trained on plain prompts."""
+        trained = [task] if task is not None else self.tasks
+        return bool(self.tokenizer.chat_template) and not (trained and set(trained) <= set(self.plain))
+
     def generate(
         self, task: str | None, prompts: Prompt | Sequence[Prompt], *, max_new_tokens: int | None = None
     ) -> Any:

@@ -31,10 +31,13 @@ class Catalog(ModelManager, ABC):
 
     Attributes:
         name: as given.
+        texts: the names of what was trained on plain prompts and not on chats, as far as that is known.
 
     Raises:
         UserError: a name that no client could ask for.
     """
+
+    texts: frozenset[str] = frozenset()
 
     def __init__(self, name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(device="cpu", model_timeout=-1)
@@ -98,7 +101,8 @@ class Catalog(ModelManager, ABC):
         return self._described(name)
 
     def _described(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": self._since, "owned_by": "loraweave"}
+        described = {"id": name, "object": "model", "created": self._since, "owned_by": "loraweave"}
+        return described | ({"prompts": "text"} if name in self.texts else {})
 
     def shutdown(self) -> None:
         """Nothing: the model ends with the process."""
@@ -121,10 +125,12 @@ class RunCatalog(Catalog):
         if speakers.adapter is not None and name == BASE_NAME:
             raise UserError(f"{BASE_NAME!r} is the name of the base here: choose another with --name")
         self._voices: dict[str, Voice] = {}
-        if not loaded.needs_tasks:
-            self._voices[name] = Voice(speakers.adapter)
-        for number, task in enumerate(loaded.tasks):
-            self._voices[f"{name}:{task}"] = Voice(speakers.adapter, number if loaded.needs_tasks else None)
+        own: dict[str, str | None] = {} if loaded.needs_tasks else {name: None}
+        own |= {f"{name}:{task}": task for task in loaded.tasks}
+        for one, task in own.items():
+            number = loaded.tasks.index(task) if task is not None and loaded.needs_tasks else None
+            self._voices[one] = Voice(speakers.adapter, number)
+        self.texts = frozenset(one for one, task in own.items() if not loaded.takes_chats(task))
         if speakers.adapter is not None and speakers.alone is None:
             self._voices[BASE_NAME] = BASE
 

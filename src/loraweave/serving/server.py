@@ -101,7 +101,7 @@ class Server(uvicorn.Server):
         self.engine, self.catalog = engine, catalog
         self.names = catalog.names
         self.address = _url(serving.host, self._socket.getsockname()[1])
-        self.notes = [*_notes(serving, speakers, engine), *found.notes]
+        self.notes = [*_notes(serving, found, engine), *found.notes]
         hosts = LOOPBACK if serving.host in LOOPBACK else frozenset()
         how = (limits, serving.keys, hosts, serving.log_words, lambda: len(self.server_state.connections))
         app = build_app(engine, catalog, found.tokenizer, *how)
@@ -256,14 +256,19 @@ def _url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _notes(serving: Serving, speakers: AnySpeakers, engine: Engine) -> list[str]:
-    room = engine.room
+def _notes(serving: Serving, found: _Opened, engine: Engine) -> list[str]:
+    room, speakers, catalog = engine.room, found.speakers, found.catalog
     notes = [
         f"up to {engine.limits.batch} requests at once, {room.context:,} tokens each; "
         f"the cache holds {room.pages * room.settings.page_size:,} tokens"
     ]
     if speakers.alone is not None and speakers.adapter is not None:
         notes.append(f"the base is not served beside this adapter: {speakers.alone}")
+    if found.tokenizer.chat_template and (plain := [name for name in catalog.names if name in catalog.texts]):
+        notes.append(
+            f"trained on plain prompts: {', '.join(plain)}: ask them by /v1/completions; chats go through the base's "
+            "template, which they have not learned"
+        )
     if serving.host not in LOOPBACK and not serving.keys:
         notes.append(f"everybody who reaches {serving.host} may ask: give keys with --api-keys, or stay at 127.0.0.1")
     return notes
