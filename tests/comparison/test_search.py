@@ -8,7 +8,7 @@ import pytest
 from comparison.recorded import recorded_search
 
 from loraweave.comparison import compare
-from loraweave.comparison.search import MOST_BEYOND, beyond, parse_rates, rates_of, validation_losses
+from loraweave.comparison.search import MOST_BEYOND, beyond, due, parse_rates, rates_of, validation_losses
 from loraweave.errors import UserError
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder
@@ -175,6 +175,16 @@ def test_a_search_does_not_widen_for_ever():
     while (rate := beyond(recorded_search("lora", losses), given)) is not None:
         losses[rate] = min(losses.values()) / 2
     assert len(losses) == 2 + MOST_BEYOND
+
+
+def test_a_rate_that_was_come_to_by_widening_and_is_asked_for_later_is_not_tried_again():
+    own = 2e-4 * 2048 / 576
+    first = rates_of(parse_rates(["1x", "2x"]), own)
+    wider = beyond(recorded_search("lora", dict(zip(first, [0.5, 0.4], strict=True))), first)
+    given = rates_of(parse_rates(["1x", "2x", "4x", "8x"]), own)
+    assert wider != given[2]  # by its rounding alone: both have one name, and so one folder
+    search = recorded_search("lora", dict(zip([*first, wider], [0.5, 0.4, 0.3], strict=True)))
+    assert due(search, given, widen=True) == [(given[3], None)]
 
 
 @pytest.mark.long

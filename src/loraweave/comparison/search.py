@@ -135,7 +135,8 @@ def due(search: Search, given: Sequence[float], widen: bool) -> list[tuple[float
     for number, steps in enumerate(rounds_of(search)):
         done = trials_at(search, steps)
         tried = {trial["learning_rate"] for trial in done}
-        field = sorted({*given, *tried}) if number == 0 else field
+        if number == 0:  # a rate that the search came to by widening may be asked for by name later: it is one
+            field = sorted({rate_name(rate): rate for rate in [*given, *sorted(tried)]}.values())
         left = [rate for rate in field if rate not in tried]
         if number == 0 and not left and widen and (rate := beyond(search, given)) is not None:
             left = [rate]
