@@ -16,7 +16,7 @@ quickstart: $(STAMP)
 	$(BIN)/loraweave quickstart
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest

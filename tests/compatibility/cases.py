@@ -210,13 +210,15 @@ class Cell:
 def cells() -> list[Cell]:
     """Every cell that means something; `core` marks those of a quick run.
 
-    On llama that is the methods of `CORE` and every twelfth of the others, elsewhere one of `CORE`; in turns.
+    On llama that is the methods of `CORE` and every twelfth of the others, elsewhere one of `CORE` for every second
+    behaviour; in turns.
     """
 
     def core(i: int, j: int, method: str) -> bool:
         if j == 0:
             return method in CORE or (i + METHODS.index(method)) % 12 == 0
-        return method == CORE[(i + j) % len(CORE)] and list(BEHAVIOURS.values())[i].everywhere
+        turn, left = divmod(i + j, 2)
+        return not left and method == CORE[turn % len(CORE)] and list(BEHAVIOURS.values())[i].everywhere
 
     return [
         Cell(behaviour, case, core(i, j, method))
