@@ -11,6 +11,8 @@ from loraweave.comparison.jobs import Job, begin_searches, expected, forget_fail
 from loraweave.comparison.loop import _work
 from loraweave.comparison.records import Results, RunRecord, Trial
 from loraweave.comparison.runner import failed_record
+from loraweave.comparison.search import trials_at
+from loraweave.comparison.summary import notes
 
 METHODS = ["lora", "rlora"]
 
@@ -89,6 +91,8 @@ def test_a_search_widens_by_one_rate_after_the_other():
 
 
 RATES = ["1x", "2x", "4x", "8x", "16x", "32x"]
+WHOLE = 400
+"""Steps of a run."""
 
 
 def in_rounds(loss, steps=100, rates=RATES, widen=False) -> Results:
@@ -99,7 +103,7 @@ def in_rounds(loss, steps=100, rates=RATES, widen=False) -> Results:
     begin_searches(found, {"lora": 1e-3}, steps)
     while trials := [job for job in next_jobs(found) if job.kind == "trial"]:
         for job in trials:
-            put(found, job, trial(job.learning_rate, loss(job.learning_rate, job.steps), job.steps))
+            put(found, job, trial(job.learning_rate, loss(job.learning_rate, job.steps or WHOLE), job.steps))
     return found
 
 
@@ -112,10 +116,11 @@ def tried(found: Results) -> dict[int | None, list[float]]:
 
 def test_rounds_halve_the_field_and_double_the_steps():
     found = in_rounds(lambda rate, steps: abs(rate - 5.5e-3) + 1 / steps)
-    assert tried(found) == {25: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2], 50: [2e-3, 4e-3, 8e-3], 100: [4e-3, 8e-3]}
+    first = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2]
+    assert tried(found) == {25: first, 50: [2e-3, 4e-3, 8e-3], 100: [4e-3, 8e-3], None: [4e-3]}
     assert found["searches"][0]["chosen"] == 4e-3
     run = next(job for job in next_jobs(found) if job.kind == "run")
-    assert (run.learning_rate, run.steps) == (4e-3, None)  # a whole training, which no trial has done
+    assert (run.learning_rate, run.steps) == (4e-3, None)
 
 
 def test_a_later_round_decides_and_losses_of_unlike_lengths_are_not_compared():
@@ -125,23 +130,23 @@ def test_a_later_round_decides_and_losses_of_unlike_lengths_are_not_compared():
 
 
 def test_what_fails_in_a_later_round_is_out_and_the_search_ends():
-    found = in_rounds(lambda rate, steps: None if steps > 25 else abs(rate - 5.5e-3))
-    assert tried(found) == {25: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2], 50: [2e-3, 4e-3, 8e-3]}
+    found = in_rounds(lambda rate, steps: None if 25 < steps < WHOLE else abs(rate - 5.5e-3))
+    assert tried(found) == {25: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2], 50: [2e-3, 4e-3, 8e-3], None: [1e-3]}
     assert found["searches"][0]["chosen"] == 1e-3  # the best of those that did not fail
     assert any(job.kind == "run" for job in next_jobs(found))
 
 
 def test_rounds_widen_in_the_first_which_is_the_cheapest():
     found = in_rounds(lambda rate, steps: abs(rate - 9.5e-3), rates=["1x", "2x"], steps=40, widen=True)
-    assert tried(found) == {40: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]}
+    assert tried(found) == {40: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], None: [8e-3]}
     wide = in_rounds(lambda rate, steps: abs(rate - 9.5e-3), rates=["1x", "2x", "4x"], steps=40, widen=True)
-    assert tried(wide) == {20: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], 40: [4e-3, 8e-3, 1.6e-2]}
+    assert tried(wide) == {20: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], 40: [4e-3, 8e-3, 1.6e-2], None: [8e-3]}
     assert wide["searches"][0]["chosen"] == 8e-3
 
 
 def test_any_order_of_work_in_rounds_comes_to_the_same():
-    def loss(rate: float, steps: int | None) -> float:
-        return abs(rate - 5e-3) + rate / (steps or 1)
+    def loss(rate: float, steps: int) -> float:
+        return abs(rate - 5e-3) + (rate / steps if steps < WHOLE else rate)  # no rate holds: 4e-3, then 2e-3
 
     whole = in_rounds(loss)["searches"]
     for seed in range(20):
@@ -155,7 +160,7 @@ def test_any_order_of_work_in_rounds_comes_to_the_same():
             if not running:
                 break
             job = running.pop(order.randrange(len(running)))
-            put(found, job, trial(job.learning_rate, loss(job.learning_rate, job.steps), job.steps))
+            put(found, job, trial(job.learning_rate, loss(job.learning_rate, job.steps or WHOLE), job.steps))
         assert found["searches"] == whole
 
 
@@ -167,6 +172,8 @@ def test_a_new_rate_joins_the_first_round():
     assert jobs == [(4e-3, 50)]
     put(found, Job("trial", "lora", "lora", 0, 4e-3, 50), trial(4e-3, 0.001, 50))
     assert [(job.learning_rate, job.steps) for job in next_jobs(found) if job.kind == "trial"] == [(4e-3, 100)]
+    put(found, Job("trial", "lora", "lora", 0, 4e-3, 100), trial(4e-3, 0.001, 100))
+    assert [(job.learning_rate, job.steps) for job in next_jobs(found) if job.kind == "trial"] == [(4e-3, None)]
 
 
 def test_a_better_rate_makes_old_runs_due_again_and_the_same_one_does_not():
@@ -227,3 +234,50 @@ def test_any_executor_comes_to_the_same_whatever_ends_first(at_once):
     ]
     assert written
     assert next_jobs(found) == []
+
+
+def whole_losses(found: Results) -> dict[float, float | None]:
+    return {each["learning_rate"]: each["validation_loss"] for each in trials_at(found["searches"][0], None)}
+
+
+def test_a_rate_that_only_a_short_schedule_bears_gives_way_to_the_next_lower_one_and_that_is_said():
+    """As of a real one: 1.39 after 30 steps and 4.99 at the end, at twice the rate that did well."""
+    after = {8e-3: {25: 1.5, 50: 1.4, 100: 1.39, WHOLE: 4.99}, 4e-3: {WHOLE: 0.9}}
+    found = in_rounds(lambda rate, steps: after.get(rate, {}).get(steps, 2.0))
+    assert whole_losses(found) == {4e-3: 0.9, 8e-3: 4.99}
+    assert found["searches"][0]["chosen"] == 4e-3
+    assert {job.learning_rate for job in next_jobs(found) if job.kind == "run"} == {4e-3}
+    assert (
+        "lora: the learning rate 0.008, chosen on shorter trainings, did not hold: the validation loss is 4.990 at the "
+        "end of a whole training, and a training of 100 steps came to 1.390; 0.004 was taken."
+    ) in notes(found)
+
+
+def test_where_long_trainings_end_higher_at_any_rate_the_better_of_two_is_taken():
+    """Validation losses rise where rows are seen again and again; a lower rate is no help then."""
+    best = {25: 0.5, 50: 0.5, 100: 0.5, WHOLE: 0.7}
+    found = in_rounds(lambda rate, steps: {8e-3: best, 4e-3: {WHOLE: 0.8}}.get(rate, {}).get(steps, 0.9))
+    assert whole_losses(found) == {4e-3: 0.8, 8e-3: 0.7}
+    assert found["searches"][0]["chosen"] == 8e-3
+    said = [note for note in notes(found) if "did not hold" in note]
+    assert len(said) == 1
+    assert said[0].endswith("no lower one that was tried is better.")
+
+
+def test_a_whole_training_that_fails_is_out_and_the_next_lower_rate_is_tried():
+    found = in_rounds(lambda rate, steps: None if (rate, steps) == (8e-3, WHOLE) else abs(rate - 8e-3) + 1 / steps)
+    assert whole_losses(found) == {4e-3: pytest.approx(4e-3 + 1 / WHOLE), 8e-3: None}
+    assert found["searches"][0]["chosen"] == 4e-3
+
+
+@pytest.mark.parametrize(("loss", "wanted"), [(0.1, []), (4.99, [4e-3])])
+def test_a_run_from_before_is_the_whole_training_that_a_choice_wants(loss, wanted):
+    found = in_rounds(lambda rate, steps: abs(rate - 8e-3) + 1)
+    search = found["searches"][0]
+    search["trials"] = [each for each in search["trials"] if each["steps"] is not None]
+    assert [job.learning_rate for job in next_jobs(found) if job.kind == "trial"] == [8e-3]
+    run = run_record(Job("run", "lora", "lora", 0, 8e-3))
+    run |= {"validation_loss": loss, "adapter": "runs/lora-seed0-lr0.008/adapter"}
+    found["runs"].append(run)
+    begin_searches(found, {"lora": 1e-3}, 100)
+    assert [job.learning_rate for job in next_jobs(found) if job.kind == "trial"] == wanted

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loraweave.comparison.records import BASE, Results, RunRecord, Search, Trial
-from loraweave.comparison.search import add_trial, due, parse_rates, rate_name, rates_of, rounds
+from loraweave.comparison.search import add_trial, due, parse_rates, rate_name, rates_of, rounds, trials_at
 from loraweave.runs.methods import MethodSpec
 
 
@@ -71,8 +71,32 @@ def begin_searches(results: Results, own_rates: Mapping[str, float], steps: int 
             if steps is not None:
                 made["rounds"] = rounds(len(rates_of(rates, own)), steps)
             results["searches"].append(made)
+    _confirm_by_runs(results)
     order = [*results["settings"]["methods"]]
     results["searches"].sort(key=lambda search: order.index(search["method"]))
+
+
+def _confirm_by_runs(results: Results) -> None:
+    """A run at the rate that a search in rounds chose is the whole training that confirms it, or does not, whoever made
+    it: records of other machines have no folders, and older ones no such trial."""
+    for search in results["searches"]:
+        rate = search["chosen"]
+        if not search.get("rounds") or rate is None or trials_at(search, None):
+            continue
+        for run in results["runs"]:
+            made = (run["method"], run["seed"], run["learning_rate"]) == (search["method"], search["seed"], rate)
+            if made and run["adapter"] is not None and run["validation_loss"] is not None:
+                whole = Trial(
+                    learning_rate=rate,
+                    status="finished",
+                    error=None,
+                    validation_loss=run["validation_loss"],
+                    by_task={},
+                    seconds=run["seconds"],
+                    run=run["adapter"].rpartition("/")[0],
+                    steps=None,
+                )
+                add_trial(search, whole)
 
 
 def forget_failures(results: Results) -> None:
@@ -88,7 +112,7 @@ def forget_failures(results: Results) -> None:
     ]
     for search in results["searches"]:
         if search["method"] in methods and search["chosen"] is None:
-            search["trials"] = []
+            search["trials"] = [trial for trial in search["trials"] if trial["status"] == "finished"]
 
 
 def hopeless(results: Results) -> Iterator[tuple[Job, str]]:
@@ -96,7 +120,7 @@ def hopeless(results: Results) -> Iterator[tuple[Job, str]]:
     for job in _runs(results):
         search = find_search(results, job.method)
         if search is not None and search["chosen"] is None and search["trials"]:
-            first = search["trials"][0]
+            first = next(trial for trial in search["trials"] if trial["status"] == "failed")
             rate = rate_name(first["learning_rate"])
             yield job, f"no learning rate could be trained; at {rate}: {first['error'] or ''}"
 

@@ -125,7 +125,8 @@ def due(search: Search, given: Sequence[float], widen: bool) -> list[tuple[float
     """The trials that a search wants next, each a rate and its steps; none where it has come to its end.
 
     The first round is of the rates given, and where it is to be widened of those beyond. Each further one is of the
-    better half of the one before, by validation loss.
+    better half of the one before, by validation loss. Where these trainings are shorter than a run, a whole one is to
+    confirm the choice.
 
     Args:
         given: the rates to begin with.
@@ -146,7 +147,49 @@ def due(search: Search, given: Sequence[float], widen: bool) -> list[tuple[float
         field = sorted(sorted(losses), key=losses.__getitem__)[: math.ceil(len(field) / 2)]
         if len(field) < 2:
             break
-    return []
+    rate = _unconfirmed(search) if search.get("rounds") else None
+    return [] if rate is None else [(rate, None)]
+
+
+def _unconfirmed(search: Search) -> float | None:
+    """The rate that a whole training is to confirm next: the best of the shorter ones, and while the last did not hold
+    and was not worse than the one before it, the next lower rate; None where there is no more to try."""
+    best, whole = _best(search, rounds_of(search)), trials_at(search, None)
+    if best is None:
+        return None
+    too_high = [trial["learning_rate"] for trial, _ in not_held(search)]
+    if best not in {trial["learning_rate"] for trial in whole} and best < min(too_high, default=math.inf):
+        return best
+    if len(too_high) < len(whole):
+        return None
+    losses = [math.inf if trial["validation_loss"] is None else trial["validation_loss"] for trial in whole]
+    if len(losses) > 1 and losses[0] > losses[1]:
+        return None
+    return max((rate for rate in _sound(search) if rate < whole[0]["learning_rate"]), default=None)
+
+
+def not_held(search: Search) -> list[tuple[Trial, Trial]]:
+    """Of a search on shorter trainings the whole ones that ended with a higher validation loss than one of those, at
+    their rate or a lower one, each with the best of those; the lowest rate first. What a short schedule bears may be
+    too high for a long one."""
+    found = []
+    for whole in trials_at(search, None):
+        shorter = [
+            (trial["validation_loss"], trial)
+            for trial in search["trials"]
+            if trial.get("steps") and trial["learning_rate"] <= whole["learning_rate"]
+        ]
+        loss = math.inf if whole["validation_loss"] is None else whole["validation_loss"]
+        lower = [(each, trial) for each, trial in shorter if each is not None and each < loss]
+        if lower:
+            found.append((whole, min(lower, key=lambda pair: pair[0])[1]))
+    return found
+
+
+def _sound(search: Search) -> set[float]:
+    """The rates tried at which no training failed."""
+    failed = {trial["learning_rate"] for trial in search["trials"] if trial["validation_loss"] is None}
+    return {trial["learning_rate"] for trial in search["trials"]} - failed
 
 
 def trials_at(search: Search, steps: int | None) -> list[Trial]:
@@ -157,12 +200,17 @@ def trials_at(search: Search, steps: int | None) -> list[Trial]:
 def choose(search: Search) -> None:
     """Choose the rate with the lowest validation loss among the longest trials so far, the lower of two that are equal.
     A rate that failed once is out."""
-    failed = {trial["learning_rate"] for trial in search["trials"] if trial["validation_loss"] is None}
-    search["chosen"] = None
-    for steps in rounds_of(search):
-        losses = losses_of(trial for trial in trials_at(search, steps) if trial["learning_rate"] not in failed)
-        search["chosen"] = min(sorted(losses), key=losses.__getitem__, default=search["chosen"])
+    search["chosen"] = _best(search, [*rounds_of(search), None])
     search["edge"] = _edge(search["chosen"], [trial["learning_rate"] for trial in search["trials"]])
+
+
+def _best(search: Search, lengths: Sequence[int | None]) -> float | None:
+    """The best rate of the last of these rounds that has any, without rates that failed."""
+    best, sound = None, _sound(search)
+    for steps in lengths:
+        losses = losses_of(trial for trial in trials_at(search, steps) if trial["learning_rate"] in sound)
+        best = min(sorted(losses), key=losses.__getitem__, default=best)
+    return best
 
 
 def losses_of(trials: Iterable[Trial]) -> dict[float, float]:
@@ -207,5 +255,5 @@ def add_trial(search: Search, trial: Trial) -> None:
     choose(search)
 
 
-def _place(trial: Trial) -> tuple[int, float]:
-    return trial.get("steps") or 0, trial["learning_rate"]
+def _place(trial: Trial) -> tuple[float, float]:
+    return trial.get("steps") or math.inf, trial["learning_rate"]

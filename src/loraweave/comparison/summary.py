@@ -6,6 +6,7 @@ from statistics import median
 
 from loraweave.comparison.evidence import MEAN, Evidence
 from loraweave.comparison.records import BASE, MethodSummary, Results, RunRecord, Search, TaskInfo
+from loraweave.comparison.search import not_held, rate_name
 from loraweave.evaluation.mean import mean_rule
 from loraweave.evaluation.repeats import about_repeats
 from loraweave.evaluation.scoring import not_scored
@@ -131,8 +132,20 @@ def _population(counts: Sequence[int]) -> str:
 
 
 def _about_searches(searches: Sequence[Search]) -> list[str]:
-    """Learning rates at the end of what was tried, and those that failed."""
+    """Learning rates at the end of what was tried, those that did not hold over a whole training, and those that
+    failed."""
     said = []
+    for search in searches:
+        for whole, short in not_held(search)[-1:]:  # the highest, which the shorter trainings had chosen
+            if whole["validation_loss"] is None or search["chosen"] is None:
+                continue
+            rate, taken = rate_name(whole["learning_rate"]), rate_name(search["chosen"])
+            lower = "no lower one that was tried is better" if rate == taken else f"{taken} was taken"
+            said.append(
+                f"{search['method']}: the learning rate {rate}, chosen on shorter trainings, did not hold: the "
+                f"validation loss is {whole['validation_loss']:.3f} at the end of a whole training, and a training of "
+                f"{short['steps']:,} steps came to {short['validation_loss']:.3f}; {lower}."
+            )
     for edge, beyond in (("highest", "higher"), ("lowest", "lower")):
         methods = [search["method"] for search in searches if search["edge"] == edge]
         if methods:
