@@ -281,3 +281,17 @@ def test_a_run_from_before_is_the_whole_training_that_a_choice_wants(loss, wante
     found["runs"].append(run)
     begin_searches(found, {"lora": 1e-3}, 100)
     assert [job.learning_rate for job in next_jobs(found) if job.kind == "trial"] == wanted
+
+
+def test_where_the_rate_is_another_one_all_its_seeds_are_run_anew_whichever_are_asked_for():
+    found = begun(seeds=[0, 1, 2], rates=["1x"])
+    found["asked"] |= {"methods": ["lora"], "seeds": [0, 1]}
+    for kind in ("trial", "run"):
+        for job in [job for job in next_jobs(found) if job.kind == kind]:
+            put(found, job, trial(1e-3, 0.5) if kind == "trial" else run_record(job))
+    found["settings"]["learning_rates"].append("2x")
+    found["asked"]["seeds"] = [2]
+    (job,) = [job for job in next_jobs(found) if job.kind == "trial"]
+    put(found, job, trial(2e-3, 0.4))
+    due = [(job.seed, job.learning_rate) for job in next_jobs(found) if job.kind == "run"]
+    assert due == [(0, 2e-3), (1, 2e-3), (2, 2e-3)]

@@ -166,10 +166,14 @@ def _searching(results: Results, method: str) -> bool:
 
 
 def _runs(results: Results) -> Iterator[Job]:
-    """Runs that are not made, seed by seed; all those of methods whose search goes on."""
-    for seed in results["asked"]["seeds"]:
+    """Runs that are not made, seed by seed; all those of methods whose search goes on. A seed that is not asked for now
+    but was run is run anew where the method has another rate since: a mean is of one rate."""
+    made = {(run["method"], run["seed"]) for run in results["runs"]}
+    for seed in results["settings"]["seeds"]:
         for method in results["asked"]["methods"]:
-            if method != BASE and (_searching(results, method) or not _is_made(results, method, seed)):
+            if method == BASE or (seed not in results["asked"]["seeds"] and (method, seed) not in made):
+                continue
+            if _searching(results, method) or not _is_made(results, method, seed):
                 search = find_search(results, method)
                 rate = None if search is None else search["chosen"]
                 yield Job("run", method, results["settings"]["methods"][method], seed, rate)
