@@ -94,7 +94,11 @@ def test_a_sentence_below_the_verdict_says_for_what_it_holds(page):
         "This holds for nano trained for 19 steps on 2,400 examples of 3 tasks and scored on 200 examples a task;"
     )
     assert text.index('id="recommendation"') < text.index(sentence) < text.index('id="scores"')
-    assert "holds for" not in page(results(methods=["lora"], seeds=[0], failed=("lora", 0)))[1]
+    failed = results(methods=["lora"], seeds=[0], failed=("lora", 0))
+    failed["settings"]["config"]["model"] = {"name": "models/nano", "dtype": "bfloat16"}
+    _, text = page(failed)
+    assert "holds for" not in text
+    assert "Base model nano (dtype bfloat16)" in text
 
 
 def test_the_mean_of_a_run_that_lacks_a_task_is_not_the_mean_of_the_others(page):

@@ -37,6 +37,13 @@ def test_says_of_what_the_intervals_speak():
     assert "for other examples and these very adapters" in one
 
 
+def test_a_base_that_is_loaded_in_a_way_of_its_own_is_named_with_it():
+    found = results()
+    how = {"dtype": "auto", "quantization": "nf4", "attn": None, "revision": None}
+    found["settings"]["config"]["model"] = {"name": "/models/nano", **how}
+    assert "This holds for nano (quantization nf4) trained for 19 steps" in printed(recommendation(found), 200)
+
+
 def test_a_difference_without_an_interval_has_none():
     found = with_scores({"lora": [{"a": 50.0}], "rlora": [{"a": 60.0}]})
     found["differences"][0]["mean"]["interval"] = None

@@ -36,7 +36,7 @@ def _content(results: Results) -> dict[str, Any]:
     day = results["created"][:10]
     return {
         "title": f"{_number(len(methods), 'method')} on {_number(len(tasks), 'task')}",
-        "subtitle": f"Base model {Path(settings['config']['model']).name}, "
+        "subtitle": f"Base model {words.base(results)}, "
         f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(str(seed) for seed in seeds)}, {day}",
         "recommendation": _recommendation(results["recommendation"]),
         "against": _against(results),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from loraweave.bases import BaseSpec
 from loraweave.comparison.records import BASE, Results, Score, Spread, TaskInfo
 from loraweave.comparison.summary import decimals, seeds_in_words
 from loraweave.evaluation.mean import mean_rule
@@ -67,6 +68,13 @@ def about_differences(results: Results) -> list[str]:
     ]
 
 
+def base(results: Results) -> str:
+    """The base's name, without the folders that it lies in; and in brackets how it is loaded, where that was said."""
+    given = results["settings"]["config"]["model"]
+    spec = BaseSpec(name=given) if isinstance(given, str) else BaseSpec(**given)
+    return str(spec.model_copy(update={"name": Path(spec.name).name}))
+
+
 def holds_for(results: Results) -> str:
     """One sentence: on what base, data and length of training the results hold; empty where nothing was trained."""
     run = next((run for run in results["runs"] if run["mixture"]), None)
@@ -81,7 +89,7 @@ def holds_for(results: Results) -> str:
     on = f"{scored[0]:,} to {scored[-1]:,}" if len(scored) > 1 else f"{scored[0]:,}"
     tasks = len(run["mixture"])
     parts = [
-        f"This holds for {Path(config['model']).name}",
+        f"This holds for {base(results)}",
         f"trained for {steps:,} steps" if steps else "trained",
         f"on {drawn:,} examples of {tasks} task{'s' if tasks > 1 else ''}",
         f"in rows of up to {rows:,} tokens" if rows else "",
