@@ -7,7 +7,7 @@ from scipy import stats
 
 from loraweave.evaluation import interval, left_out_of_mean, macro_average
 from loraweave.evaluation.outcomes import shares, weighted
-from loraweave.evaluation.scores import share_interval
+from loraweave.evaluation.scores import ends, share_interval
 
 
 def score(value: float, n: int, metric: str = "acc", unit: str = "%", stderr: float | None = 0.0) -> dict:
@@ -66,6 +66,15 @@ def test_other_scores_have_their_standard_errors():
     assert (math.log(low / 2), math.log(high / 2)) == pytest.approx((-half / 2, half / 2))
     assert interval(score(2.0, 50, "bleu", "", 0.1)) == pytest.approx((2 - half, 2 + half))
     assert interval(score(2.0, 50, "loss", "nats", None)) is None
+
+
+def test_a_spread_far_above_the_loss_itself_still_has_ends():
+    """One of two methods has learned a task and the other has not: their common spread is not that of the small loss."""
+    low, high = ends(0.002, 2.5, "nats", None)
+    assert 0 <= low < 0.002
+    assert 2.502 <= high < math.inf
+    widths = [ends(0.002, half, "nats", None)[1] for half in (0.001, 0.01, 0.02, 0.1, 2.5, 1e3)]
+    assert widths == sorted(widths), "the more spread, the wider"
 
 
 def test_the_mean_says_what_it_leaves_out():

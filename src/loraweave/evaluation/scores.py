@@ -10,6 +10,8 @@ from loraweave.evaluation.outcomes import Outcomes, distinct_outcomes
 
 PERCENT, NATS = "%", "nats"
 CONFIDENCE = 0.95
+STEEPEST = 10.0
+"""Up to so many times a loss, its half-width goes through the exponential: beyond, ends would be no numbers to read."""
 
 
 class TaskScore(TypedDict):
@@ -73,7 +75,8 @@ def ends(mean: float, half: float, unit: str, worth: float | None) -> tuple[floa
     if worth is not None:
         return share_interval(mean, half, worth)
     if unit == NATS and mean > 0:
-        return mean * math.exp(-half / mean), mean * math.exp(half / mean)
+        most = mean * math.exp(min(half / mean, STEEPEST))
+        return mean * math.exp(-half / mean), max(mean + half, most)
     return mean - half, mean + half
 
 
