@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 
 from loraweave import UserError
 from loraweave.analysis.heads import describe, head_map, layer_heads, random_starts, similarity
+from loraweave.analysis.numbers import analyze
 from loraweave.analysis.subjects import open_runs
+from loraweave.commands import Analysis
 from loraweave.runs.config import RunConfig
 from loraweave.training.run import train
 
@@ -35,6 +37,18 @@ def test_A_is_described_where_every_head_has_its_own(saved):
         assert [entry["matrix"] for entry in layer_heads(run.adapter.tensors("model.layers.0.mlp.up_proj"), None)] == (
             matrices
         )
+
+
+def test_heads_that_share_one_B_are_it_times_their_own_matrices(saved):
+    _, folder = saved("comol")
+    found = analyze([folder])
+    tensors = open_runs([folder])[0].adapter.tensors("model.layers.0.mlp.up_proj")
+    own = torch.stack([tensors["B"][0] @ core for core in tensors["core"]])
+    (entry,) = [entry for entry in found["heads"] if entry["layer"] == "model.layers.0.mlp.up_proj"]
+    assert entry["similarity"] == [pytest.approx(row, abs=1e-5) for row in similarity(own).tolist()]
+    assert abs(Analysis(folder, found).overview[0].head_similarity) < 1
+    points = [point for one in found["head_map"] for point in one["points"] if point["layer"] == entry["layer"]]
+    assert [point["head"] for point in points] == list(range(len(own)))
 
 
 @pytest.fixture(scope="module")

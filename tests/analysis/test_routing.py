@@ -6,8 +6,11 @@ import shutil
 import pytest
 import torch
 from tiny_adapters import NAMES
+from tiny_project import write_project
+from tiny_runs import random_run
 
 from loraweave.analysis import routing
+from loraweave.analysis.numbers import analyze
 from loraweave.analysis.sample import SEEN, sample_router
 from loraweave.analysis.subjects import open_runs
 from loraweave.data.encode import encode_all
@@ -99,3 +102,17 @@ def test_means_over_layers_take_a_head_where_it_is():
     two, three = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.2, 0.3, 0.5]])
     torch.testing.assert_close(routing.mean_over_layers([two, three]), torch.tensor([[0.35, 0.4, 0.5]]))
     torch.testing.assert_close(routing.mean_over_layers([three]), three)
+
+
+def test_a_layer_with_one_head_alone_has_nothing_to_weigh_and_nothing_to_be_like(saved, tmp_path):
+    found = analyze([saved("mtllora", num_heads_pattern={"q_proj": 1})[1]])
+    for section in ("heads", "head_map", "routing"):
+        assert {entry["module"] for entry in found[section]} == {entry["module"] for entry in found["spectra"]} - {
+            "q_proj"
+        }
+    assert all(0 < entropy < 1 for entropy in found["routing_summary"][0]["entropy"])
+    method = {"name": "weave", "gate": "token", "num_heads_pattern": {"up_proj": 3}}  # the others have one
+    run = open_runs([random_run(write_project(tmp_path / "project"), method, tmp_path / "run")])[0]
+    sampled = sample_router(run, 2)
+    assert {layer.rpartition(".")[2] for layer in sampled.routing} == {"up_proj"}
+    assert {entry["layer"] and entry["layer"].rpartition(".")[2] for entry in sampled.tokens} == {"up_proj", None}

@@ -39,7 +39,8 @@ def layer_heads(tensors: Mapping[str, Tensor], since_start: dict[str, Any] | Non
     """The entries of one layer: of B, and of A where every head has its own.
 
     Args:
-        tensors: of the layer, as `AdapterFile.tensors` gives them; A (a, r, d_in) and B (N, d_out, r) among them.
+        tensors: of the layer, as `AdapterFile.tensors` gives them; A (a, r, d_in) and B (N, d_out, r), which heads that
+            share one have times the matrix of their own, among them.
         since_start: the same description of how B has changed, for a random start that is known.
     """
     entries = [{"matrix": "B", **describe(tensors["B"]), "since_start": since_start}]
@@ -90,14 +91,16 @@ def head_map(run: AnalysedRun, modules: Mapping[str, str]) -> list[dict[str, Any
 
     Returns:
         An entry per type that has at least three heads: module, points, and the share of variance on either axis.
+        Layers with one head alone are left out.
     """
     update = run.adapter
     assert update is not None
     found = []
     shaped = sorted(update.sizes, key=lambda layer: modules[layer])
     for module, group in groupby(shaped, key=lambda layer: modules[layer]):
-        layers = list(group)
-        stacked = [update.tensors(layer)["B"].flatten(1).float() for layer in layers]
+        there = {layer: update.formula(layer).B.flatten(1).float() for layer in group}
+        layers = [layer for layer, B in there.items() if len(B) > 1]
+        stacked = [there[layer] for layer in layers]
         if len({one.shape[1] for one in stacked}) > 1 or sum(map(len, stacked)) < 3:
             continue  # a rank_pattern gave layers of one type different ranks
         heads = torch.nn.functional.normalize(torch.cat(stacked), dim=1)

@@ -225,7 +225,7 @@ def _heads(
     """Similarity of heads, their map, and the norms of gates per output channel."""
     analysis |= {"heads": [], "head_map": [], "gates": []}
     for run in runs:
-        if run.adapter is None or run.weave is None or run.weave.num_heads < 2:
+        if run.adapter is None or run.weave is None or run.weave.most_heads < 2:
             continue
         progress(f"{run.name}: heads")
         starts: dict[str, Entry] = {}
@@ -235,9 +235,10 @@ def _heads(
         except UserError as reason:
             analysis["notes"].append(f"{reason}; so only the similarity of the heads as they are is shown")
         for layer in run.adapter.sizes:
-            tensors = run.adapter.tensors(layer)
+            tensors = {**run.adapter.tensors(layer), "B": run.adapter.formula(layer).B}
             where = {"run": run.name, "layer": layer, "module": modules[layer]}
-            analysis["heads"] += [{**where, **entry} for entry in heads.layer_heads(tensors, starts.get(layer))]
+            if len(tensors["B"]) > 1:
+                analysis["heads"] += [{**where, **entry} for entry in heads.layer_heads(tensors, starts.get(layer))]
             if "channel" in tensors:
                 analysis["gates"].append({**where, "norms": tensors["channel"].norm(dim=1).tolist()})
         analysis["head_map"] += heads.head_map(run, modules)

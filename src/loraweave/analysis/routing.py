@@ -71,11 +71,13 @@ def recorded_routing(run: AnalysedRun) -> Routing:
 
 def task_routing(run: AnalysedRun) -> Routing:
     """Of a task gate, from the adapter itself: exact. Empty for other methods."""
-    if run.adapter is None or run.weave is None or not run.weave.has_task_gate or run.weave.num_heads < 2:
+    if run.adapter is None or run.weave is None or not run.weave.has_task_gate:
         return {}
     found = {}
     for layer in run.adapter.sizes:
         weights = run.adapter.formula(layer).head_weights()
+        if weights.shape[1] < 2:  # nothing to weigh
+            continue
         entropies = torch.special.entr(weights).sum(-1) / math.log(weights.shape[1])
         found[layer] = LayerRouting(
             dict(zip(run.adapter.tasks, entropies.tolist(), strict=True)),

@@ -63,7 +63,7 @@ class _TokenProbe(Probe):
         self.counts_by_task.index_add_(0, self.task_ids, torch.ones_like(self.task_ids))
 
     def see(self, layer: str, u: Tensor, weights: Tensor | None = None, B: Tensor | None = None) -> None:
-        if weights is None or weights.shape[:-1].numel() != len(self.there):
+        if weights is None or weights.shape[-1] < 2 or weights.shape[:-1].numel() != len(self.there):
             return
         seen = weights.flatten(0, -2).float().cpu()[self.there]
         entropy = torch.special.entr(seen).sum(-1, keepdim=True)
