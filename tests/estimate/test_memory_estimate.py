@@ -151,3 +151,14 @@ def test_the_recorded_errors_are_those_that_the_page_states() -> None:
     assert (min(ratios) >= 1, max(ratios) <= 1.03) == (True, True)
     assert max(case["ratio_beyond_weights"] for case in recorded["cases"]) <= 1.044
     assert all(0.98 <= run["ratio"] <= 1 for run in recorded["outside"])
+
+
+def test_of_an_adapter_whose_router_alone_is_trained_the_rest_has_no_states() -> None:
+    method = {"name": "loramoe", "r": 4, "num_heads": 4}
+    whole, router = (
+        estimate(config(), method, TASKS, plan(accumulate=True, only=only), "cpu") for only in (None, "router")
+    )
+    assert router.adapter == whole.adapter
+    assert router.trained == 4 * LAYERS * (6 * WIDTH + INNER)  # a logit for each head, of what each layer reads
+    assert (router.optimizer, router.gradients) == (8 * router.trained, 4 * router.trained)
+    assert router.activations <= whole.activations

@@ -26,7 +26,7 @@ from loraweave.runs.language import language_notice
 from loraweave.runs.methods import ChosenMethod, Method
 from loraweave.runs.outlook import Outlook, outlook
 from loraweave.runs.resolve import ResolvedRun, resolve
-from loraweave.runs.settings import uses_fsdp
+from loraweave.runs.settings import ONLY, uses_fsdp
 from loraweave.tasks.outline import Outline, outlines, untrained_outlines
 from loraweave.terminal import plain_console
 
@@ -212,6 +212,7 @@ def _memory(
             checkpointing=args.gradient_checkpointing,
             accumulate=args.gradient_accumulation_steps > 1,
             optim=str(getattr(args.optim, "value", args.optim)),
+            only=config.train.get(ONLY),
         )
         spec = config.base
         weights = None if spec.dtype == "auto" else pick_dtype(spec.dtype)

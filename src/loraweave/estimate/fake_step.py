@@ -24,6 +24,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from loraweave.lowrank import by_head, dropping
 from loraweave.quiet import quiet_libraries
+from loraweave.runs.filling import train_only
 from loraweave.runs.language import freeze_beside_language
 from loraweave.runs.methods import MethodSpec, choose_method
 from loraweave.training.trainer import hidden_states_at
@@ -112,10 +113,16 @@ class FakeModel:
         spec: the method.
         task_names: the run's tasks.
         dtype: of the base's weights.
+        only: what of the adapter is trained alone; None for all of it.
     """
 
     def __init__(
-        self, config: PretrainedConfig, spec: MethodSpec, task_names: Sequence[str], dtype: torch.dtype
+        self,
+        config: PretrainedConfig,
+        spec: MethodSpec,
+        task_names: Sequence[str],
+        dtype: torch.dtype,
+        only: str | None = None,
     ) -> None:
         method = choose_method(spec)
         everything = method.method.trains == "everything"
@@ -125,6 +132,8 @@ class FakeModel:
             self.base_bytes = bytes_of(self.base)
             if (peft_config := method.peft_config(task_names, self.base)) is not None:
                 self.model = get_peft_model(self.base, peft_config)
+                if only is not None:
+                    train_only(self.model, only, method.name)
             elif everything:
                 self.base.requires_grad_(True)
                 freeze_beside_language(self.base)

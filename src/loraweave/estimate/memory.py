@@ -53,6 +53,7 @@ class StepPlan:
         checkpointing: gradient checkpointing.
         accumulate: several micro-batches to a step.
         optim: as TrainingArguments names it.
+        only: what of the adapter is trained alone; None for all of it.
     """
 
     batch: Batch
@@ -61,6 +62,7 @@ class StepPlan:
     checkpointing: bool
     accumulate: bool
     optim: str
+    only: str | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def estimate(
         Exception: whatever a model raises that looks at values on its way, since there are none.
     """
     dtype = weights or WEIGHTS[device]
-    model = FakeModel(config, spec, task_names, dtype)
+    model = FakeModel(config, spec, task_names, dtype, plan.only)
     saved, unpacked = _quantised(config, dtype, quantization)
     settings: dict[str, Any] = {"autocast": plan.autocast, "on_gpu": device == "gpu"}
     step = model.train(plan.batch, checkpointing=plan.checkpointing, accumulate=plan.accumulate, **settings)
