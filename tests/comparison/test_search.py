@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 from comparison.recorded import recorded_search
+from rich.console import Console
+from tiny_project import byte_llama
 
 from loraweave.comparison import compare
+from loraweave.comparison.jobs import Job
+from loraweave.comparison.runner import Runner
 from loraweave.comparison.search import MOST_BEYOND, beyond, due, parse_rates, rates_of, validation_losses
+from loraweave.comparison.store import ComparisonFolder
 from loraweave.errors import UserError
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder
@@ -249,9 +254,22 @@ def test_rates_are_chosen_on_shorter_trainings_and_the_runs_are_whole(config, tm
         compare(warm, ["lora"], [0], search_steps=3, output=folder, resume=True)
 
 
+def test_a_short_training_is_looked_at_however_late_a_whole_one_is(config, tmp_path):
+    late = config.model_copy(update={"train": {**config.train, "eval_delay": 50}})
+    runner = Runner(late, 0, ComparisonFolder(tmp_path), (byte_llama(), None), None, Console(), steps=100)
+    short, whole = (Job("trial", "lora", "lora", 0, 1e-3, steps) for steps in (25, None))
+    assert runner._config_of(short).train["eval_delay"] == 0
+    assert runner._config_of(whole).train["eval_delay"] == 50
+
+
 @pytest.mark.parametrize(
     ("steps", "words"),
-    [("half", "write a number of steps such as 100"), ("6", "below the 6 of a run"), ("0%", "has to be at least 1")],
+    [
+        ("half", "write a number of steps such as 100"),
+        ("6", "below the 6 of a run"),
+        ("0%", "at least 1, and below the steps of a run$"),
+        ("100%", "at least 1, and below the steps of a run$"),
+    ],
 )
 def test_search_steps_that_are_none_are_refused(config, tmp_path, steps, words):
     with pytest.raises(UserError, match=words):

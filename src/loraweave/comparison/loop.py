@@ -1,7 +1,6 @@
 """Train and evaluate every method with every seed on the same data, and record everything."""
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -113,7 +112,7 @@ def compare(
     rates = [str(rate) for rate in learning_rates]
     parse_rates(rates)
     if search_steps is not None:
-        parse_search_steps(search_steps, sys.maxsize)
+        parse_search_steps(search_steps)
     settings = settings_of(config, specs, seeds, rates, match_params, against, margin, search_steps)
     asked = Asked(methods=[*specs], seeds=[*seeds], widen=widen)
     stops = listening(f"{folder.path}: stopped, and what is finished is kept; {GO_ON}")

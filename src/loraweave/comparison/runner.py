@@ -212,6 +212,8 @@ class Runner:
             "save_strategy": "no",
             "load_best_model_at_end": False,
         }
+        if train.get("eval_delay"):  # of a whole run: a short one may be over before
+            shorter["eval_delay"] = 0
         warmup = train.get("warmup_steps", 0)
         if warmup >= 1 and self.steps is not None:  # the same part of a shorter training
             shorter["warmup_steps"] = min(warmup / self.steps, 0.999)

@@ -4,6 +4,7 @@ Only validation examples judge a rate: test examples are for the runs at the rat
 """
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -90,20 +91,22 @@ def validation_losses(folder: RunFolder, config: RunConfig, steps: int, best_ste
     return found
 
 
-def parse_search_steps(given: str | int, whole: int) -> int:
-    """The optimizer steps of the longest trainings of a search: `100`, or `"25%"` of the `whole` training's.
+def parse_search_steps(given: str | int, whole: int | None = None) -> int:
+    """The optimizer steps of the longest trainings of a search: `100`, or `"25%"` of the `whole` training's; of some
+    length where that is not known yet.
 
     Raises:
         UserError: neither, or not shorter than the training itself.
     """
-    text = str(given).strip()
+    text, most = str(given).strip(), sys.maxsize if whole is None else whole
     try:
         share = text.endswith("%")
-        steps = round(float(text.removesuffix("%")) * whole / 100) if share else int(text)
+        steps = round(float(text.removesuffix("%")) * most / 100) if share else int(text)
     except (ValueError, OverflowError):
         raise UserError(f"search steps {text!r}: write a number of steps such as 100, or a share such as 25%") from None
-    if not 1 <= steps < whole:
-        raise UserError(f"search steps {text}: has to be at least 1, and below the {whole:,} of a run; it is {steps:,}")
+    if not 1 <= steps < most:
+        run = "steps of a run" if whole is None else f"{whole:,} of a run; it is {steps:,}"
+        raise UserError(f"search steps {text}: has to be at least 1, and below the {run}")
     return steps
 
 
