@@ -116,6 +116,7 @@ def test_labels_tell_two_of_one_method_apart(config, tmp_path):
         (["lora"], [], "at least one seed"),
         (["lora"], [1, 1], "different whole numbers"),
         ([{"name": "lora", "r": 0}], [0], "rank"),
+        ([{"name": "own", "num_heads": 2}], [0], "one head for each of its 3 tasks"),
     ],
 )
 def test_says_what_is_wrong_before_anything_is_written(config, tmp_path, methods, seeds, message):

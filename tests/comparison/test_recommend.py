@@ -152,6 +152,22 @@ def test_the_order_of_simplicity():
     ]
     assert simplicity({"name": "weave", "gate": "token", "num_heads": 3}).level == simplicity("rlora").level
     assert simplicity({"name": "multilora", "alignment": 0.1}).level == simplicity("multilora").level
+    assert simplicity({"name": "own", "num_heads": 3}).level == simplicity("own").level
+
+
+@pytest.mark.parametrize(
+    ("spec", "needs"),
+    [
+        ({"name": "lora", "modules_to_save": ["lm_head"]}, "no task ids"),
+        ({"name": "multilora", "bias": "all"}, "no task ids"),
+        ({"name": "own", "bias": "weave_only"}, "to know the task"),
+    ],
+)
+def test_what_trains_more_than_its_layers_is_called_no_plain_lora(spec, needs):
+    found = simplicity(spec)
+    assert found.level == simplicity(spec["name"]).level
+    assert found.means.startswith(f"needs {needs}; it trains more than its layers")
+    assert found.means.endswith("it merges, but is no plain LoRA")
 
 
 @pytest.mark.parametrize("seed", range(20))

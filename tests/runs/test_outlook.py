@@ -52,6 +52,10 @@ def test_it_is_what_an_export_does(project: Path, tmp_path: Path, name: str):
         assert export(run, "merged", tmp_path / "merged")[0].exact
 
 
+def test_as_many_heads_as_tasks_may_be_said_before_the_tasks_are_known():
+    assert outlook(choose_method({"name": "own", "num_heads": 3})).by_task
+
+
 def test_more_than_layers_or_whole_blocks_is_no_lora():
     assert outlook(choose_method({"name": "lora", "bias": "all"})).lora == "no"
     assert outlook(choose_method({"name": "mlora", "modules_to_save": ["lm_head"]})).exports == ("merged",)

@@ -17,7 +17,7 @@ def methods() -> None:
     for head in heads:
         table.add_column(head, justify="right" if head == "learning rate" else "left", no_wrap=head != "what it is")
     for method in METHODS.values():
-        config = choose_method(method.name).peft_config(["task"])
+        config = choose_method(method.name).peft_config()
         needs = "–" if config is None else "in training" if "alignment" in method.losses else "no"
         if isinstance(config, WeaveConfig):
             needs = "yes" if config.needs_tasks else "no"

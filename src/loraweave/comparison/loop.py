@@ -134,10 +134,12 @@ def _opened(
     data = describe_data(described) | {thing.name: {"test": content_hash(thing.test_examples())} for thing in untrained}
     if earlier is not None:
         check_data(folder.path, earlier["data"], data)
+    specs, names = settings["methods"], [task.name for task in described]
+    for spec in specs.values():  # one head for each task, say, and not as many tasks
+        choose_method(spec).peft_config(names)
     if settings["match_params"]:
-        specs = settings["methods"]
         first = earlier["settings"]["methods"] if earlier is not None else specs
-        settings["methods"] = matched(specs, first, config.base, [task.name for task in described])
+        settings["methods"] = matched(specs, first, config.base, names)
     if earlier is None:
         results = new_results(
             settings,

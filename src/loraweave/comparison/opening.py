@@ -42,7 +42,7 @@ def choose_specs(config: RunConfig, methods: Sequence[MethodSpec]) -> dict[str, 
         if name in specs:
             raise UserError(f"the method {name!r} is given twice: give one of them a `label` of its own")
         specs[name] = config.method if given == own else given
-        choose_method(specs[name]).peft_config(["task"])
+        choose_method(specs[name]).peft_config()
     if not any(name != BASE for name in specs):
         raise UserError("name at least one method to compare with the untouched base")
     return specs

@@ -202,7 +202,7 @@ def _not_made(results: Results) -> list[str]:
         each = [f"{method} {row['failed']} of {row['finished'] + row['failed']}" for method, row in failed.items()]
         said.append(f"Runs that failed: {words.listed(each)}.")
     if missing := _missing(results):
-        said.append(f"{missing} runs are not made yet.")
+        said.append("1 run is not made yet." if missing == 1 else f"{missing} runs are not made yet.")
     return said
 
 

@@ -32,17 +32,21 @@ def simplicity(spec: MethodSpec) -> Simplicity:
 
 
 def _level(spec: MethodSpec) -> tuple[int, str]:
-    config = choose_method(spec).peft_config(["task"])
+    config = choose_method(spec).peft_config()
     if config is None:
         return WHOLE_MODEL, "is a whole model, as large as the base, and not an adapter"
+    more = ""
+    if config.modules_to_save or getattr(config, "bias", "none") != "none":
+        ids = "to know the task" if getattr(config, "needs_tasks", False) else "no task ids"
+        more = f"needs {ids}; it trains more than its layers (modules_to_save or biases): it merges, but is no plain LoRA"
     if isinstance(config, WeaveConfig):
         if config.depends_on_input:
             return 4, "needs no task ids, but depends on the input, so it cannot be folded into a plain LoRA"
         if config.needs_tasks:
-            return 3, "needs to know the task, for each of which it can be folded into a plain LoRA"
-        return 2, "needs no task ids and can be folded into a plain LoRA without loss"
+            return 3, more or "needs to know the task, for each of which it can be folded into a plain LoRA"
+        return 2, more or "needs no task ids and can be folded into a plain LoRA without loss"
     if getattr(config, "use_dora", False):
         return 0, "is PEFT's own DoRA and needs no task ids; it merges into the weights, but is no plain LoRA"
     if choose_method(spec).losses.alignment:
-        return 1, "is a plain LoRA, which needs task ids in training only"
-    return 0, "is a plain LoRA and needs no task ids"
+        return 1, more or "is a plain LoRA, which needs task ids in training only"
+    return 0, more or "is a plain LoRA and needs no task ids"

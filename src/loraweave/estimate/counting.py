@@ -114,7 +114,7 @@ def _one_more_for_some(
 
 def _with_rank(spec: Mapping[str, Any], rank: int) -> dict[str, Any]:
     """The same method at another rank, with `lora_alpha` moved so that the scaling stays."""
-    config: Any = choose_method(spec).peft_config(("task",))
+    config: Any = choose_method(spec).peft_config()
     ratio = rank / config.r
     alpha = config.lora_alpha * (math.sqrt(ratio) if config.use_rslora else ratio)
     return {**spec, "r": rank, "lora_alpha": alpha}

@@ -98,7 +98,7 @@ def lora_of(config: RunConfig) -> LoraConfig:
         UserError: it trains something else.
     """
     chosen = choose_method(config.method)
-    found = chosen.peft_config(["task"])
+    found = chosen.peft_config()
     losses: Mapping[str, Any] = chosen.losses.model_dump(exclude_defaults=True)
     odd = beyond_plain(found) if type(found) is LoraConfig else f"{chosen.name}"
     if odd is None and losses:

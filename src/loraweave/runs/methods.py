@@ -243,11 +243,14 @@ class ChosenMethod:
         start = {"adapter": str(self.adapter)} if self.adapter else {}
         return {"name": self.method.name, **({"label": self.label} if self.label else {}), **start, **self.given}
 
-    def peft_config(self, task_names: Sequence[str], base: PreTrainedModel | None = None) -> PeftConfig | None:
+    def peft_config(
+        self, task_names: Sequence[str] | None = None, base: PreTrainedModel | None = None
+    ) -> PeftConfig | None:
         """The PEFT configuration; None where the method has no adapter (`base`, `full`).
 
         Args:
-            task_names: the run's tasks in the order of their ids; a Weave method saves them with the adapter.
+            task_names: the run's tasks in the order of their ids; a Weave method saves them with the adapter. Where they
+                are not known, some stand for them: as many as heads that are said, of which each task may have its own.
             base: that it is for: what text never reaches in it is left out.
 
         Raises:
@@ -257,6 +260,8 @@ class ChosenMethod:
         config_class = self.method.config_class
         if config_class is None:
             return None
+        if task_names is None:
+            task_names = [f"task {number}" for number in range(self.given.get("num_heads", 1))]
         if self.adapter is not None:
             return self._trained_on(self.adapter, task_names)
         fields_of_class = {key: value for key, value in self.given.items() if key not in LossConfig.model_fields}

@@ -70,7 +70,7 @@ def outlook(chosen: ChosenMethod, blocks: bool | None = None) -> Outlook:
     if method.trains == "everything":
         why = "Every weight is trained: what comes out is a model."
         return Outlook("no", "is a model", "as a model", why, exports=())
-    config: Any = chosen.peft_config(["task"])
+    config: Any = chosen.peft_config()
     if method.name in BESIDE_BLOCKS if blocks is None else blocks:
         why = "It lies beside whole blocks and changes no weight, so nothing can be merged or exported."
         return Outlook("no", "no", HERE, why, exports=())
