@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from comparison import recorded
 from peft import PeftModel
 from rich.console import Console
 from tiny_project import write_base, write_project, write_run_file
@@ -309,6 +310,18 @@ def test_what_is_compared_where_nobody_says_it(config, compared, tmp_path):
     again = compare(config, seeds=[0], match_params=True, output=folder, resume=True).results
     for part in ("runs", "settings"):
         assert again[part] == json.loads(json.dumps(compared[0][part])), "what goes on is what it was"
+
+
+def test_what_goes_on_has_its_own_seeds_where_nobody_says_others(config, tmp_path, monkeypatch):
+    (tmp_path / "results.json").write_text(json.dumps(recorded.results(seeds=[3, 4])))
+
+    def asked(given, folder, settings, asked, resume, command):
+        raise UserError(f"asked for {asked['seeds']}")
+
+    monkeypatch.setattr(loop, "_opened", asked)
+    for seeds, resume, said in ((None, True, "3, 4"), ([5], True, "5"), (None, False, "0")):
+        with pytest.raises(UserError, match=rf"asked for \[{said}\]"):
+            compare(config, ["lora"], seeds, output=tmp_path, resume=resume)
 
 
 def test_a_task_with_nothing_to_be_scored_on_is_left_out_of_the_scores_and_said(tmp_path):

@@ -69,7 +69,7 @@ def test_other_scores_have_their_standard_errors():
 
 
 def test_a_spread_far_above_the_loss_itself_still_has_ends():
-    """One of two methods has learned a task and the other has not: their common spread is not that of the small loss."""
+    """One of two methods has learned a task and the other has not, and their spread is taken from both together."""
     low, high = ends(0.002, 2.5, "nats", None)
     assert 0 <= low < 0.002
     assert 2.502 <= high < math.inf

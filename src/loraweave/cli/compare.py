@@ -31,7 +31,12 @@ def compare(
             metavar="A,B,C",
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Whole numbers, separated by commas.", metavar="0,1,2")] = "0",
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Whole numbers, separated by commas; by default 0, or those of what is gone on with.", metavar="0,1,2"
+        ),
+    ] = None,
     learning_rates: Annotated[
         str,
         typer.Option(
@@ -80,7 +85,7 @@ def compare(
     found = comparison.compare(
         config,
         None if methods is None else names_given(methods),
-        _numbers(seeds),
+        None if seeds is None else _numbers(seeds),
         learning_rates=names_given(learning_rates),
         widen=widen,
         search_steps=search_steps,

@@ -52,7 +52,7 @@ PAGE_EVERY = 600.0
 def compare(
     config: RunConfig | str | Path,
     methods: Sequence[MethodSpec] | None = None,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | None = None,
     *,
     learning_rates: Sequence[str | float] = (),
     widen: bool = False,
@@ -77,7 +77,7 @@ def compare(
             learning rate in it holds for all, otherwise each method has its own default.
         methods: names from `loraweave methods`, or mappings with a name and that method's fields; by default `lora`,
             the run file's own and, of several tasks, `own`, one LoRA for each; of what is resumed, those that it has.
-        seeds: whole numbers; a run for each method and seed.
+        seeds: whole numbers; a run for each method and seed. By default 0; of what is resumed, those that it has.
         learning_rates: to choose from by validation loss, such as 1e-3, or "0.5x" for half of each method's own. No
             search if empty.
         widen: where the best of the rates is the lowest or highest, try the ones beyond it, as far apart as these are.
@@ -108,6 +108,8 @@ def compare(
     if methods is None:
         methods = (folder.methods() if resume else None) or default_methods(config)
     specs = choose_specs(config, methods)
+    if seeds is None:
+        seeds = (folder.seeds() if resume else None) or [0]
     check_seeds(seeds)
     rates = [str(rate) for rate in learning_rates]
     parse_rates(rates)

@@ -38,7 +38,8 @@ def _level(spec: MethodSpec) -> tuple[int, str]:
     more = ""
     if config.modules_to_save or getattr(config, "bias", "none") != "none":
         ids = "to know the task" if getattr(config, "needs_tasks", False) else "no task ids"
-        more = f"needs {ids}; it trains more than its layers (modules_to_save or biases): it merges, but is no plain LoRA"
+        trains = "it trains more than its layers (modules_to_save or biases)"
+        more = f"needs {ids}; {trains}, so it merges, but is no plain LoRA"
     if isinstance(config, WeaveConfig):
         if config.depends_on_input:
             return 4, "needs no task ids, but depends on the input, so it cannot be folded into a plain LoRA"

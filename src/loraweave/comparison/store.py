@@ -101,6 +101,10 @@ class ComparisonFolder:
         """Those of the comparison that is there; none where there is none."""
         return [*self._read()["settings"]["methods"].values()] if self.results.is_file() else []
 
+    def seeds(self) -> list[int]:
+        """Those of the comparison that is there; none where there is none."""
+        return [*self._read()["settings"]["seeds"]] if self.results.is_file() else []
+
     def write(self, results: Results) -> None:
         """Write results.json."""
         write_json(self.results, results)

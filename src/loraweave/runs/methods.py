@@ -249,8 +249,8 @@ class ChosenMethod:
         """The PEFT configuration; None where the method has no adapter (`base`, `full`).
 
         Args:
-            task_names: the run's tasks in the order of their ids; a Weave method saves them with the adapter. Where they
-                are not known, some stand for them: as many as heads that are said, of which each task may have its own.
+            task_names: the run's tasks in the order of their ids; a Weave method saves them with the adapter. Where
+                they are not known, some stand for them: as many as the heads that are said, for each may have its task.
             base: that it is for: what text never reaches in it is left out.
 
         Raises:
