@@ -69,6 +69,17 @@ def test_what_is_not_in_the_mean_is_said(found: Beside) -> None:
     assert rows(alone)[0]["base"] == ""
 
 
+def test_what_a_score_does_not_tell_is_said(found: Beside) -> None:
+    cut = {**found.scores["topic"], "truncated": 3}
+    lost = Beside({"text": {**found.scores["notes"], "truncated": 1}})
+    same = [{**sample, "target": "yes"} for sample in found.samples["topic"]]
+    said = about(Beside({"topic": cut}, samples={"topic": same}, forgetting=lost))
+    assert "topic: 3 requests were longer than the model reads and lost their beginning." in said
+    assert "text: 1 requests were longer than the model reads and lost their beginning." in said
+    assert any(line.startswith("topic: the right answer to all 10 examples is 'yes'; the score says") for line in said)
+    assert not any("right answer" in line or "longer" in line for line in about(found))
+
+
 def test_the_page_counts_confusions_and_shows_right_and_wrong(found: Beside, tmp_path) -> None:
     run = SimpleNamespace(method="rlora", base="/models/nano", folder=tmp_path / "run")
     write_run_page(tmp_path / "evaluation.html", run, found, ["a <note>"], "loraweave eval run")

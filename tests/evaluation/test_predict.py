@@ -12,6 +12,7 @@ from loraweave.evaluation.lm import LoadedModel
 from loraweave.evaluation.predict import predict_rows
 from loraweave.evaluation.samples import Sample
 from loraweave.tasks import Task, load_tasks
+from loraweave.tasks.chat import render
 
 YAML = """\
 task: kind
@@ -113,3 +114,19 @@ def test_a_column_called_prompt_belongs_to_the_templates(make_task, lm, tmp_path
         )
     (task,) = load_tasks(["kind.yaml"], base_dir=tmp_path)
     assert predict_rows(lm, task, rows[:3]) == predict_rows(lm, make_task(), ROWS[:3])
+
+
+def test_a_chat_is_asked_with_its_functions(lm, tmp_path, monkeypatch):
+    lm.tokenizer.chat_template = (
+        "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>"
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    talk = [{"role": "user", "content": "Rain?"}, {"role": "assistant", "content": "No."}]
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": talk, "tools": tools}) + "\n")
+    (task,) = load_tasks(["chats.jsonl"], base_dir=tmp_path)
+    asked = []
+    monkeypatch.setattr(lm, "generate_until", lambda requests: [asked.append(each.args[0]) or "" for each in requests])
+    predict_rows(lm, task, [{"messages": talk, "tools": tools}, {"messages": talk}])
+    (example,) = task.training_examples()
+    assert asked == [render(example, lm.tokenizer).prompt, "<user>Rain?</s><assistant>"]

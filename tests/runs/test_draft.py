@@ -74,6 +74,13 @@ def test_splits_by_name_are_one_task(tmp_path: Path):
     assert {"task": "test_results.csv"} in entries
 
 
+def test_a_name_that_ends_like_a_split_is_a_name(tmp_path: Path):
+    for name in ("latest", "retrieval"):
+        rows = [{"question": f"{name} {n}", "answer": "a"} for n in range(9)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [task.entry for task in draft(tmp_path).tasks] == [{"task": "latest.jsonl"}, {"task": "retrieval.jsonl"}]
+
+
 def test_a_base_a_task_file_and_its_data_are_known(tmp_path: Path):
     project = write_project(tmp_path / "project")
     found = draft(project)

@@ -348,3 +348,51 @@ def test_what_a_row_to_predict_is_asked(tmp_path: Path) -> None:
     assert labels.document({"text": "x"}, "row 1") == {"prompt": "x\nLabel: ", "choices": ["a", "b"], "gold": 0}
     with pytest.raises(UserError, match="row 1: lacks the field 'text' that prompt uses"):
         labels.document({"txt": "x"}, "row 1")
+    for task, row in ((labels, {"text": ["x"]}), (alpaca, {"instruction": "i", "input": {"a": "x"}})):
+        ask = task.document if task is labels else task.question
+        with pytest.raises(UserError, match=r"row 1: the column '(text|input)' holds no text but (list|dict)"):
+            ask(row, "row 1")
+    with pytest.raises(UserError, match="row 1: holds answers alone, so nothing is asked"):
+        chats.question({"messages": [ANSWER]}, "row 1")
+    pairs = [{"prompt": f"p{n}", "completion": "c"} for n in range(5)]
+    assert loaded(tmp_path, pairs).question({"prompt": 7}, "row 1") == "7"
+    with pytest.raises(UserError, match="row 1: 'prompt' holds no text but list, and the metric exact_match wants one"):
+        loaded(tmp_path, pairs, metric="exact_match").document({"prompt": [USER]}, "row 1")
+
+
+def test_what_is_scored_chooses_nothing_where_one_of_the_two_is_drawn(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{i}", "completion": "c"} for i in range(40)]
+    write_jsonl(tmp_path / "half.jsonl", rows[20:])
+    task = loaded(tmp_path, rows, validation="half.jsonl", test=0.2)
+    splits = (task.training_examples(), task.validation_examples(), task.test_examples())
+    learned, chosen_by, scored = ({str(each.prompt) for each in examples} for examples in splits)
+    assert len(scored) == 8
+    assert not scored & chosen_by
+    assert not learned & (chosen_by | scored)
+    assert learned | chosen_by | scored == {f"p{i}" for i in range(40)}
+
+
+def test_what_another_task_scores_is_not_learned(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text(
+        "task: other\ndataset_path: json\ndataset_kwargs: {data_files: {test: mine.jsonl}}\ntest_split: test\n"
+        'output_type: generate_until\ndoc_to_text: "{{question}}"\ndoc_to_target: "{{answer}}"\n'
+        "metric_list: [{metric: exact_match}]\n"
+    )
+    with pytest.raises(UserError, match=r"mine.jsonl is learned, and it is what other.yaml scores: name another file"):
+        loaded(tmp_path, [{"question": f"q{i}", "answer": "a"} for i in range(9)], eval="other.yaml")
+
+
+def test_solved_examples_come_from_all_over_a_sorted_file(tmp_path: Path) -> None:
+    task = loaded(tmp_path, [{"text": f"t{i}", "label": "ab"[i >= 1500]} for i in range(2000)])
+    shots = task.lm_eval.training_docs()
+    assert len(shots) == 1000
+    assert 0.2 < sum(doc["gold"] for doc in shots) / 1000 < 0.3
+
+
+def test_answers_with_functions_are_scored_by_loss_alone(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    rows = [{"prompt": f"p{i}", "completion": "c", "tools": tools} for i in range(5)]
+    with pytest.raises(UserError, match=r"mine.jsonl: its rows have 'tools', and are scored by loss, not by 'exact_ma"):
+        loaded(tmp_path, rows, chat_template=True, metric="exact_match")
+    task = loaded(tmp_path, rows, chat_template=True)
+    assert (task.lm_eval, task.tools({"prompt": "p", "tools": tools}, "row 1")) == (None, tools)

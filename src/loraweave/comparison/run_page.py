@@ -13,8 +13,8 @@ from loraweave.evaluation.beside import Beside
 from loraweave.evaluation.mean import mean_of, mean_rule
 from loraweave.evaluation.paired import PairedDifference, verdict
 from loraweave.evaluation.repeats import about_repeats
-from loraweave.evaluation.samples import Sample, classes, with_base
-from loraweave.evaluation.scores import NATS, PERCENT, TaskScore
+from loraweave.evaluation.samples import Sample, about_one_answer, classes, with_base
+from loraweave.evaluation.scores import NATS, PERCENT, TaskScore, about_cut
 from loraweave.evaluation.subject import Subject
 from loraweave.files import write_text
 from loraweave.pages import render
@@ -111,7 +111,8 @@ def about(found: Beside) -> list[str]:
         said.append(
             f"{words.listed([*found.forgetting.scores])}: not trained for; beside the base it tells what was forgotten."
         )
-    said += about_repeats(found.scores)
+    untrained = {} if found.forgetting is None else found.forgetting.scores
+    said += [*about_cut({**found.scores, **untrained}), *about_one_answer(found.samples), *about_repeats(found.scores)]
     rule = mean_rule(found.scores)
     if rule.counted:
         said += [f"Not in the mean: {name}: {reason}." for name, reason in rule.left_out.items()]

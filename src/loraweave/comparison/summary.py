@@ -9,6 +9,7 @@ from loraweave.comparison.records import BASE, MethodSummary, Results, RunRecord
 from loraweave.comparison.search import not_held, rate_name
 from loraweave.evaluation.mean import mean_rule
 from loraweave.evaluation.repeats import about_repeats
+from loraweave.evaluation.scores import about_cut
 from loraweave.evaluation.scoring import not_scored
 
 INTERVALS = "± and ranges are 95 % intervals; each"
@@ -110,18 +111,8 @@ def notes(results: Results) -> list[str]:
     failed = [(run["method"], run["seed"], run["error"]) for run in results["runs"] if run["status"] == "failed"]
     said += [f"{method} with seed {seed} failed: {error}" for method, seed, error in failed]
     said += _about_searches(results["searches"])
-    cut = {
-        task: score["truncated"]
-        for run in results["runs"]
-        for task, score in run["scores"].items()
-        if score["truncated"]
-    }
-    said += [
-        f"{task}: {count} requests were longer than the model reads and lost their beginning."
-        for task, count in cut.items()
-    ]
     scores = {task: score for run in results["runs"] for task, score in run["scores"].items()}
-    return said + about_repeats(scores)
+    return said + about_cut(scores) + about_repeats(scores)
 
 
 def _population(counts: Sequence[int]) -> str:

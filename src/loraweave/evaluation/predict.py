@@ -12,6 +12,7 @@ from lm_eval.api.instance import Instance
 from loraweave.errors import UserError
 from loraweave.evaluation.lm import LoadedModel
 from loraweave.evaluation.samples import chosen, named_metrics
+from loraweave.tasks.chat import Tools
 from loraweave.tasks.examples import Message
 from loraweave.tasks.sandbox import reason_of
 from loraweave.tasks.task import Task
@@ -44,7 +45,8 @@ def predict_rows(lm: LoadedModel, task: Task, rows: Sequence[Mapping[str, Any]],
         if None in asked:
             raise UserError(f"{places[asked.index(None)]}: lacks the columns by which other rows ask")
         prompts: Any = asked
-        return [{"prediction": text} for text in write_answers(lm, prompts)]
+        tools = [task.tools(row, place) for row, place in zip(rows, places, strict=True)]
+        return [{"prediction": text} for text in write_answers(lm, prompts, tools=tools)]
     lm.begin(task.chat_template, task.thinks and task.lm_eval.OUTPUT_TYPE == "generate_until")
     docs = [task.document(row, place) for row, place in zip(rows, places, strict=True)]
     requests = _requests(task, docs, lm, first)
@@ -57,7 +59,11 @@ def predict_rows(lm: LoadedModel, task: Task, rows: Sequence[Mapping[str, Any]],
 
 
 def write_answers(
-    lm: LoadedModel, prompts: Sequence[Prompt], max_new_tokens: int | None = None, stop: Sequence[str] = ()
+    lm: LoadedModel,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int | None = None,
+    stop: Sequence[str] = (),
+    tools: Sequence[Tools] | None = None,
 ) -> list[str]:
     """What a model writes after each prompt, greedily, up to the end of its turn or of the text.
 
@@ -66,6 +72,7 @@ def write_answers(
         prompts: texts, or chats, not both.
         max_new_tokens: at most; as an evaluation when None.
         stop: words that end an answer too.
+        tools: for each prompt, the functions that its chat may call.
 
     Raises:
         UserError: texts and chats at once, or chats and a tokenizer without a template.
@@ -74,7 +81,11 @@ def write_answers(
     if any(chats) and not all(chats):
         raise UserError("prompts are texts or chats, and here are both: ask for one kind at a time")
     lm.begin(any(chats))
-    texts = [p if isinstance(p, str) else apply_template(lm.tokenizer, p, True) for p in prompts]
+    called = tools or [None] * len(prompts)
+    texts = [
+        p if isinstance(p, str) else apply_template(lm.tokenizer, p, True, its)
+        for p, its in zip(prompts, called, strict=True)
+    ]
     how = {"until": list(stop), "do_sample": False, "max_gen_toks": max_new_tokens or lm.max_gen_toks}
     requests = [Instance("generate_until", {}, (text, dict(how)), number) for number, text in enumerate(texts)]
     return lm.generate_until(requests)

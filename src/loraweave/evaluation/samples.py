@@ -141,6 +141,19 @@ def majority(samples: Sequence[Sample]) -> float | None:
     return 100 * sum(sample["target"].strip() == known[0] for sample in samples) / len(samples)
 
 
+def about_one_answer(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
+    """A line for each task that asked for one and the same answer, as the first rows of a file that is sorted do."""
+    said = []
+    for name, some in samples.items():
+        targets = {sample["target"].strip() for sample in some if sample["prediction"] is not None}
+        if len(some) > 1 and len(targets) == 1:
+            said.append(
+                f"{name}: the right answer to all {len(some):,} examples is {targets.pop()!r}; the score says nothing "
+                "of other answers."
+            )
+    return said
+
+
 def with_base(ours: Sequence[Sample], bases: Sequence[Sample]) -> list[dict[str, Any]]:
     """The samples of a task, each with what the untouched base said where it was asked the same."""
     lines: list[dict[str, Any]] = [dict(sample) for sample in ours]

@@ -1,6 +1,7 @@
 """One task's score, and the interval that its test examples leave for it."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from scipy.special import betaincinv, ndtri, stdtrit
@@ -41,6 +42,15 @@ class TaskScore(TypedDict):
     seconds: float
     outcomes: Outcomes | None
     distinct: NotRequired[int]
+
+
+def about_cut(scores: Mapping[str, TaskScore]) -> list[str]:
+    """A line for each task in which some requests were longer than the model reads."""
+    return [
+        f"{name}: {score['truncated']:,} requests were longer than the model reads and lost their beginning."
+        for name, score in scores.items()
+        if score["truncated"]
+    ]
 
 
 def interval(score: TaskScore) -> tuple[float, float] | None:

@@ -46,9 +46,9 @@ class EvalConfig(BaseModel):
     """How the trained model is scored.
 
     Attributes:
-        limit: test examples per task; all when None.
+        limit: the first so many test examples of each task; all when None.
         batch_size: rows per forward pass; when None 64, and fewer where they are long.
-        num_fewshot: solved examples before each question.
+        num_fewshot: solved examples before each question; none where a loss on held-out rows is the score.
         forgetting: what the run is not trained for and is scored on all the same, before and after: tasks as under
             `tasks`, a text file (`.txt`), or "plain_english", a text that ships.
     """

@@ -25,7 +25,9 @@ NO_DATA = re.compile(
     r"(requirements|constraints|readme|licen[cs]e|copying|changelog|notice|robots|package|tsconfig)", re.IGNORECASE
 )
 """Beginnings of names of files that are about a project and no data."""
-SPLIT = re.compile(r"(?P<name>.*?)[-_.]?(?P<split>train(?:ing)?|valid(?:ation)?|val|dev|test(?:ing)?)$", re.IGNORECASE)
+SPLIT = re.compile(
+    r"(?P<name>.*?)(?P<mark>[-_.]?)(?P<split>train(?:ing)?|valid(?:ation)?|val|dev|test(?:ing)?)$", re.IGNORECASE
+)
 UNREAD = frozenset(".xlsx .xls .ods .zip .tar .tgz .pkl .pickle .feather .orc .db .sqlite .pdf .docx".split())
 """Files that often hold data and are none that is read: that is said, so that nobody waits for them."""
 WIDTH = 100
@@ -165,6 +167,9 @@ def _entries(found: Draft, seen: dict[Path, Recognised]) -> list[Found]:
     for (parent, name, _), splits in groups.items():
         first = splits.get("train") or next(iter(splits.values()))
         entry: dict[str, Any] = {"task": _from(found, first)}
+        match = SPLIT.match(parted(first)[0])
+        if len(splits) == 1 and match and match["name"] and not match["mark"]:  # latest.csv is no split of "la"
+            name = parted(first)[0]
         called = name or (parent.name if parent != found.folder else found.folder.resolve().name)
         called = re.sub(r"[/\\,]", "-", called).strip() or "task"
         if called != seen[first].name:

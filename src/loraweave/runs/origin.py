@@ -137,7 +137,13 @@ def check_moved_data(folder: RunFolder, tasks: Sequence[Task], where: Path) -> N
         raise UserError(
             f"{folder.path}: no {folder.data.name}, so whether the data in {where} are its own cannot be told"
         )
-    changed = _other_examples(read_shaped(folder.data, dict[str, dict[str, str]]), describe_data(tasks))
+    before = read_shaped(folder.data, dict[str, dict[str, str]])
+    if before and (unknown := [task.name for task in tasks if task.name not in before]):  # none of an untrained base
+        raise UserError(
+            f"{where}: there the tasks of {folder.path} are called {', '.join(unknown)}, and they were "
+            f"{', '.join(before)}: a pattern of nothing but stars is called after its folder, so call that as it was"
+        )
+    changed = _other_examples(before, describe_data(tasks))
     if changed:
         raise UserError(
             f"{where}: the examples of {', '.join(changed)} are not those that {folder.path} was trained on"

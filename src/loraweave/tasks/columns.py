@@ -80,6 +80,8 @@ def choose_format(
         raise UserError(f"{seen.where}: 'choices' are names of labels, and this is {found.name}")
     if metric is not None:
         found.metric = metric
+    if metric == "f1" and isinstance(found, Labels) and len(found.choices) == 2:
+        found.notes.append(f"f1 is that of {found.choices[1]!r}, the second of the two labels")
     found.unused = [name for name in seen.names if name not in found.columns]
     return found
 
@@ -296,9 +298,14 @@ def _labels(seen: _Columns, prompt: str, completion: str, choices: Choices | Non
         check_label(given[0], seen.where)
     counts = counted(values)
     known = seen.label_names(columns[-1])
-    if choices is None and known is None and {bool} <= {type(value) for value in values} <= {bool, NoneType}:
-        choices = ["false", "true"]
-        made.notes.append("true and false are taken for the names of the labels")
+    if {bool} <= {type(value) for value in values} <= {bool, str, NoneType}:
+        if choices is None and known is None:
+            choices = ["false", "true"]
+            made.notes.append("true and false are taken for the names of the labels")
+        elif isinstance(choices, list) and len(choices) == 2:
+            if sorted(map(str.lower, choices)) == ["false", "true"]:
+                choices = sorted(choices, key=str.lower)
+            made.notes.append(f"false is called {choices[0]!r} and true {choices[1]!r}")
     if known is not None:
         counts.pop(-1, None)  # what `datasets` writes where nobody has given a label
     if len(counts) > MOST_LABELS:

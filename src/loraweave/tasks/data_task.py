@@ -63,7 +63,7 @@ class DataTask(Task):
         for name in ("validation", "test"):
             given = getattr(spec, name)
             if isinstance(given, str):
-                read[name] = self._read(read_held_out(given, base, bad), bad)
+                read[name] = self._read(read_held_out(given, base, bad, source.label_names), bad)
             elif given is None and name in source.splits and (own := self._read_own(source.splits[name], bad)):
                 read[name] = own
         if not skip:
@@ -88,6 +88,11 @@ class DataTask(Task):
     def trainable(self) -> bool:
         return True
 
+    @property
+    def sources(self) -> set[Path]:
+        """The files that it is learned from."""
+        return {Path(row.source).resolve() for row, _ in self._read_rows["training"]}
+
     def test_examples(self) -> list[Example]:
         """The rows to score; none where there are too few to spare any, or where `eval` names what scores it."""
         return [example for read in self._read_rows["test"] for example in read.group]
@@ -110,6 +115,9 @@ class DataTask(Task):
         if not self._asks_itself and not set(self.format.columns[:1]) <= set(values):
             return None
         return self.format.prompt(row, self.chat_template)
+
+    def tools(self, values: Mapping[str, Any], place: str) -> list[dict[str, Any]] | None:
+        return self.format.tools(Row(dict(values), place), self.chat_template)
 
     def document(self, values: Mapping[str, Any], place: str) -> Document:
         if not self._asks_itself:
@@ -185,19 +193,22 @@ class DataTask(Task):
         self.notes += found.notes
         splits = {name: [rows[index] for index in getattr(found, name)] for name in ("training", "validation", "test")}
         splits |= {name: some for name, some in read.items() if name != "training"}
-        for name, others in (("test", ("training", "validation")), ("validation", ("training",))):
-            if name not in read:
+        for name, other in (("test", "training"), ("test", "validation"), ("validation", "training")):
+            if read.keys().isdisjoint({name, other} - {"training"}):  # both were drawn from the same rows
                 continue
-            for other in others:
-                known, notes = without_known(
-                    [each.group for each in splits[other]], [each.group for each in splits[name]], name, other
-                )
-                splits[other] = [each for index, each in enumerate(splits[other]) if index not in known]
-                self.notes += notes
+            known, notes = without_known(
+                [each.group for each in splits[other]], [each.group for each in splits[name]], name, other
+            )
+            splits[other] = [each for index, each in enumerate(splits[other]) if index not in known]
+            self.notes += notes
         return splits
 
     def _documents(self, name: str, most: int | None = None) -> list[Document]:
-        return [self.format.document(row, self.chat_template) for row, _ in self._read_rows[name][:most]]
+        """The rows of a split for lm-eval; of more than `most` some from all over it, for it may be sorted by label."""
+        rows = self._read_rows[name]
+        if most is not None and len(rows) > most:
+            rows = [rows[number * len(rows) // most] for number in range(most)]
+        return [self.format.document(row, self.chat_template) for row, _ in rows]
 
 
 def _answer(example: Example) -> str:

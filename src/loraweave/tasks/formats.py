@@ -76,6 +76,10 @@ class Format(ABC):
         """
         raise UserError(f"{row.place}: {self.name} are not scored by lm-eval")
 
+    def tools(self, row: Row, chat: bool) -> list[dict[str, Any]] | None:
+        """The functions that may be called to answer a row; arguments and errors as of `examples`."""
+        return None
+
     def label(self, row: Row) -> Hashable:
         """What rows are alike in, so that each split gets its part of every kind; the same for all without labels."""
         return None
@@ -98,16 +102,19 @@ class Chats(Format):
     convert: Callable[[Values, str], Values] | None = None
 
     def examples(self, row: Row, chat: bool) -> Group:
-        values = self._plain(row)
-        tools = read_tools(values, row.place, row.filled)
-        messages = self._messages(values, row)
+        tools, messages = self.tools(row, chat), self._messages(self._plain(row), row)
         first = next((i for i, message in enumerate(messages) if message["role"] == "user"), len(messages))
         if not any(message["role"] == "assistant" for message in messages[first:]):
             raise UserError(f"{row.place}: no message of the role 'assistant' that answers a 'user': nothing to learn")
         return turns(messages, first, tools, row.place)
 
     def prompt(self, row: Row, chat: bool) -> list[Message]:
-        return to_answer(self._messages(self._plain(row), row))
+        if not (messages := to_answer(self._messages(self._plain(row), row))):
+            raise UserError(f"{row.place}: holds answers alone, so nothing is asked")
+        return messages
+
+    def tools(self, row: Row, chat: bool) -> list[dict[str, Any]] | None:
+        return read_tools(self._plain(row), row.place, row.filled)
 
     def _plain(self, row: Row) -> dict[str, Any]:
         values = row.values if self.convert is None else self.convert(row.values, row.place)
@@ -134,15 +141,13 @@ class Pairs(Format):
 
     def examples(self, row: Row, chat: bool) -> Group:
         check_row(row.values, row.place)
-        tools = read_tools(row.values, row.place, row.filled)
+        tools = self.tools(row, chat)
         for key in ("prompt", "completion"):
             value = _wanted(row, key)
             if not isinstance(value, list) and as_text(value) is None:
                 raise UserError(f"{row.place}: {key!r} holds neither text nor messages but {type(value).__name__}")
         texts = [self._text(row.values[key]) for key in ("prompt", "completion")]
         if texts[0] is not None and texts[1] is not None:
-            if tools and not chat:
-                raise UserError(f"{row.place}: 'tools' needs messages, or `chat_template: true`")
             return [_pair(texts[0], texts[1], chat, row.place, tools)]
         if texts != [None, None]:
             raise UserError(f"{row.place}: 'prompt' and 'completion' must both be text or both be lists of messages")
@@ -153,14 +158,23 @@ class Pairs(Format):
         return turns(prompt + completion, len(prompt), tools, row.place)
 
     def prompt(self, row: Row, chat: bool) -> str | list[Message]:
-        prompt = self._text(_wanted(row, "prompt"))
+        prompt = as_text(_wanted(row, "prompt"))  # a row to predict may come from a table
         if prompt is None:
             return read_messages(row.values["prompt"], "prompt", row.place, row.filled)
         return asked(prompt, chat)
 
+    def tools(self, row: Row, chat: bool) -> list[dict[str, Any]] | None:
+        found = read_tools(row.values, row.place, row.filled)
+        if found and not chat and self._text(row.values.get("prompt")) is not None:
+            raise UserError(f"{row.place}: 'tools' needs messages, or `chat_template: true`")
+        return found
+
     def document(self, row: Row, chat: bool, answered: bool = True) -> dict[str, Any]:
-        completion = str(row.values["completion"]).strip() if answered else ""
-        return {"prompt": str(_wanted(row, "prompt")), "completion": completion}
+        prompt, completion = as_text(_wanted(row, "prompt")), str(row.values["completion"]).strip() if answered else ""
+        if prompt is None:
+            kind = type(row.values["prompt"]).__name__
+            raise UserError(f"{row.place}: 'prompt' holds no text but {kind}, and the metric {self.metric} wants one")
+        return {"prompt": prompt, "completion": completion}
 
     def _text(self, value: Any) -> str | None:
         return as_text(value) if self.table or isinstance(value, str) else None
@@ -205,6 +219,8 @@ class Templates(Format):
             check_texts(row.values, self.columns, row.place)
 
     def _prompt(self, row: Row, chat: bool) -> str:
+        if not self.own:
+            check_texts(row.values, self.columns[:-1], row.place)  # the last has the answer
         return self._made("prompt", self._prompt_template(chat), row)
 
     def _completion(self, row: Row) -> str:

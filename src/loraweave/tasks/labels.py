@@ -8,7 +8,7 @@ from typing import Any
 from loraweave.errors import UserError, nearest, shown
 from loraweave.tasks.examples import Example
 from loraweave.tasks.fields import rendered
-from loraweave.tasks.formats import Templates, asked, check_texts
+from loraweave.tasks.formats import Templates, asked
 from loraweave.tasks.rows import Row
 from loraweave.tasks.task import Group
 
@@ -47,10 +47,8 @@ class Labels(Templates):
         return {**super().templates(chat), "choices": choices}
 
     def examples(self, row: Row, chat: bool) -> Group:
-        if not self.own:
-            check_texts(row.values, self.columns[:1], row.place)
-        names, gold = self.names(row), self.gold(row)
-        return [Example(asked(self._prompt(row, chat), chat), names[gold], by_likelihood=True, place=row.place)]
+        prompt, names, gold = self._prompt(row, chat), self.names(row), self.gold(row)
+        return [Example(asked(prompt, chat), names[gold], by_likelihood=True, place=row.place)]
 
     def document(self, row: Row, chat: bool, answered: bool = True) -> dict[str, Any]:
         gold = self.gold(row) if answered else 0
@@ -154,15 +152,16 @@ def names_of(
     if names is None:
         raise UnnamedError(f"{where}: holds {_span(numbers)} without names: {cure(numbers)}", numbers)
     by_name = {as_key(name): name for name in names}
-    if set(counts) <= set(by_name):  # also numbers that are their own names: stars, grades
+    came_with_numbers = choices is None and known is not None  # then a number is a place, also where names are numbers
+    if not numbers or (set(numbers) <= set(by_name) and not came_with_numbers):  # their own names: stars, grades
         return by_name
-    if numbers and len(numbers) == len(counts) and (min(numbers) < 0 or max(numbers) >= len(names)):
+    if not any(isinstance(value, str) and value in by_name for value in counts) and (
+        min(numbers) < 0 or max(numbers) >= len(names)
+    ):
         raise UserError(
             f"{where}: holds {_span(numbers)}, and there are {len(names)} names, which stand for 0, 1 and so on; where "
             "the numbers begin elsewhere write choices as a mapping, {number: name, ...}"
         )
-    if not numbers:
-        return by_name
     places = dict(enumerate(names))  # also for names that look like numbers
     return places | {name: by_name[name] for name in by_name if name not in places}
 

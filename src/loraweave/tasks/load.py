@@ -11,6 +11,7 @@ from loraweave.tasks.data_task import DataTask
 from loraweave.tasks.files import SUFFIXES, existing
 from loraweave.tasks.harness import named_tasks, yaml_tasks
 from loraweave.tasks.harness_task import HarnessTask
+from loraweave.tasks.local_data import LocalTask
 from loraweave.tasks.sources import YAML_SUFFIXES, is_source, no_data_set
 from loraweave.tasks.spec import A_NAME, FOR_DATA, OnBadRow, TaskSpec, is_name, parse_spec
 from loraweave.tasks.task import Task
@@ -116,6 +117,8 @@ def _data_task(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, sk
     task = DataTask(spec, base, chat, lm_eval, skip)
     if lm_eval is not None:
         lm_eval.set_config("task", task.name)
+    if isinstance(lm_eval, LocalTask) and (both := task.sources & lm_eval.scored_files):
+        raise UserError(f"{spec.task}: {min(both)} is learned, and it is what {spec.eval} scores: name another file")
     return task
 
 

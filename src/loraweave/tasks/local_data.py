@@ -71,6 +71,11 @@ class LocalTask(ConfigurableTask):
         names = list(dict.fromkeys(name for part in every for row in part.rows for name in row))
         self.dataset = datasets.DatasetDict({split: _dataset(parts, names) for split, parts in self.sources.items()})
 
+    @property
+    def scored_files(self) -> set[Path]:
+        """The files that it is evaluated on."""
+        return {Path(part.source) for part in self.sources[self.config.test_split or self.config.validation_split]}
+
     def validation_docs(self) -> Any:
         return self._some(super().validation_docs(), self.config.validation_split)
 

@@ -1,7 +1,8 @@
 """Rows of data with the place of each, and what becomes of rows that cannot be used."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from loraweave.errors import UserError
@@ -53,6 +54,30 @@ class FileRows:
     def place(self, index: int) -> str:
         """Where row `index` stands, for a message."""
         return f"{self.source}, {self.unit} {self.numbers[index]}"
+
+
+def numbered_alike(part: FileRows, names: Mapping[str, list[str]]) -> FileRows:
+    """A part in which the number of a label stands for the name that it has elsewhere: data sets that were saved one by
+    one may count the same labels in different ways, each as its `label_names` say.
+
+    Args:
+        part: as it was read.
+        names: by column, in the order of the numbers that shall stand for them. Where a name of the part is not among
+            them, it is put into the place of its number.
+    """
+    own = {column: known for column, known in part.label_names.items() if names.get(column, known) != known}
+    new: dict[str, list[Any]] = {}
+    for column, known in own.items():
+        new[column] = [names[column].index(name) if name in names[column] else name for name in known]
+    if not new:
+        return part
+
+    def renumbered(column: str, value: Any) -> Any:
+        is_known = column in new and type(value) is int and 0 <= value < len(new[column])
+        return new[column][value] if is_known else value
+
+    rows = [{column: renumbered(column, value) for column, value in row.items()} for row in part.rows]
+    return replace(part, rows=rows, label_names={**part.label_names, **{column: names[column] for column in own}})
 
 
 class BadRow(NamedTuple):

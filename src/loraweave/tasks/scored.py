@@ -66,6 +66,8 @@ def way_of(found: Format, where: str) -> str | None:
             f"{where}: {found.name} is scored by {' or '.join(known)}, not by {found.metric!r}"
             f"{nearest(found.metric, known)}"
         )
+    if isinstance(found, Pairs) and "tools" in found.columns:  # which lm-eval would ask without
+        raise UserError(f"{where}: its rows have 'tools', and are scored by loss, not by {found.metric!r}")
     if isinstance(found, Labels) and found.metric == "f1" and len(found.choices) != 2:
         raise UserError(f"{where}: the metric f1 is of two labels, and here are {len(found.choices)}; take mcc or acc")
     return way

@@ -2,7 +2,7 @@
 
 import glob
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from loraweave.files import read_json
 from loraweave.paths import inside, user_path
 from loraweave.tasks.arrow_rows import of_table
 from loraweave.tasks.files import is_data, parted, read_rows
-from loraweave.tasks.rows import BadRows, FileRows
+from loraweave.tasks.rows import BadRows, FileRows, numbered_alike
 
 SPLITS = {
     "training": ("train", "training"),
@@ -31,12 +31,21 @@ class Source:
     Attributes:
         name: a task of it is called so where it is given no name.
         where: the path, pattern or name, for people.
-        splits: `training`, and `validation` and `test` where a data set has its own.
+        splits: `training`, and `validation` and `test` where a data set has its own. The number of a label stands for
+            the same name in all of them.
     """
 
     name: str
     where: str
     splits: dict[str, list[FileRows]]
+
+    @property
+    def label_names(self) -> dict[str, list[str]]:
+        """By column, the names of labels in the order of their numbers."""
+        found: dict[str, list[str]] = {}
+        for part in (part for parts in self.splits.values() for part in parts):
+            found = part.label_names | found
+        return found
 
 
 def is_source(written: str, base: Path) -> bool:
@@ -68,6 +77,14 @@ def read_source(written: str, base: Path, bad: BadRows, subset: str | None = Non
     Raises:
         UserError: nothing is there, or it cannot be read.
     """
+    found = _source(written, base, bad, subset)
+    names = found.label_names
+    splits = {split: [numbered_alike(part, names) for part in parts] for split, parts in found.splits.items()}
+    return replace(found, splits=splits)
+
+
+def _source(written: str, base: Path, bad: BadRows, subset: str | None) -> Source:
+    """`read_source` with the rows as they were read."""
     folder = _folder(written, base)
     if subset is not None and (folder is not None or not _is_hub_name(written, base)):
         raise UserError(f"{written}: 'subset' is for data sets of the hub")
@@ -83,12 +100,13 @@ def read_source(written: str, base: Path, bad: BadRows, subset: str | None = Non
     return Source(parted(path)[0], str(path), {"training": [read_rows(path, bad)]})
 
 
-def read_held_out(written: str, base: Path, bad: BadRows) -> list[FileRows]:
-    """The rows of what is named to validate on or to score with; as of `read_source`, where there is one split."""
+def read_held_out(written: str, base: Path, bad: BadRows, label_names: Mapping[str, list[str]]) -> list[FileRows]:
+    """The rows of what is named to validate on or to score with; as of `read_source`, where there is one split.
+    `label_names`: of the rows that are learned, by which these are numbered too."""
     splits = read_source(written, base, bad).splits
     if len(splits) > 1:
         raise UserError(f"{user_path(written, base)}: holds the splits {', '.join(splits)}, and one is wanted here")
-    return next(iter(splits.values()))
+    return [numbered_alike(part, label_names) for part in next(iter(splits.values()))]
 
 
 def _folder(written: str, base: Path) -> Path | None:

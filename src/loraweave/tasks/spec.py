@@ -61,7 +61,7 @@ class TaskSpec(BaseModel):
         None, description="a share of the training rows to hold out or, for data, a file"
     )
     test: str | float | None = Field(
-        None, description="for data: the file, or the share of its rows, that its held-out loss is taken over"
+        None, description="for data: the file, or the share of its rows, that it is scored on"
     )
     data_dir: str | None = Field(None, description="the folder that a YAML's data_files start at")
     chat_template: bool | None = Field(None, description="prompts go through the tokenizer's chat template")

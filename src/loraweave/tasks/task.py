@@ -91,6 +91,18 @@ class Task(ABC):
         """
         return None
 
+    def tools(self, values: Mapping[str, Any], place: str) -> list[dict[str, Any]] | None:
+        """The functions that may be called to answer what `question` gives, as JSON schemas; None where there are none.
+
+        Args:
+            values: the row.
+            place: of it, for messages.
+
+        Raises:
+            UserError: the row is unfit.
+        """
+        return None
+
     def document(self, values: Mapping[str, Any], place: str) -> dict[str, Any]:
         """A row without an answer as `lm_eval` takes it.
 
