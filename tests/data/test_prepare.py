@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import nn
 
 from loraweave.data.mixture import MixtureConfig
+from loraweave.data.notices import Cut, check_cuts
 from loraweave.data.prepare import RunData, prepare
 from loraweave.data.schedule import Schedule
 from loraweave.errors import UserError
@@ -116,6 +117,11 @@ target_delimiter: " "
 generation_kwargs: {until: ["\\n", "."], max_gen_toks: 12}
 metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """
+
+
+def test_answers_that_are_too_long_are_not_called_cut_prompts() -> None:
+    with pytest.raises(UserError, match=r"or are left out, for their answer alone is longer \(task 'a' 9 of 10\)"):
+        check_cuts([Cut("a", 10, cut=1, dropped=8)], 32)
 
 
 def test_right_answers_that_no_model_can_write_are_said(tmp_path: Path, prepared: Prepared) -> None:

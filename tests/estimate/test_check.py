@@ -90,6 +90,19 @@ def test_what_is_not_trained_for_is_looked_at_too(project: Path):
     assert any(line.startswith("eval.forgetting, boolq: its data are not at hand") for line in found.unknown)
 
 
+def test_what_is_held_out_is_read_as_what_is_learned(project: Path):
+    """A file that is scored may hold one label alone."""
+    rows = [{"text": f"t{n}", "label": ("bad", "good")[n % 2]} for n in range(20)]
+    for name, some in (("labels", rows), ("held", [{"text": f"u{n}", "label": "good"} for n in range(4)])):
+        (project / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    text = "model: base\ntasks:\n  - {task: labels.jsonl, test: held.jsonl}\ntrain: {max_length: 64}\n"
+    assert check(written(project, text)).problems == []
+    with (project / "held.jsonl").open("a") as file:
+        file.write('{"text": "u9", "label": "so so"}\n')
+    (problem,) = check(written(project, text)).problems
+    assert "held.jsonl, line 5: the label 'so so' is not among the choices: 'bad', 'good'" in problem
+
+
 def test_a_task_file_is_told_line_by_line(project: Path):
     text = (project / "parity.yaml").read_text()
     lines = text.replace("test_split", "tset_split").replace("metric: acc", "metric: accc").splitlines()

@@ -94,7 +94,7 @@ def _said(example: Example) -> Iterator[str]:
 
 
 def check_cuts(cuts: Sequence[Cut], longest: int) -> None:
-    """Refuse to train on prompts of which most have lost their beginning.
+    """Refuse to train on prompts of which most have lost their beginning, or are left out.
 
     Raises:
         UserError: naming the tasks, and the key of the run file that asks for it all the same.
@@ -102,8 +102,9 @@ def check_cuts(cuts: Sequence[Cut], longest: int) -> None:
     bad = [cut for cut in cuts if cut.too_many]
     if bad:
         lost = ", ".join(f"{cut.name!r} {cut.cut + cut.dropped:,} of {cut.examples:,}" for cut in bad)
+        out = ", or are left out, for their answer alone is longer" if any(cut.dropped for cut in bad) else ""
         raise UserError(
-            f"with {longest:,} tokens at most, most prompts lose their beginning, where instructions stand "
+            f"with {longest:,} tokens at most, most prompts lose their beginning, where instructions stand{out} "
             f"(task {lost}): raise train.max_length if the model reads more, or set `cut_prompts: true` to train on "
             "what is left"
         )
