@@ -124,6 +124,17 @@ def test_a_head_that_shares_its_weight_with_the_embeddings_parts_from_them(proje
     assert plain.largest <= 1e-5
 
 
+@pytest.mark.parametrize("targets", [["embed_tokens", "q_proj"], ["embed_tokens", "lm_head"]], ids=str)
+def test_embeddings_that_are_adapted_part_from_the_head(project, tmp_path, targets):
+    run = random_run(project, {"name": "lora", **SMALL, "target_modules": targets}, tmp_path / "run")
+    (each,) = export(run, "merged", tmp_path / "out")
+    assert each.largest <= 1e-4
+    expected = logits(attach(load_base(project / "base")[0], run / "adapter").eval())
+    merged = AutoModelForCausalLM.from_pretrained(each.path, dtype=torch.float32)
+    torch.testing.assert_close(logits(merged), expected, rtol=0, atol=1e-4)
+    assert not merged.config.tie_word_embeddings  # which is all that others than transformers go by
+
+
 def test_a_quantised_base_is_refused_and_the_cure_named(project, tmp_path):
     run = random_run(project, {"name": "lora", **SMALL}, tmp_path / "run")
     quantised = tmp_path / "quantised"

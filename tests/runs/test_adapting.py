@@ -12,6 +12,7 @@ from loraweave.evaluation.beside import untouched
 from loraweave.runs.adapting import adapted, take_off
 from loraweave.runs.attaching import attach
 from loraweave.runs.methods import choose_method
+from loraweave.serving.voices import why_alone
 
 CHANGING = ["pissa", "olora"]
 
@@ -52,6 +53,36 @@ def test_so_it_is_where_a_later_layer_is_refused(tiny_model: Callable) -> None:
     before = bits(base)
     method = choose_method({"name": "lora", "r": 4, "init_lora_weights": "pissa", "target_modules": ["q_proj", "norm"]})
     with pytest.raises(UserError), adapted(base, method, ["one"], seed=0, keep_base=True):
+        pass
+    assert same(bits(base), before)
+
+
+def test_a_vocabulary_that_lies_beside_an_adapter_is_taken_back(tiny_model: Callable, tmp_path: Path) -> None:
+    """PEFT loads it over the base's own, which others are scored on afterwards."""
+    base = tiny_model()
+    before = bits(base)
+    changed = tiny_model()
+    with torch.no_grad():
+        changed.lm_head.weight += 1
+        changed.model.embed_tokens.weight += 1
+    config = LoraConfig(r=2, target_modules=["lm_head", "q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(changed, config).save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=True)
+    model = attach(base, tmp_path / "adapter")
+    assert not torch.equal(model.get_output_embeddings().weight, before["lm_head.weight"])
+    loaded = tiny_model()
+    with untouched(model, lambda: loaded) as found:
+        assert found is loaded
+    assert why_alone(model) == "it was saved with a vocabulary that is not the base's"
+    assert same(bits(take_off(model)), before)
+
+
+@pytest.mark.parametrize("method", ["lora", "own"])
+def test_an_adapter_on_the_head_is_refused(tiny_model: Callable, method: str) -> None:
+    base = tiny_model()
+    before = bits(base)
+    chosen = choose_method({"name": method, "target_modules": ["q_proj", "lm_head"]})
+    refused = pytest.raises(UserError, match=r"target_modules reaches lm_head, .*modules_to_save: \[lm_head\]")
+    with refused, adapted(base, chosen, ["one"], seed=0, keep_base=True):
         pass
     assert same(bits(base), before)
 

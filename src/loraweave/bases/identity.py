@@ -35,7 +35,7 @@ def fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     before: Mapping[str, Sample] = getattr(base, _KEPT, {})
-    for name, parameter in sorted(_own_parameters(model).items()):
+    for name, parameter in sorted(own_parameters(model).items()):
         for part, (shape, values) in _samples(name, parameter, before):
             digest.update(f"{part}{shape}".encode())
             digest.update(values.contiguous().view(torch.int16).numpy().tobytes())
@@ -94,8 +94,8 @@ def check_fingerprint(model: nn.Module, expected: str, adapter: str) -> None:
         )
 
 
-def _own_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The base's parameters under the names that they had before PEFT wrapped anything."""
+def own_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A base's parameters under the names that they had before PEFT wrapped anything; `model`: with adapters or not."""
     prefix = getattr(getattr(model, "base_model", None), "prefix", "") if hasattr(model, "peft_config") else ""
     own = {}
     for name, parameter in model.named_parameters():

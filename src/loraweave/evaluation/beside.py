@@ -23,7 +23,8 @@ def untouched(
     """The base of a trained model: its adapter switched off; where more than that differs, what `load` gives."""
     config: Any = model.active_peft_config if isinstance(model, PeftModel) else None
     trained_beside = getattr(config, "bias", "none") != "none" or getattr(config, "layer_replication", None)
-    if config is not None and not trained_beside and not changes_base(config):
+    changed = config is not None and (changes_base(config) or getattr(model, "weights_before", None))
+    if config is not None and not trained_beside and not changed:
         with model.disable_adapter():
             yield model
     else:

@@ -142,7 +142,7 @@ def told_task(model: PreTrainedModel | PeftModel, source: Source, name: str | No
 
 def random_rows(model: PreTrainedModel | PeftModel, count: int = 2, length: int = 24) -> list[EncodedRow]:
     """Rows of random tokens, the same at every call."""
-    words = model.get_input_embeddings().num_embeddings
+    words = model.get_input_embeddings().weight.shape[0]  # an adapted one says its number no more
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(words, (count, length), generator=generator).tolist()
     return [{"input_ids": ids, "labels": list(ids)} for ids in rows]

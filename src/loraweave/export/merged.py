@@ -5,8 +5,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -68,6 +71,7 @@ def merged(work: Work, variant: Variant, plain: PlainLora | None) -> Iterator[Pr
     """
     if plain is None:  # more than a change of linear layers: as PEFT merges it
         model = attach(copy.deepcopy(work.base), work.source.adapter.folder)
+        _part_vocabulary(model)
         with told_task(model, work.source, variant.task):
             yield model.merge_and_unload(safe_merge=True)
         return
@@ -133,6 +137,16 @@ def link_equal(folder: Path, others: Iterable[Path]) -> None:
         except OSError:  # another disk, or a file system without links
             continue
         os.replace(link, path)
+
+
+def _part_vocabulary(model: PeftModel) -> None:
+    """Give the head a weight of its own where it shares one with the embeddings and either is adapted: what is merged
+    into one of them is not meant for the other."""
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    if model.config.tie_word_embeddings and any(isinstance(end, BaseTunerLayer) for end in ends):
+        head: Any = ends[1].get_base_layer() if isinstance(ends[1], BaseTunerLayer) else ends[1]
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False
 
 
 def _is_transposed(layer: nn.Module) -> bool:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
@@ -68,6 +69,7 @@ def adapted(
         freeze_beside_language(base)  # `bias: all` trains those of every part
         try:
             check_layer_names(method.given, names, model.base_model.targeted_module_names, f"method {method.name}")
+            _check_head(base, method.name)
             if method.adapter is not None:
                 start_from(model, method.adapter)
             if only is not None:
@@ -75,6 +77,18 @@ def adapted(
             yield model
         finally:
             take_off(model)
+
+
+def _check_head(base: PreTrainedModel, method: str) -> None:
+    """Refuse an adapter on the head: the loss multiplies by its weight without calling it (TRL's fused head)."""
+    head = base.get_output_embeddings()
+    if isinstance(head, BaseTunerLayer):
+        name = next(path for path, module in base.named_modules() if module is head)
+        raise UserError(
+            f"method {method}: target_modules reaches {name}, the base's head: the loss reads its weight without "
+            f"calling it, so an adapter there would learn nothing; leave it out, or train it whole with "
+            f"modules_to_save: [{name}]"
+        )
 
 
 def inject(base: PreTrainedModel, config: PeftConfig, method: str) -> PeftModel:

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from loraweave.adapters.file import VOCABULARY, AdapterFile, Size
 from loraweave.bases import check_fingerprint
+from loraweave.bases.identity import own_parameters
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.files import read_json
@@ -45,12 +48,20 @@ def fill(model: PeftModel, adapter: AdapterFile) -> None:
             raise UserError(f"{adapter.path}: {name} is {shape}, in the base it should be {tuple(asked[name].shape)}")
         if name not in asked and VOCABULARY.isdisjoint(name.split(".")):
             raise UserError(f"{adapter.path}: {name} is unexpected: nothing in this base takes it")
+    own: dict[str, Tensor] = {}
+    if not there.keys() <= asked.keys():  # PEFT saves the base's own vocabulary too, and loads it over the base's
+        own = {n: w for n, w in own_parameters(model).items() if not VOCABULARY.isdisjoint(n.split("."))}
+    kept = {name: weight.detach().to("cpu", copy=True) for name, weight in own.items()}
+    before = getattr(model, "weights_before", {})
+    model.weights_before = kept | before
     conversions = getattr(model.get_base_model(), "_checkpoint_conversion_mapping", {})
     try:
         model.load_adapter(str(adapter.folder), "default", key_mapping=conversions)
     except Exception as error:  # PEFT, torch and safetensors raise what they like, and the file is the cause
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{adapter.folder}: the adapter cannot be loaded: {reason}") from error
+    changed = {name: weight for name, weight in kept.items() if not torch.equal(weight, own[name].detach().cpu())}
+    model.weights_before = changed | before
 
 
 def check_start(folder: Path, config: PeftConfig, task_names: Sequence[str], base: PreTrainedModel) -> None:

@@ -165,4 +165,6 @@ def why_alone(model: PreTrainedModel | PeftModel) -> str | None:
             return "it has trained biases of the base"
         if getattr(config, "target_parameters", None):
             return "it adapts parameters that are no layers"
+    if getattr(model, "weights_before", None):
+        return "it was saved with a vocabulary that is not the base's"
     return None
