@@ -1,5 +1,6 @@
 """LoRAs made by plain PEFT answer within one adapter as each does by itself, and can be taken out again."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,20 @@ def test_split_gives_the_loras_back(tiny_model: Callable, loras: dict[str, Path]
         config = LoraConfig.from_pretrained(str(part))
         assert (config.r, config.rank_pattern, config.use_rslora) == (config.lora_alpha, {}, False)
         torch.testing.assert_close(alone(tiny_model, part), alone(tiny_model, loras[name]), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_known_of_the_base_goes_on_and_must_be_of_one(loras: dict[str, Path], tmp_path: Path) -> None:
+    record = {"name": "org/model", "revision": "v2", "fingerprint": "0" * 16}
+    for lora in loras.values():
+        (lora / "base.json").write_text(json.dumps(record))
+    together = loraweave.assemble(loras, tmp_path / "all")
+    sparse = loraweave.sparsify(together, 0.5, tmp_path / "sparse")
+    for folder in (together, sparse, *loraweave.split(together, tmp_path / "parts").values()):
+        assert json.loads((folder / "base.json").read_text()) == record
+    (loras["wide"] / "base.json").write_text(json.dumps({**record, "fingerprint": "1" * 16}))
+    with pytest.raises(UserError, match=r"wide is of the fingerprint 1+, .*small of 0+; where these are .*--base"):
+        loraweave.assemble(loras, tmp_path / "other")
+    assert not (loraweave.assemble(loras, tmp_path / "forced", base="org/model") / "base.json").exists()
 
 
 @pytest.mark.parametrize("name", ["own", "mtllora", "moelora", "lori"])

@@ -50,6 +50,25 @@ def test_an_expert_is_the_very_lora_and_peft_reads_it_by_itself(
     assert library.verify() == {}
 
 
+def test_a_revision_of_the_base_is_kept(make_lora: Callable, tmp_path: Path) -> None:
+    lora = make_lora(tmp_path / "lora")
+    config = lora / "adapter_config.json"
+
+    def of(revision: str) -> None:
+        values = {"base_model_name_or_path": "org/model", "revision": revision}
+        config.write_text(json.dumps({**json.loads(config.read_text()), **values}))
+
+    of("v2")
+    library = ExpertLibrary.of_lora(tmp_path / "library", lora)
+    assert library.base == {"name": "org/model", "revision": "v2"}
+    library.add(lora, "one")
+    of("v3")
+    with pytest.raises(UserError, match=r"of the revision v3 of org/model, and the library .* is of v2; .*--base"):
+        library.add(lora, "other")
+    library.add(lora, "other", base="org/model")
+    assert library.base == {"name": "org/model", "revision": "v2"}
+
+
 def test_adding_replacing_and_removing_leave_the_others_as_they_are(
     library: ExpertLibrary, make_lora: Callable, tmp_path: Path
 ) -> None:

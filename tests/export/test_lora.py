@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
+from tiny_project import write_base
 from tiny_runs import ADAPTERS, BESIDE_BLOCKS, BY_TASK, EXACT, NAMES, ROUTED, SMALL, random_run
 
 import loraweave
@@ -235,6 +237,50 @@ def test_a_folder_with_something_in_it_is_left_alone(finished, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_a_folder_without_a_name_is_refused(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for output in (".", ".."):
+        with pytest.raises(UserError, match="wants a name of its own"):
+            export(finished({"name": "lora", **SMALL}), "lora", output)
+
+
+def test_a_vocabulary_that_was_saved_beside_and_is_another_one_is_found(project, tmp_path):
+    """PEFT loads it over the base's, which a plain LoRA of the head does not bring with it."""
+    run = random_run(project, {"name": "lora", **SMALL, "target_modules": ["lm_head"]}, tmp_path / "run")
+    (each,) = export(run, "lora", tmp_path / "out")
+    assert each.exact
+    weights = run / "adapter" / "adapter_model.safetensors"
+    tensors = {n: t + 0.1 if n.endswith("base_layer.weight") else t for n, t in load_file(weights).items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="does not do what the adapter does"):
+        export(run, "lora", tmp_path / "other")
+
+
+def test_a_revision_of_the_base_goes_with_what_is_made_of_it(project, tmp_path, monkeypatch):
+    """Who loads the LoRA by PEFT, or by the line that is printed, must not get the base's newest revision."""
+    revisions = {"main": 5, "v2": 0}
+    for (name, seed), commit in zip(revisions.items(), ("a" * 40, "b" * 40), strict=True):
+        cached = tmp_path / "hub" / "models--org--model"
+        write_base(cached / "snapshots" / commit, seed)
+        (cached / "refs").mkdir(exist_ok=True)
+        (cached / "refs" / name).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    run = random_run(project, {"name": "own", **SMALL}, tmp_path / "run")  # of a base that v2 is
+    for path in (run / "run.yaml", *run.glob("**/base.json"), run / "adapter" / "adapter_config.json"):
+        text = path.read_text().replace("model: ./base\n", "model: {name: org/model, revision: v2}\n")
+        text = text.replace(f'"name": "{project}/base"', '"name": "org/model", "revision": "v2"')
+        path.write_text(text.replace('"revision": null', '"revision": "v2"').replace(f"{project}/base", "org/model"))
+    made = export(run, "lora", tmp_path / "out", tasks=["parity"])
+    apart = loraweave.split(run / "adapter", tmp_path / "apart")
+    assert "vllm serve org/model --revision v2 --enable-lora" in (made[0].path / "README.md").read_text()
+    expected = said(run, project / "base", "parity")
+    for folder in (made[0].path, apart["parity"]):
+        model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        with torch.no_grad():
+            torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=0, atol=1e-4)
+        assert loraweave.load(folder).made_of()["weights"] == loraweave.load(run).made_of()["weights"]
+
+
 @pytest.mark.parametrize("start", ["pissa", "olora"])
 def test_a_start_that_changed_the_base_is_refused_and_merges(project, tmp_path, start: str):
     """Its factors by themselves are not what it does to a base that was not changed."""
@@ -274,8 +320,6 @@ def test_an_export_that_says_something_else_is_not_left_behind(finished, tmp_pat
 
 
 def test_a_base_of_another_fingerprint_must_be_named(finished, project, tmp_path):
-    from tiny_project import write_base
-
     write_base(tmp_path / "other", seed=5)
     run = random_run(project, {"name": "lora", **SMALL}, tmp_path / "run")
     config = (run / "run.yaml").read_text()

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from loraweave.adapters.file import AdapterFile
-from loraweave.adapters.loras import base_name, check_plain, common_sizes, fetched
+from loraweave.adapters.loras import check_plain, common_sizes, fetched, one_base
 from loraweave.adapters.plain import PREFIX, plain_lora
-from loraweave.adapters.write import fill, write_adapter
+from loraweave.adapters.write import BASE_RECORD, fill, write_adapter
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.files import make_folder, written_whole
@@ -50,7 +50,8 @@ def assemble(
     for adapter in adapters.values():
         check_plain(adapter, "become a head")
         adapter.check_values()
-    base, sizes = base or base_name(adapters.values()), common_sizes(adapters.values())
+    known, revision = (base, None) if base else one_base(adapters.values())
+    sizes = common_sizes(adapters.values())
     pairs = {
         name: {layer: adapter.formula(layer).factors() for layer in adapter.sizes} for name, adapter in adapters.items()
     }
@@ -74,9 +75,11 @@ def assemble(
         task_names=list(loras),
         target_modules=sorted(sizes),
         task_type=first.task_type,
-        base_model_name_or_path=base,
+        base_model_name_or_path=known,
+        revision=revision,
     )
-    return write_adapter(Path(output), config, tensors)
+    recorded = (adapter.folder for adapter in adapters.values() if (adapter.folder / BASE_RECORD).is_file())
+    return write_adapter(Path(output), config, tensors, None if base else next(recorded, None))
 
 
 def split(adapter: str | Path, output: str | Path) -> dict[str, Path]:
@@ -112,8 +115,8 @@ def split(adapter: str | Path, output: str | Path) -> dict[str, Path]:
     with written_whole(folder) as unfinished:
         for number, (task, name) in enumerate(zip(source.tasks, folder_names(source.tasks), strict=True)):
             plain = plain_lora(source, number)
-            lora = plain.config(sorted(plain.pairs), config.base_model_name_or_path, config.task_type)
+            lora = plain.config(sorted(plain.pairs), config.base_model_name_or_path, config.task_type, config.revision)
             make_folder(unfinished / name)
-            fill(unfinished / name, lora, plain.tensors())
+            fill(unfinished / name, lora, plain.tensors(), source.folder)
             written[task] = folder / name
     return written

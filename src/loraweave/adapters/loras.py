@@ -10,7 +10,9 @@ from peft import LoraConfig
 
 from loraweave.adapters.config import NAME, beyond_plain
 from loraweave.adapters.file import WEIGHTS, AdapterFile, Size
+from loraweave.adapters.write import BASE_RECORD
 from loraweave.errors import UserError, in_a_line
+from loraweave.files import read_json
 
 
 def fetched(where: str) -> Path:
@@ -49,22 +51,27 @@ def check_plain(adapter: AdapterFile, role: str) -> None:
         raise UserError(f"{adapter.folder}: {odd} cannot {role}; only plain LoRAs of linear layers can")
 
 
-def base_name(adapters: Iterable[AdapterFile]) -> str | None:
-    """The name of the base of several LoRAs; None where none says it.
+def one_base(adapters: Iterable[AdapterFile]) -> tuple[str | None, str | None]:
+    """The name of the base of several LoRAs, and its revision on the hub; None where none says it.
 
     Raises:
-        UserError: two name different bases.
+        UserError: two name different bases or revisions, or were trained on other weights, as far as that is known.
     """
-    base, named = None, None
+    said: dict[str, tuple[str, Path]] = {}
     for adapter in adapters:
-        own = adapter.config.base_model_name_or_path
-        if own and base and own != base:
-            raise UserError(
-                f"{adapter.folder} is of the base {own}, {named} of {base}; where these are the same: --base {base}"
-            )
-        if own and not base:
-            base, named = own, adapter.folder
-    return base
+        record, config = adapter.folder / BASE_RECORD, adapter.config
+        fingerprint = read_json(record).get("fingerprint") if record.is_file() else None
+        own = {"base": config.base_model_name_or_path, "revision": config.revision, "fingerprint": fingerprint}
+        for what, value in own.items():
+            if value and value != said.setdefault(what, (value, adapter.folder))[0]:
+                first, named = said[what]
+                name = said["base"][0] if "base" in said else "NAME"
+                raise UserError(
+                    f"{adapter.folder} is of the {what} {value}, {named} of {first}; where these are the same: "
+                    f"--base {name}"
+                )
+    base, revision = (said[what][0] if what in said else None for what in ("base", "revision"))
+    return base, revision
 
 
 def common_sizes(adapters: Iterable[AdapterFile]) -> dict[str, Size]:

@@ -39,14 +39,22 @@ class PlainLora:
             for name, factor in zip(("lora_A", "lora_B"), pair, strict=True)
         }
 
-    def config(self, target_modules: Sequence[str], base: str | None, task_type: TaskType | str | None) -> LoraConfig:
-        """PEFT's configuration: one rank and an alpha equal to it, no patterns; `base`: the base's name."""
+    def config(
+        self,
+        target_modules: Sequence[str],
+        base: str | None,
+        task_type: TaskType | str | None,
+        revision: str | None = None,
+    ) -> LoraConfig:
+        """PEFT's configuration: one rank and an alpha equal to it, no patterns; `base`: the base's name, and its
+        `revision` on the hub."""
         return LoraConfig(
             r=self.rank,
             lora_alpha=self.rank,
             target_modules=[*target_modules],
             task_type=task_type,
             base_model_name_or_path=base,
+            revision=revision,
             inference_mode=True,
         )
 

@@ -49,4 +49,4 @@ def sparsify(adapter: str | Path, density: float, output: str | Path) -> Path:
         tensors[up.removesuffix("weave_B") + MASK] = mask.view(tensors[up].shape)
         tensors[up] = torch.zeros_like(tensors[up])
     config.up_density = density
-    return write_adapter(Path(output), config, tensors)
+    return write_adapter(Path(output), config, tensors, source.folder)

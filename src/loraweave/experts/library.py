@@ -18,7 +18,7 @@ from loraweave.adapters.config import NAME as CONFIG
 from loraweave.adapters.file import WEIGHTS, AdapterFile
 from loraweave.adapters.loras import check_plain, common_sizes, fetched
 from loraweave.adapters.tensors import rank_and_alpha
-from loraweave.bases import resolve_base
+from loraweave.bases import BaseName, BaseSpec, resolve_base
 from loraweave.errors import UserError
 from loraweave.evaluation.scores import TaskScore
 from loraweave.experts.manifest import (
@@ -58,28 +58,28 @@ class ExpertLibrary:
         read_manifest(self.folder)
 
     @classmethod
-    def create(cls, folder: str | Path, base: str, fingerprint: str | None = None) -> "ExpertLibrary":
+    def create(cls, folder: str | Path, base: BaseName, fingerprint: str | None = None) -> "ExpertLibrary":
         """The library of a base in a folder: a new one, or the one that is there.
 
         Args:
             folder: new, empty, or a library of this base.
-            base: its name or folder.
+            base: its name or folder, with its revision where it is a specification.
             fingerprint: of its weights, where that is known.
 
         Raises:
             UserError: the folder holds something else, or a library of another base.
         """
         folder = Path(folder)
-        resolve_base(base)
+        spec = BaseSpec.of(base)
+        resolve_base(spec)
         with locked(folder, "the library", PATIENCE):
             if not (folder / NAME).is_file():
                 if not all(map(is_left_over, folder.iterdir())):
                     raise UserError(f"{folder}: holds something else than a library of experts; name another folder")
-                record: BaseRecord = {"name": base} if fingerprint is None else _record(base, fingerprint)
-                write_manifest(folder, Manifest(record, {}))
+                write_manifest(folder, Manifest(_record(spec, fingerprint), {}))
                 return cls(folder)
             library, there = cls(folder), read_manifest(folder)
-            record = library._one_base(there.base, base, fingerprint, "what is asked for")
+            record = library._one_base(there.base, spec, fingerprint, "what is asked for")
             if record != there.base:
                 write_manifest(folder, changed(there, base=record))
             return library
@@ -98,11 +98,12 @@ class ExpertLibrary:
         if (Path(folder) / NAME).is_file():
             return cls(folder)
         found = _admitted(source, base)
-        return cls.create(folder, found.base_name, found.fingerprint)
+        return cls.create(folder, _base_of(found), found.fingerprint)
 
     @property
     def base(self) -> BaseRecord:
-        """The base of all experts: its `name`, and its `fingerprint` as soon as an expert has brought it."""
+        """The base of all experts: its `name`, its `revision` on the hub where one was said, and its `fingerprint` as
+        soon as an expert has brought it."""
         return read_manifest(self.folder).base
 
     def experts(self) -> dict[str, Expert]:
@@ -169,7 +170,7 @@ class ExpertLibrary:
         with self._written() as manifest:
             if name in manifest.experts and not replace:
                 raise UserError(f"{self.folder}: there is an expert {name!r} already; remove it first, or replace it")
-            record = self._one_base(manifest.base, found.base_name, found.fingerprint, str(source))
+            record = self._one_base(manifest.base, _base_of(found), found.fingerprint, str(source))
             common_sizes([found.adapter, *_readable(e for other, e in manifest.experts.items() if other != name)])
             folder = self._free_folder(name)
             with written_whole(folder) as unfinished:
@@ -284,9 +285,9 @@ class ExpertLibrary:
                     shutil.rmtree(path, ignore_errors=True)
             yield read_manifest(self.folder)
 
-    def _one_base(self, there: BaseRecord, name: str, fingerprint: str | None, whose: str) -> BaseRecord:
+    def _one_base(self, there: BaseRecord, spec: BaseSpec, fingerprint: str | None, whose: str) -> BaseRecord:
         """The library's base, with the fingerprint if it is new; UserError where that of `whose` is another one."""
-        known = there.get("fingerprint")
+        name, known = spec.name, there.get("fingerprint")
         if known and fingerprint and known != fingerprint:
             raise UserError(
                 f"{whose}: of the base {name} with the fingerprint {fingerprint}; the library {self.folder} is of "
@@ -297,7 +298,13 @@ class ExpertLibrary:
                 f"{whose}: of the base {name}, and the library {self.folder} is of {there['name']}; if that is the "
                 "same, name the library's base with --base (base=…)"
             )
-        return _record(there["name"], fingerprint) if fingerprint and not known else there
+        revision = there.get("revision", "main")
+        if spec.revision not in (None, revision) and not (known and fingerprint):
+            raise UserError(
+                f"{whose}: of the revision {spec.revision} of {name}, and the library {self.folder} is of {revision}; "
+                "if that is the same, name the library's base with --base (base=…)"
+            )
+        return {**there, "fingerprint": fingerprint} if fingerprint and not known else there
 
     def _free_folder(self, name: str) -> Path:
         """A folder of that name which is not there: what is replaced stays until the manifest has changed."""
@@ -348,8 +355,18 @@ def _own_name(source: Source, where: str) -> str:
     return tasks[0]
 
 
-def _record(name: str, fingerprint: str) -> BaseRecord:
-    return {"name": name, "fingerprint": fingerprint}
+def _base_of(source: Source) -> BaseSpec:
+    """The base of a LoRA, by the name as it was written."""
+    return BaseSpec.of(source.base_name, revision=source.spec.revision)
+
+
+def _record(base: BaseSpec, fingerprint: str | None) -> BaseRecord:
+    record: BaseRecord = {"name": base.name}
+    if fingerprint is not None:
+        record["fingerprint"] = fingerprint
+    if base.revision is not None:
+        record["revision"] = base.revision
+    return record
 
 
 def _resolved(base: str) -> str:

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loraweave import bases
-from loraweave.bases import Base, check_fingerprint, load_base
+from loraweave.bases import Base, BaseSpec, check_fingerprint, load_base
 from loraweave.data.border import context_ids
 from loraweave.errors import UserError
 from loraweave.evaluation.lm import ends_of
@@ -71,7 +71,7 @@ class ExpertManager:
         record = self.library.base
         if base is None or isinstance(base, str):
             with quiet_libraries(), naming_base(self.library.folder, base):
-                model, tokenizer = load_base(base or record["name"], dtype, trust_code=trust_code)
+                model, tokenizer = load_base(base or BaseSpec.of_record(record), dtype, trust_code=trust_code)
             base = model.to(device or bases.device()).eval(), tokenizer
         self.model: PreTrainedModel = base[0]
         self.tokenizer: PreTrainedTokenizerBase = base[1]

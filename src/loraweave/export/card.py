@@ -65,7 +65,8 @@ def write_card(export: Export, folder: Path, source: Source) -> None:
         parts.append(table)
     parts += ["## How to load it\n", _LOAD[export.to].format(base=base_arguments(source.base, source.spec.revision))]
     if export.to == "lora" and not export.notes:
-        line = vllm.serve_line(source.base, {export.name: Path("THIS FOLDER")}, export.rank or 1)
+        modules = {export.name: Path("THIS FOLDER")}
+        line = vllm.serve_line(source.base, modules, export.rank or 1, source.spec.revision)
         parts.append(f"Served by vLLM:\n\n    {line}\n")
     parts += [f"- {note}\n" for note in export.notes]
     write_text(folder / "README.md", "\n".join(parts))

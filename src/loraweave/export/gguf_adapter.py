@@ -78,6 +78,6 @@ def tolerance(source: Source) -> float:
 def running(work: Work, folder: Path) -> Iterator[PeftModel]:
     """The base with the adapter of a folder on it, as far as transformers can run it: by PEFT."""
     with tempfile.TemporaryDirectory() as aside:
-        lora.write_lora(read(folder, work), Path(aside), work.base, work.source.base)
+        lora.write_lora(read(folder, work), Path(aside), work.base, work.source.spec)
         with lora.running(work, Path(aside)) as model:
             yield model

@@ -9,6 +9,7 @@ from torch import nn
 
 from loraweave.adapters.plain import PlainLora
 from loraweave.adapters.write import fill
+from loraweave.bases import BaseSpec
 from loraweave.export import vllm
 from loraweave.export.source import Source
 from loraweave.export.target import TOLERANCE, Work, check_plain
@@ -24,7 +25,7 @@ def check(source: Source) -> None:
 def write(work: Work, variant: Variant, plain: PlainLora | None, folder: Path) -> list[str]:
     """Write a plain LoRA in float32, with the tokenizer; returns what vLLM would refuse."""
     assert plain is not None
-    write_lora(plain, folder, work.base, work.source.base)
+    write_lora(plain, folder, work.base, work.source.spec)
     work.tokenizer.save_pretrained(str(folder))
     return [f"vLLM would refuse it: {why}" for why in vllm.problems(plain, work.base.config.model_type)]
 
@@ -34,9 +35,10 @@ def tolerance(source: Source) -> float:
     return TOLERANCE
 
 
-def write_lora(plain: PlainLora, folder: Path, base: nn.Module, name: str) -> None:
-    """Configuration and tensors of a plain LoRA for a base, which `name` is the name of."""
-    fill(folder, plain.config(targets(list(plain.pairs), base), name, "CAUSAL_LM"), plain.tensors())
+def write_lora(plain: PlainLora, folder: Path, base: nn.Module, spec: BaseSpec) -> None:
+    """Configuration and tensors of a plain LoRA for a base, which `spec` says the name of."""
+    config = plain.config(targets(list(plain.pairs), base), spec.name, "CAUSAL_LM", spec.revision)
+    fill(folder, config, plain.tensors())
 
 
 def targets(layers: list[str], base: nn.Module) -> list[str]:

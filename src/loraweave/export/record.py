@@ -22,7 +22,7 @@ class Export:
     Attributes:
         path: its folder.
         to: "lora", "merged" or "gguf".
-        base: name or folder of the base.
+        base: name or folder of the base. revision: of one on the hub, where it was said.
         variant: for which task, and how heads are weighed.
         exact: whether nothing but rounding should tell it from the adapter.
         rank: of the plain LoRA; None where there is none. native: without truncation.
@@ -43,6 +43,7 @@ class Export:
     differences: dict[str, Difference]
     scores: dict[str, tuple[TaskScore, TaskScore]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    revision: str | None = None
 
     @property
     def largest(self) -> float:

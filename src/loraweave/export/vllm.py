@@ -27,12 +27,13 @@ def problems(plain: PlainLora, model_type: str) -> list[str]:
     return found
 
 
-def serve_line(base: str, modules: Mapping[str, Path], rank: int) -> str:
+def serve_line(base: str, modules: Mapping[str, Path], rank: int, revision: str | None = None) -> str:
     """The command that serves LoRAs side by side.
 
     Args:
         base: name or folder. modules: their folders by the names under which they are asked for. rank: the largest.
+        revision: of the base on the hub.
     """
-    words = ["vllm", "serve", base, "--enable-lora"]
+    words = ["vllm", "serve", base, *(["--revision", revision] if revision else []), "--enable-lora"]
     words += ["--max-lora-rank", str(next(r for r in RANKS if r >= rank)), "--max-loras", str(len(modules))]
     return shlex.join([*words, "--lora-modules", *(f"{name}={path}" for name, path in modules.items())])

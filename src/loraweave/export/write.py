@@ -79,6 +79,8 @@ def export(
     output, console = Path(output), console or plain_console(stderr=True)
     if to not in TARGETS:
         raise UserError(f"--to {to}: not one of {', '.join(TARGETS)}{nearest(to, TARGETS)}")
+    if output.name in ("", ".."):
+        raise UserError(f"{output}: the folder of an export takes its place as a whole, so it wants a name of its own")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"{output}: there is something already; choose another output")
     source = open_source(folder, base, trust_code, data_dir)
@@ -153,7 +155,8 @@ def _write(work: Work, bench: Bench, to: str, place: tuple[Path, Path], what: _P
         _check_does_the_same(what, after, differences, target.tolerance(source), source.folder)
     scores = {name: (score, after.scores[name]) for name, score in what.adapter.scores.items()}
     rank, native, kept = (plain.rank, plain.native, plain.kept) if plain else (None, None, 1.0)
-    made = Export(output, to, source.base, variant, exact, rank, native, kept, differences, scores, tuple(notes))
+    about = (differences, scores, tuple(notes), source.spec.revision)
+    made = Export(output, to, source.base, variant, exact, rank, native, kept, *about)
     write_card(made, unfinished, source)
     write_record(made, unfinished, source)
     return made

@@ -193,8 +193,11 @@ def recorded_base(folder: Path) -> BaseSpec | None:
         if moved and folder.name == run.adapter.name and run.config.is_file():
             return named.renamed(run.read_config().base.name)
         return named
-    name = read_config(folder).base_model_name_or_path if (folder / ADAPTER_CONFIG).is_file() else None
-    return BaseSpec.of(str(name)) if name else None
+    config = read_config(folder) if (folder / ADAPTER_CONFIG).is_file() else None
+    if config is None or not config.base_model_name_or_path:
+        return None
+    name = str(config.base_model_name_or_path)
+    return BaseSpec.of(name, revision=None if Path(name).exists() else config.revision or None)
 
 
 @contextmanager

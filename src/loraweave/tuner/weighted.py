@@ -106,6 +106,7 @@ def sum_config(configs: dict[str, Any], adapters: list[str], ranks: dict[str, in
         task_type=first.task_type,
         block_size=next((configs[n].block_size for n in adapters if configs[n].block_size), None),
         base_model_name_or_path=first.base_model_name_or_path,
+        revision=first.revision,
     )
 
 
