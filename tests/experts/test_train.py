@@ -198,6 +198,13 @@ def test_what_was_interrupted_goes_on(project: Path, tmp_path: Path, monkeypatch
         )
         assert list(again) == ["notes"]
         assert hashes_of(ExpertLibrary(target).expert("double").folder) == before
+
+        for name in names:
+            ExpertLibrary(target).remove(name)
+        other = config_of(project, method={"lora_alpha": 64}, **saving)
+        with pytest.raises(UserError, match=r"the run that has ended here is another one: method\.lora_alpha was "):
+            train_experts(other, target, only=names, together=together, console=SILENT, resume=True)
+        assert ExpertLibrary(target).experts() == {}
     assert RunFolder(folder / "False" / "runs" / "notes").summary.is_file()
 
 

@@ -36,6 +36,7 @@ from loraweave.runs.attaching import attach
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder
 from loraweave.runs.methods import choose_method
+from loraweave.runs.origin import describe_base, describe_data, hold_to
 from loraweave.runs.resolve import resolve
 from loraweave.tasks import Task
 from loraweave.terminal import plain_console
@@ -93,7 +94,7 @@ def train_experts(
     wanted = _wanted(config, only)
     with quiet_libraries():
         base = base or load_base(config.base)
-    there = ExpertLibrary.create(library, config.base.name, fingerprint(base[0]))
+    there = ExpertLibrary.create(library, config.base, fingerprint(base[0]))
     if taken := [name for name in wanted if name in there.experts()]:
         if not (resume or replace):
             raise UserError(
@@ -158,9 +159,23 @@ def _trained(group: dict[str, _Wanted], library: ExpertLibrary, resume: bool, ho
     """An expert's run alone, made, gone on with, or found to have ended."""
     ((name, wanted),) = group.items()
     folder = _run_folder(library, name, resume)
-    if not RunFolder(folder).summary.is_file():
+    if not _has_ended(folder, wanted.config, [wanted.task], how["base"]):
         train(wanted.config, folder, tasks=[wanted.task], resume=resume, **how)
     return {name: folder}
+
+
+def _has_ended(folder: Path, config: RunConfig, tasks: Sequence[Task], base: Base) -> bool:
+    """Whether the run that a run file asks for is there whole; UserError where one that has ended is another run."""
+    run = resolve(config, base[0], folder)
+    if not run.folder.summary.is_file():
+        return False
+    if changed := run.folder.changed(run.config):
+        raise UserError(
+            f"{folder}: cannot resume, the run that has ended here is another one: {'; '.join(changed)}; put that "
+            "back, or train it anew without --resume"
+        )
+    hold_to(run.folder, describe_base(run.config.base, *base), describe_data(tasks))
+    return True
 
 
 def _trained_together(
@@ -181,9 +196,9 @@ def _trained_together(
     batch, steps = schedule.rows_per_step // accumulation, schedule.steps(rows)
     recipe = Together(alone, choose_method(first.method), batch, accumulation, steps)
     tasks = [each.task for each in group.values()]
-    if not RunFolder(folder).summary.is_file():
-        epochs = steps / math.ceil(rows / schedule.rows_per_step)
-        config = _config_together(run.config, list(group.values()), batch, steps, epochs)
+    epochs = steps / math.ceil(rows / schedule.rows_per_step)
+    config = _config_together(run.config, list(group.values()), batch, steps, epochs)
+    if not _has_ended(folder, config, tasks, how["base"]):
         train(config, folder, tasks=tasks, resume=resume, recipe=recipe, **how)
     else:
         recipe.begin_alone((model, tokenizer), tasks[0].name, first.seed)
@@ -218,8 +233,7 @@ def _apart(folder: Path, names: list[str], recipe: Together) -> dict[str, Path]:
                 found = adapter.tensors(layer)
                 for ours, peft in (("A", "lora_A"), ("B", "lora_B")):
                     tensors[f"{PREFIX}{layer}.{peft}.weight"] = found[ours][number].float()
-            fill(unfinished / into, recipe.config, tensors)
-            shutil.copyfile(adapter.folder / "base.json", unfinished / into / "base.json")
+            fill(unfinished / into, recipe.config, tensors, adapter.folder)
     return {name: target / into for name, into in zip(names, folder_names(names), strict=True)}
 
 
