@@ -372,14 +372,15 @@ def test_what_is_scored_chooses_nothing_where_one_of_the_two_is_drawn(tmp_path: 
     assert learned | chosen_by | scored == {f"p{i}" for i in range(40)}
 
 
-def test_what_another_task_scores_is_not_learned(tmp_path: Path) -> None:
+def test_where_another_task_scores_the_file_that_is_learned_it_is_said(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text(
         "task: other\ndataset_path: json\ndataset_kwargs: {data_files: {test: mine.jsonl}}\ntest_split: test\n"
         'output_type: generate_until\ndoc_to_text: "{{question}}"\ndoc_to_target: "{{answer}}"\n'
         "metric_list: [{metric: exact_match}]\n"
     )
-    with pytest.raises(UserError, match=r"mine.jsonl is learned, and it is what other.yaml scores: name another file"):
-        loaded(tmp_path, [{"question": f"q{i}", "answer": "a"} for i in range(9)], eval="other.yaml")
+    task = loaded(tmp_path, [{"question": f"q{i}", "answer": "a"} for i in range(9)], eval="other.yaml")
+    said = "mine.jsonl is learned, and it is what other.yaml scores: name another file to score rows unseen"
+    assert [note.rpartition("/")[2] for note in task.notes] == [said]
 
 
 def test_solved_examples_come_from_all_over_a_sorted_file(tmp_path: Path) -> None:

@@ -118,7 +118,9 @@ def _data_task(spec: TaskSpec, base: Path, data_dir: Path | None, chat: bool, sk
     if lm_eval is not None:
         lm_eval.set_config("task", task.name)
     if isinstance(lm_eval, LocalTask) and (both := task.sources & lm_eval.scored_files):
-        raise UserError(f"{spec.task}: {min(both)} is learned, and it is what {spec.eval} scores: name another file")
+        task.notes.append(
+            f"{min(both)} is learned, and it is what {spec.eval} scores: name another file to score rows unseen"
+        )
     return task
 
 
