@@ -19,6 +19,7 @@ def main() -> int:
         "--budget", choices=BUDGETS, default="small", help="small: two CPU cores; large: an accelerator"
     )
     parser.add_argument("--minutes", type=float, help="begin no stage that may not end by then")
+    parser.add_argument("--tasks", choices=REGIMES, help="run those of one regime only, beside another process")
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data", help="the public sets")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "study", help="base, data and run folders")
     parser.add_argument("--estimate", action="store_true", help="say what is left and what it may take; run nothing")
@@ -35,7 +36,8 @@ def main() -> int:
             write_page(place)
         else:
             place.prepare()
-            done = run_all(place, given.minutes, lambda said: print(said, file=sys.stderr, flush=True))
+            order = [stage for stage in stages(place.budget) if given.tasks in (None, stage.regime)]
+            done = run_all(place, given.minutes, lambda said: print(said, file=sys.stderr, flush=True), order)
             write_page(place)
             return 0 if done else 3
     except UserError as error:

@@ -29,7 +29,7 @@ def measure_new(place: Place, regime: Regime) -> None:
             continue
         if known is None or (full is not None and known["overlap_with_full"] is None):
             found[f"{regime} {method} {seed}"] = measure(folder, full)
-            place.write_geometry(found)
+            place.write_geometry(regime, found)
 
 
 def measure(folder: Path, full: Path | None) -> dict[str, float | None]:

@@ -48,10 +48,9 @@ class Place:
         """The regime's results as they are committed."""
         return self.records / f"{self.budget.name}-{regime}.json"
 
-    @property
-    def geometry(self) -> Path:
-        """What the adapters are like, as it is committed: their files are not."""
-        return self.records / f"{self.budget.name}-geometry.json"
+    def geometry(self, regime: Regime) -> Path:
+        """What a regime's adapters are like, as it is committed: their files are not."""
+        return self.records / f"{self.budget.name}-{regime}-geometry.json"
 
     def prepare(self) -> None:
         """Make the base and the data, and bring the results of other machines here."""
@@ -78,11 +77,14 @@ class Place:
 
     def read_geometry(self) -> dict[str, dict[str, float | None]]:
         """`REGIME METHOD SEED` -> measure -> its value."""
-        return json.loads(self.geometry.read_text(encoding="utf-8")) if self.geometry.is_file() else {}
+        files = [path for regime in REGIMES if (path := self.geometry(regime)).is_file()]
+        return {key: found for path in files for key, found in json.loads(path.read_text(encoding="utf-8")).items()}
 
-    def write_geometry(self, found: dict[str, dict[str, float | None]]) -> None:
+    def write_geometry(self, regime: Regime, found: dict[str, dict[str, float | None]]) -> None:
+        """A file for each regime, so that two processes can work beside each other."""
         make_folder(self.records)
-        write_json(self.geometry, dict(sorted(found.items())))
+        own = {key: values for key, values in sorted(found.items()) if key.startswith(f"{regime} ")}
+        write_json(self.geometry(regime), own)
 
     def _bring(self, regime: Regime) -> None:
         """Put a record where the comparison looks for it, if it knows of more runs than are known here."""

@@ -13,7 +13,7 @@ from loraweave.estimate.counting import count_trainable, match_rank
 from loraweave.runs.config import EvalConfig, RunConfig
 from study.geometry import measure_new
 from study.place import HERE, Place
-from study.plan import METHODS, RATES, REGIMES, UNMATCHED, Regime, Stage, expected_seconds, stages
+from study.plan import METHODS, RATES, REGIMES, UNMATCHED, Regime, Stage, expected_seconds
 
 COMMAND = "cd benchmarks && python -m study"
 
@@ -47,7 +47,7 @@ def run_all(
     place: Place,
     minutes: float | None,
     say: Callable[[str], None],
-    order: Sequence[Stage] | None = None,
+    order: Sequence[Stage],
     rates: tuple[str, ...] = RATES,
 ) -> bool:
     """Run what is left of the plan.
@@ -56,14 +56,14 @@ def run_all(
         place: its files, prepared.
         minutes: begin no stage that may not end by then; None for all.
         say: told what begins, and what it may take.
-        order: the stages, those of the plan by default.
+        order: the stages.
         rates: learning rates to choose from; no search if empty.
 
     Returns:
         Whether everything is done.
     """
     begun = time.monotonic()
-    for stage in stages(place.budget) if order is None else order:
+    for stage in order:
         left = outstanding(place, stage)
         if left is None:
             continue

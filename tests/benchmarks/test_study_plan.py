@@ -77,7 +77,7 @@ def judged(tmp_path: Path, answers, geometry=None):
     place = Place(BUDGETS["small"], tmp_path, tmp_path, tmp_path)
     place.record("apart").write_text(json.dumps(with_answers(answers)))
     if geometry is not None:
-        place.write_geometry(geometry)
+        place.write_geometry("apart", geometry)
     return judge(place)
 
 
