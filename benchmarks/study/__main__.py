@@ -1,19 +1,23 @@
 """`python -m study`: make the base and the data, run what is left of the plan, and write docs/study.md."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
 from loraweave.errors import UserError
+from loraweave.stopping import Stopped
 from study.page import write_page
 from study.place import REPOSITORY, Place
 from study.plan import BUDGETS, REGIMES, expected_seconds, stages
 from study.plan_page import write_plan_tables
+from study.readme import write_readme_table
+from study.report import write_report
 from study.runs import outstanding, run_all, run_seconds, searched
 
 
 def main() -> int:
-    """0 when all is run, 3 when some is left, 1 for a mistake of the user's."""
+    """0 when all is run, 3 when some is left, 1 for a mistake of the user's, 143 after SIGTERM: the command goes on."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--budget", choices=BUDGETS, default="small", help="small: two CPU cores; large: an accelerator"
@@ -23,7 +27,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data", help="the public sets")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "study", help="base, data and run folders")
     parser.add_argument("--estimate", action="store_true", help="say what is left and what it may take; run nothing")
-    parser.add_argument("--page", action="store_true", help="write docs/study.md from the records; run nothing")
+    parser.add_argument("--page", action="store_true", help="write docs/study.md and the README table; run nothing")
+    parser.add_argument("--report", action="store_true", help="analyse the adapters that are here; run nothing")
     parser.add_argument("--plan", action="store_true", help="bring the tables of PLAN.md up to date; run nothing")
     given = parser.parse_args()
     place = Place(BUDGETS[given.budget], given.work.resolve(), given.data.resolve())
@@ -33,17 +38,33 @@ def main() -> int:
         elif given.estimate:
             estimate(place)
         elif given.page:
-            write_page(place)
+            write_pages(place)
+        elif given.report:
+            print(write_report(place, say))
         else:
             place.prepare()
             order = [stage for stage in stages(place.budget) if given.tasks in (None, stage.regime)]
-            done = run_all(place, given.minutes, lambda said: print(said, file=sys.stderr, flush=True), order)
-            write_page(place)
+            done = run_all(place, given.minutes, say, order)
+            write_pages(place)
             return 0 if done else 3
     except UserError as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         return 1
+    except Stopped as stopped:
+        say(str(stopped))
+        return 128 + signal.SIGTERM
     return 0
+
+
+def write_pages(place: Place) -> None:
+    """What the records come to: docs/study.md, and the README's table."""
+    write_page(place)
+    write_readme_table(place)
+
+
+def say(words: str) -> None:
+    """Tell the user, beside what is printed as a result."""
+    print(words, file=sys.stderr, flush=True)
 
 
 def estimate(place: Place) -> None:

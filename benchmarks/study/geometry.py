@@ -14,22 +14,26 @@ ROUTED = "head_similarity", "learned_similarity"
 def measure_new(place: Place, regime: Regime) -> None:
     """Measure every finished run of a regime whose folder is here and that was not measured, or not beside full
     fine-tuning, and keep the numbers."""
-    results, found = place.results(regime), place.read_geometry()
-    if results is None:
-        return
-    folders = {
-        (run["method"], run["seed"]): place.comparison(regime) / Path(run["adapter"]).parent
-        for run in results["runs"]
-        if run["adapter"] is not None
-    }
-    full = next((folder for (method, _), folder in folders.items() if method == "full" and folder.is_dir()), None)
-    for (method, seed), folder in folders.items():
-        known = found.get(f"{regime} {method} {seed}")
-        if method == "full" or not folder.is_dir():
+    here, found = folders(place, regime), place.read_geometry()
+    full = next((folder for (method, _), folder in here.items() if method == "full"), None)
+    for (method, seed), folder in here.items():
+        if method == "full":
             continue
+        known = found.get(f"{regime} {method} {seed}")
         if known is None or (full is not None and known["overlap_with_full"] is None):
             found[f"{regime} {method} {seed}"] = measure(folder, full)
             place.write_geometry(regime, found)
+
+
+def folders(place: Place, regime: Regime) -> dict[tuple[str, int], Path]:
+    """The run folders of a regime that are on this machine, by method and seed."""
+    results = place.results(regime)
+    found = {
+        (run["method"], run["seed"]): place.comparison(regime) / Path(run["adapter"]).parent
+        for run in (results["runs"] if results is not None else ())
+        if run["adapter"] is not None
+    }
+    return {run: folder for run, folder in found.items() if folder.is_dir()}
 
 
 def measure(folder: Path, full: Path | None) -> dict[str, float | None]:

@@ -176,6 +176,19 @@ def _signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
+def between(text: str, name: str, made: str) -> str:
+    """A text with something else between the marks of that name.
+
+    Raises:
+        ValueError: it has not one such pair of marks.
+    """
+    before, start, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- end of {name} -->")
+    if not end:
+        raise ValueError(f"no marks of {name!r}")
+    return before + start + made + end + after
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]

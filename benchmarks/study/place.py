@@ -65,10 +65,14 @@ class Place:
         results = self.comparison(regime) / "results.json"
         if results.is_file():
             make_folder(self.records)
-            text = results.read_text(encoding="utf-8")
-            for word, path in self._words().items():
-                text = text.replace(str(path), word)
+            text = self.portable(results.read_text(encoding="utf-8"))
             write_text(self.record(regime), json.dumps(json.loads(text), ensure_ascii=False, indent=1) + "\n")
+
+    def portable(self, text: str) -> str:
+        """A text with words in the place of this machine's paths."""
+        for word, path in self._words().items():
+            text = text.replace(str(path), word)
+        return text
 
     def results(self, regime: Regime) -> dict[str, Any] | None:
         """A regime's recorded results; None where nothing was run."""

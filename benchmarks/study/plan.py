@@ -11,7 +11,7 @@ Regime = Literal["shared", "apart"]
 REGIMES: tuple[Regime, ...] = ("shared", "apart")
 MARGIN = 1.0
 """Points of the mean over tasks: what is shown to be a smaller gain is none, and what is shown to be a smaller loss."""
-RATES = ("0.5x", "1x", "2x")
+RATES = ("2x", "4x", "8x")
 SEEDS = (0, 1, 2)
 
 # R-LoRA's heads and scaling for every method that its claims are about, so that only what is asked about differs.

@@ -1,14 +1,11 @@
 """The tables of PLAN.md, from the plan: methods, claims with what decides them, the order of the runs."""
 
-import re
-
 from loraweave.files import write_text
-from study.page import REGIME_NAMES, decided_by, paper, table
+from study.page import REGIME_NAMES, between, decided_by, paper, table
 from study.place import HERE
 from study.plan import BUDGETS, CLAIMS, METHODS, UNMATCHED, Stage, expected_seconds, stages
 
 PLAN = HERE / "PLAN.md"
-MARKS = "<!-- {} -->", "<!-- end of {} -->"
 
 
 def write_plan_tables() -> None:
@@ -19,13 +16,7 @@ def write_plan_tables() -> None:
 def with_tables(text: str) -> str:
     """PLAN.md with its tables as the plan has them now."""
     for name, made in {"methods": _methods(), "claims": _planned_claims(), "order": _order()}.items():
-        start, end = (mark.format(name) for mark in MARKS)
-        text = re.sub(
-            f"{re.escape(start)}.*?{re.escape(end)}",
-            lambda _, s=start, t=made, e=end: f"{s}\n{t}{e}",
-            text,
-            flags=re.DOTALL,
-        )
+        text = between(text, name, made)
     return text
 
 

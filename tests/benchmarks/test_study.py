@@ -146,6 +146,22 @@ def test_what_adapters_are_like_is_kept_beside_full_fine_tuning(studied):
 
 
 @pytest.mark.long
+def test_the_report_is_of_the_adapters_that_are_here_and_names_no_machine(studied, tmp_path):
+    from study.place import Place
+    from study.report import write_report
+
+    place, _, _ = studied
+    report = write_report(place, lambda _: None)
+    numbers = json.loads((report / "analysis.json").read_text())
+    assert [run["method"] for run in numbers["runs"]] == ["hydralora", "rlora", "full"]
+    assert {path.name for path in report.iterdir()} == {"analysis.json", "report.html"}
+    assert not any(str(place.work) in path.read_text() for path in report.iterdir())
+    empty = Place(place.budget, tmp_path, tmp_path, tmp_path / "records")
+    with pytest.raises(UserError, match="no adapter to analyse"):
+        write_report(empty, lambda _: None)
+
+
+@pytest.mark.long
 def test_one_seed_decides_nothing_and_a_claim_without_runs_says_so(studied):
     from study.page import page
 

@@ -25,6 +25,31 @@ def test_the_page_is_made_from_the_records():
     assert PAGE.read_text() == page(place), "make it again: cd benchmarks && python -m study --page"
 
 
+def test_the_table_of_the_readme_is_made_from_the_records():
+    from study.place import REPOSITORY, Place
+    from study.plan import BUDGETS
+    from study.readme import README, with_table
+
+    place = Place(BUDGETS["small"], REPOSITORY / "runs" / "study", REPOSITORY)
+    assert README.read_text() == with_table(README.read_text(), place), "cd benchmarks && python -m study --page"
+
+
+def test_a_method_is_in_the_readme_once_it_has_all_its_seeds(tmp_path):
+    from study.place import Place
+    from study.plan import BUDGETS
+    from study.readme import with_table
+
+    place = Place(BUDGETS["small"], tmp_path, tmp_path, tmp_path)
+    answers = BASE | {"lora": seeds(*["10" * 200] * 3), "rlora": seeds(*["1110" * 100] * 2)}
+    place.record("apart").write_text(json.dumps(with_answers(answers)))
+    text = with_table("before\n<!-- study -->\nold\n<!-- end of study -->\nafter\n", place)
+    before, start, *rows, end, after = text.splitlines()
+    assert (before, start, end, after) == ("before", "<!-- study -->", "<!-- end of study -->", "after")
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| `base`", "| `lora`"]
+    assert rows[3].split(" | ")[1].startswith("50.0 ± ")
+    assert rows[3].split(" | ")[2] == "–"  # nothing was run on the other tasks
+
+
 def test_every_method_of_a_claim_is_run_with_every_seed_in_its_regime():
     from study.plan import BUDGETS, METHODS, stages, tests
 
