@@ -85,11 +85,14 @@ class Stage:
 
 
 def stages(budget: Budget) -> list[Stage]:
-    """All of the study in the order in which it is run: a stage for each regime, group of methods and seed."""
+    """All of the study in the order in which it is run: a stage for each regime, group of methods and seed; with the
+    first two seeds, from which on a claim can be told, everything before anything with a third."""
     found: list[Stage] = []
     listed: set[tuple[str, str, int]] = set()
-    for regime, methods, seeds, why in _ORDER:
-        for seed in budget.seeds if seeds is None else seeds:
+    first, rest = budget.seeds[:2], budget.seeds[2:]
+    passes = [(entry, first) for entry in _ORDER] + [(entry, rest) for entry in _ORDER]
+    for (regime, methods, seeds, why), usual in [*passes, *((entry, ()) for entry in _MORE)]:
+        for seed in usual if seeds is None else seeds:
             new = tuple(method for method in methods if (regime, method, seed) not in listed)
             listed |= {(regime, method, seed) for method in new}
             found += [Stage(regime, new, seed, why)] if new else []
@@ -117,6 +120,8 @@ _ORDER: list[tuple[Regime, tuple[str, ...], tuple[int, ...] | None, str]] = [
         None,
         "the rest",
     ),
+]
+_MORE: list[tuple[Regime, tuple[str, ...], tuple[int, ...], str]] = [
     ("apart", ("lora", "rlora", "hydralora", "multilora"), (3, 4), "five seeds for the pairs of the first claims"),
     ("shared", ("lora", "own", "mtllora"), (3, 4), "and of these"),
 ]
