@@ -16,12 +16,13 @@ def measure_new(place: Place, regime: Regime) -> None:
     fine-tuning, and keep the numbers."""
     here, found = folders(place, regime), place.read_geometry()
     full = next((folder for (method, _), folder in here.items() if method == "full"), None)
-    for (method, seed), folder in here.items():
+    for (method, _), folder in here.items():
         if method == "full":
             continue
-        known = found.get(f"{regime} {method} {seed}")
+        key = f"{regime} {folder.name}"  # with its learning rate, which a later choice may change
+        known = found.get(key)
         if known is None or (full is not None and known["overlap_with_full"] is None):
-            found[f"{regime} {method} {seed}"] = measure(folder, full)
+            found[key] = measure(folder, full)
             place.write_geometry(regime, found)
 
 

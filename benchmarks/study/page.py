@@ -9,7 +9,7 @@ from loraweave.files import write_text
 from study.place import PAGE, Place
 from study.plan import CLAIMS, MARGIN, REGIMES, Claim, Test, stages
 from study.runs import outstanding
-from study.verdicts import Finding, judge
+from study.verdicts import Finding, Geometry, judge
 
 REGIME_NAMES = {"shared": "tasks that share their texts", "apart": "tasks apart"}
 UNITS = {
@@ -56,8 +56,9 @@ def page(place: Place) -> str:
     for regime in REGIMES:
         if (results := place.results(regime)) is not None:
             parts += [f"## Scores: {REGIME_NAMES[regime]}\n", _scores(results)]
-    if geometry := place.read_geometry():
-        parts += ["## What the updates are like\n", _geometry(geometry)]
+    measured = {regime: found for regime in REGIMES if (found := place.measured(regime))}
+    if measured:
+        parts += ["## What the updates are like\n", _geometry(measured)]
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
@@ -152,20 +153,20 @@ def _rate(results: Mapping[str, Any], method: str) -> str:
     return ", ".join(f"{rate:.2g}" for rate in sorted(rates)) or "–"
 
 
-def _geometry(geometry: Mapping[str, Mapping[str, float | None]]) -> str:
+def _geometry(measured: Geometry) -> str:
     measures = ["effective_rank", "top_share", "overlap_with_full", "head_similarity", "learned_similarity"]
     by_method: dict[tuple[str, str], list[Mapping[str, float | None]]] = {}
-    for key, found in geometry.items():
-        regime, method, _ = key.split()
-        by_method.setdefault((regime, method), []).append(found)
+    for regime, each in measured.items():
+        for (method, _), found in each.items():
+            by_method.setdefault((regime, method), []).append(found)
     rows = []
-    for (regime, method), each in sorted(by_method.items()):
-        values = [[one[measure] for one in each if one[measure] is not None] for measure in measures]
+    for (regime, method), seeds in sorted(by_method.items()):
+        values = [[one[measure] for one in seeds if one[measure] is not None] for measure in measures]
         cells = [
             f"{sum(known) / len(known):.3g}" if (known := [v for v in some if v is not None]) else "–"
             for some in values
         ]
-        rows.append([REGIME_NAMES[regime], f"`{method}`", *cells, str(len(each))])
+        rows.append([REGIME_NAMES[regime], f"`{method}`", *cells, str(len(seeds))])
     head = ["tasks", "method", "effective rank", "share of the first direction", "overlap with full fine-tuning"]
     return table([*head, "cosine of heads", "cosine of what heads learned", "seeds"], rows) + (
         "\nMeans over layers and seeds; [analysis](analysis.md) says how each is measured.\n"

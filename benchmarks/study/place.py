@@ -80,9 +80,16 @@ class Place:
         return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
 
     def read_geometry(self) -> dict[str, dict[str, float | None]]:
-        """`REGIME METHOD SEED` -> measure -> its value."""
+        """`REGIME RUN` -> measure -> its value, of runs by the names of their folders."""
         files = [path for regime in REGIMES if (path := self.geometry(regime)).is_file()]
         return {key: found for path in files for key, found in json.loads(path.read_text(encoding="utf-8")).items()}
+
+    def measured(self, regime: Regime) -> dict[tuple[str, int], dict[str, float | None]]:
+        """What the adapters of a regime's runs are like, by method and seed, as far as they were measured."""
+        results, found = self.results(regime), self.read_geometry()
+        runs = [run for run in results["runs"] if run["adapter"] is not None] if results is not None else []
+        keys = {(run["method"], run["seed"]): f"{regime} {Path(run['adapter']).parent.name}" for run in runs}
+        return {run: found[key] for run, key in keys.items() if key in found}
 
     def write_geometry(self, regime: Regime, found: dict[str, dict[str, float | None]]) -> None:
         """A file for each regime, so that two processes can work beside each other."""

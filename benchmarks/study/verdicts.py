@@ -37,11 +37,15 @@ class Finding:
     right: float | None = None
 
 
+Geometry = Mapping[str, Mapping[tuple[str, int], Mapping[str, float | None]]]
+"""Regime -> method and seed -> measure -> its value."""
+
+
 def judge(place: Place) -> dict[Test, Finding]:
     """Every planned test, from what is recorded."""
     recorded: dict[str, Any] = {regime: place.results(regime) for regime in REGIMES}
     evidence = {regime: Evidence(results) for regime, results in recorded.items() if results is not None}
-    geometry = place.read_geometry()
+    geometry = {regime: place.measured(regime) for regime in REGIMES}
     planned = tests()
     raw = [_compared(test, evidence, geometry) for test in planned]
     ps = holm([1.0 if found is None or found[0].p is None else found[0].p for found in raw])
@@ -52,9 +56,7 @@ Compared = tuple[PairedDifference, tuple[int, ...], float, float]
 """The difference, its seeds, and both values."""
 
 
-def _compared(
-    test: Test, evidence: Mapping[str, Evidence], geometry: Mapping[str, Mapping[str, float | None]]
-) -> Compared | None:
+def _compared(test: Test, evidence: Mapping[str, Evidence], geometry: Geometry) -> Compared | None:
     found = evidence.get(test.regime)
     if found is None or not {test.left, test.right} <= found.runs.keys():
         return None
@@ -109,12 +111,10 @@ def _score(evidence: Evidence, method: str, seed: int) -> float:
     return _mean([scores[task]["score"] for task in evidence.tasks(MEAN)])
 
 
-def _measured(
-    evidence: Evidence, geometry: Mapping[str, Mapping[str, float | None]], test: Test, method: str, seed: int
-) -> float | None:
+def _measured(evidence: Evidence, geometry: Geometry, test: Test, method: str, seed: int) -> float | None:
     if test.measure == "forgetting":
         return forgetting(evidence.runs[method][seed])
-    return geometry.get(f"{test.regime} {method} {seed}", {}).get(test.measure or "")
+    return geometry[test.regime].get((method, seed), {}).get(test.measure or "")
 
 
 def forgetting(run: Mapping[str, Any]) -> float | None:

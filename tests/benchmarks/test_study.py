@@ -135,12 +135,12 @@ def test_the_learning_rate_is_searched_on_shorter_trainings(studied):
 @pytest.mark.long
 def test_what_adapters_are_like_is_kept_beside_full_fine_tuning(studied):
     place, _, _ = studied
-    geometry = place.read_geometry()
-    assert geometry.keys() == {"apart rlora 0", "apart hydralora 0", "shared own 0"}
-    rlora, own = geometry["apart rlora 0"], geometry["shared own 0"]
+    apart, shared = place.measured("apart"), place.measured("shared")
+    assert (apart.keys(), shared.keys()) == ({("rlora", 0), ("hydralora", 0)}, {("own", 0)})
+    rlora, own = apart["rlora", 0], shared["own", 0]
     assert rlora["effective_rank"] > 1
     assert 0 < rlora["overlap_with_full"] < 1
-    assert rlora["head_similarity"] < geometry["apart hydralora 0"]["head_similarity"]
+    assert rlora["head_similarity"] < apart["hydralora", 0]["head_similarity"]
     assert own["overlap_with_full"] is None  # no full fine-tuning in that regime
     assert own["effective_rank"] > 1
 

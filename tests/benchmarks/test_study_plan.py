@@ -100,7 +100,10 @@ def judged(tmp_path: Path, answers, geometry=None):
     from study.verdicts import judge
 
     place = Place(BUDGETS["small"], tmp_path, tmp_path, tmp_path)
-    place.record("apart").write_text(json.dumps(with_answers(answers)))
+    results = with_answers(answers)
+    for run in results["runs"]:
+        run["adapter"] = f"runs/{run['method']}-seed{run['seed']}/adapter"
+    place.record("apart").write_text(json.dumps(results))
     if geometry is not None:
         place.write_geometry("apart", geometry)
     return judge(place)
@@ -148,11 +151,11 @@ def test_no_worse_wants_an_interval_within_the_margin(tmp_path):
 def test_measures_of_adapters_are_compared_seed_by_seed(tmp_path):
     answers = BASE | {"rlora": seeds(*["10" * 200] * 3), "hydralora": seeds(*["10" * 200] * 3)}
     geometry = {
-        f"apart {method} {seed}": {"head_similarity": base + 0.001 * seed, "learned_similarity": None}
+        f"apart {method}-seed{seed}": {"head_similarity": base + 0.001 * seed, "learned_similarity": None}
         for method, base in (("rlora", 0.2), ("hydralora", 0.8))
         for seed in (0, 1, 2)
     }
-    geometry["apart rlora 1"]["head_similarity"] += 0.004
+    geometry["apart rlora-seed1"]["head_similarity"] += 0.004
     findings = judged(tmp_path, answers, geometry)
     found = of(findings, "rlora", "hydralora", "head_similarity")
     assert found.verdict == "seen here"  # the claim is of less
