@@ -101,11 +101,15 @@ def run_stage(place: Place, stage: Stage, rates: tuple[str, ...] = RATES) -> Non
 
 
 def outstanding(place: Place, stage: Stage) -> Stage | None:
-    """The stage with the methods that have no finished run; None if all have."""
+    """The stage with the methods that have no finished run, at the rate that is chosen by now; None if all have."""
     results = place.results(stage.regime)
-    done = (
-        {(run["method"], run["seed"]) for run in results["runs"] if run["status"] == "finished"} if results else set()
-    )
+    runs, searches = (results["runs"], results["searches"]) if results else ([], [])
+    chosen = {search["method"]: search["chosen"] for search in searches}
+    done = {
+        (run["method"], run["seed"])
+        for run in runs
+        if run["status"] == "finished" and run["learning_rate"] == chosen.get(run["method"], run["learning_rate"])
+    }
     left = tuple(name for name in stage.methods if (name, stage.seed) not in done)
     return Stage(stage.regime, left, stage.seed, stage.why) if left else None
 
