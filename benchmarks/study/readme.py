@@ -7,9 +7,11 @@ from loraweave.comparison.records import BASE
 from loraweave.files import write_text
 from study.page import between, table
 from study.place import REPOSITORY, Place
-from study.plan import METHODS, REGIMES
+from study.plan import METHODS, REGIMES, Regime
 from study.verdicts import forgetting
 
+ORDER: tuple[Regime, ...] = ("apart", "shared")
+HEAD = ["method", "tasks apart", "questions about the same texts", "loss on other text, tasks apart", "seeds"]
 README = REPOSITORY / "README.md"
 
 
@@ -19,29 +21,28 @@ def write_readme_table(place: Place) -> None:
 
 
 def with_table(text: str, place: Place) -> str:
-    """README.md with the table as the records have it; a method is in it once it has run with every planned seed."""
+    """README.md with the table as the records have it; a method is in it from two seeds on."""
     results = {regime: found for regime in REGIMES if (found := place.results(regime)) is not None}
-    runs = {regime: _whole(found, len(place.budget.seeds)) for regime, found in results.items()}
+    runs = {regime: _told(found) for regime, found in results.items()}
     rows = []
     for method in (BASE, *METHODS):
         if any(method in made for made in runs.values()):
-            cells = [
-                _score(results[regime], method) if method in runs.get(regime, {}) else "–" for regime in REGIMES[::-1]
-            ]
+            cells = [_score(results[regime], method) if method in runs.get(regime, {}) else "–" for regime in ORDER]
             losses = [forgetting(run) for run in runs.get("apart", {}).get(method, ())]
             known = [loss for loss in losses if loss is not None]
-            rows.append([f"`{method}`", *cells, f"{mean(known):.2f}" if known else "–"])
-    head = ["method", "six tasks apart", "six questions about the same texts", "loss on other text, tasks apart"]
-    return between(text, "study", table(head, rows))
+            seeds = [str(len(runs.get(regime, {}).get(method, ()))) for regime in ORDER]
+            lost = f"{mean(known):.2f}" if known else "–"
+            rows.append([f"`{method}`", *cells, lost, "–" if method == BASE else " and ".join(seeds)])
+    return between(text, "study", table(HEAD, rows))
 
 
-def _whole(results: dict[str, Any], seeds: int) -> dict[str, list[dict[str, Any]]]:
-    """The finished runs of the methods that have them with every seed."""
+def _told(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The finished runs of the methods that have them with two seeds or more."""
     made: dict[str, list[dict[str, Any]]] = {}
     for run in results["runs"]:
         if run["status"] == "finished":
             made.setdefault(run["method"], []).append(run)
-    return {method: each for method, each in made.items() if method == BASE or len(each) >= seeds}
+    return {method: each for method, each in made.items() if method == BASE or len(each) > 1}
 
 
 def _score(results: dict[str, Any], method: str) -> str:
