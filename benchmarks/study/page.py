@@ -38,6 +38,10 @@ is a result for this size, these tasks and this length of training, and no more.
 This page is made from the records by `cd benchmarks && python -m study --page`; `python -m study` makes the runs, or
 goes on with them.
 """
+REPORT = """\
+[A report](../benchmarks/study/analysis/report.html) by `loraweave analyze` has spectra, heads and tasks layer by
+layer, for adapters of one seed of tasks apart (`cd benchmarks && python -m study --report`, where the adapters are).
+"""
 ABOUT_CLAIMS = """
 Intervals speak of other seeds and other examples of the same tasks; p is corrected for all tests of the table (Holm).
 One seed decides nothing.
@@ -59,6 +63,8 @@ def page(place: Place) -> str:
     measured = {regime: found for regime in REGIMES if (found := place.measured(regime))}
     if measured:
         parts += ["## What the updates are like\n", _geometry(measured)]
+    if (place.report / "report.html").is_file():
+        parts += [REPORT]
     return "\n".join(parts).rstrip("\n") + "\n"
 
 

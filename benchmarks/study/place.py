@@ -52,6 +52,11 @@ class Place:
         """What a regime's adapters are like, as it is committed: their files are not."""
         return self.records / f"{self.budget.name}-{regime}-geometry.json"
 
+    @property
+    def report(self) -> Path:
+        """The committed analysis of some adapters."""
+        return self.records.parent / "analysis"
+
     def prepare(self) -> None:
         """Make the base and the data, and bring the results of other machines here."""
         make_folder(self.work)

@@ -11,7 +11,7 @@ from study.plan import METHODS, REGIMES, Regime
 from study.verdicts import forgetting
 
 ORDER: tuple[Regime, ...] = ("apart", "shared")
-HEAD = ["method", "tasks apart", "questions about the same texts", "loss on other text, tasks apart", "seeds"]
+HEAD = ["method", "tasks apart", "questions about the same texts", "bits per byte of other text, tasks apart", "seeds"]
 README = REPOSITORY / "README.md"
 
 

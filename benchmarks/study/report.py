@@ -28,11 +28,11 @@ def write_report(place: Place, say: Callable[[str], None]) -> Path:
     chosen = [here[method] for method in METHODS if method in here]
     if not chosen:
         raise UserError(f"{place.comparison(REGIME)}: no adapter to analyse; `{COMMAND}` trains them")
-    report = place.records.parent / "analysis"
+    report = place.report
     make_folder(report)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "analysis"
         loraweave.analyze(chosen, folder, full=here.get("full"), command=f"{COMMAND} --report", progress=say)
-        for path in folder.iterdir():
-            write_text(report / path.name, place.portable(path.read_text(encoding="utf-8")))
+        for name in ("analysis.json", "report.html"):  # the page holds its figures
+            write_text(report / name, place.portable((folder / name).read_text(encoding="utf-8")))
     return report
