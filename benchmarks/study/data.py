@@ -30,12 +30,13 @@ KINDS: dict[str, tuple[str, float]] = {
 }
 """Of the pool: each kind of text, the set that it comes from, and its share."""
 
-FORGETTING = 16_000
+FORGETTING = 40_000
 """Characters of plain text, on which nothing is trained."""
 
 
 def make_data(source: Path, folder: Path, train: int = TRAIN, test: int = TEST) -> None:
-    """Write the data of both regimes and the plain text, if they are not there.
+    """Write the data of both regimes and the plain text, the same each time: what an earlier plan made is not gone on
+    with.
 
     Args:
         source: the folder with the sets; the plain text is in `corpus/wiki.txt.gz` beside it.
@@ -45,8 +46,6 @@ def make_data(source: Path, folder: Path, train: int = TRAIN, test: int = TEST) 
     Raises:
         UserError: a set is not there.
     """
-    if (folder / "forgetting.txt").is_file():
-        return
     asked = pool(source, "test", test)
     learned = pool(source, "train", train, without={row["text"] for row in asked})
     for split, texts in (("train", learned), ("test", asked)):
