@@ -3,13 +3,14 @@
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from loraweave.errors import UserError
 from loraweave.stopping import Stopped
 from study.page import write_page
 from study.place import REPOSITORY, Place
-from study.plan import BUDGETS, REGIMES, expected_seconds, stages
+from study.plan import BUDGETS, REGIMES, Stage, expected_seconds, stages
 from study.plan_page import write_plan_tables
 from study.readme import write_readme_table
 from study.report import write_report
@@ -32,18 +33,18 @@ def main() -> int:
     parser.add_argument("--plan", action="store_true", help="bring the tables of PLAN.md up to date; run nothing")
     given = parser.parse_args()
     place = Place(BUDGETS[given.budget], given.work.resolve(), given.data.resolve())
+    order = [stage for stage in stages(place.budget) if given.tasks in (None, stage.regime)]
     try:
         if given.plan:
             write_plan_tables()
         elif given.estimate:
-            estimate(place)
+            estimate(place, order)
         elif given.page:
             write_pages(place)
         elif given.report:
             print(write_report(place, say))
         else:
             place.prepare()
-            order = [stage for stage in stages(place.budget) if given.tasks in (None, stage.regime)]
             done = run_all(place, given.minutes, say, order)
             write_pages(place)
             return 0 if done else 3
@@ -67,12 +68,12 @@ def say(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
 
 
-def estimate(place: Place) -> None:
-    """Print every stage that is left, with the minutes that it may take and those in all."""
+def estimate(place: Place, order: Sequence[Stage]) -> None:
+    """Print every stage of these that is left, with the minutes that it may take and those in all."""
     measured, total = run_seconds(place), 0.0
     known = {regime: searched(place, regime) for regime in REGIMES}
     begun = {regime for regime in REGIMES if place.results(regime) is not None}
-    for stage in stages(place.budget):
+    for stage in order:
         if (left := outstanding(place, stage)) is not None:
             first = stage.regime not in begun
             seconds = expected_seconds(left, place.budget, known[stage.regime], measured, first)

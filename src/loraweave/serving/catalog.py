@@ -125,12 +125,12 @@ class RunCatalog(Catalog):
         if speakers.adapter is not None and name == BASE_NAME:
             raise UserError(f"{BASE_NAME!r} is the name of the base here: choose another with --name")
         self._voices: dict[str, Voice] = {}
-        own: dict[str, str | None] = {} if loaded.needs_tasks else {name: None}
-        own |= {f"{name}:{task}": task for task in loaded.tasks}
-        for one, task in own.items():
-            number = loaded.tasks.index(task) if task is not None and loaded.needs_tasks else None
-            self._voices[one] = Voice(speakers.adapter, number)
-        self.texts = frozenset(one for one, task in own.items() if not loaded.takes_chats(task))
+        if not loaded.needs_tasks:
+            self._voices[name] = Voice(speakers.adapter)
+        for number, task in enumerate(loaded.tasks):
+            self._voices[f"{name}:{task}"] = Voice(speakers.adapter, number if loaded.needs_tasks else None)
+        own = {name: None, **{f"{name}:{task}": task for task in loaded.tasks}}
+        self.texts = frozenset(one for one, task in own.items() if one in self._voices and not loaded.takes_chats(task))
         if speakers.adapter is not None and speakers.alone is None:
             self._voices[BASE_NAME] = BASE
 

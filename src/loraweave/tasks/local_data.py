@@ -74,7 +74,9 @@ class LocalTask(ConfigurableTask):
     @property
     def scored_files(self) -> set[Path]:
         """The files that it is evaluated on."""
-        return {Path(part.source) for part in self.sources[self.config.test_split or self.config.validation_split]}
+        return {
+            Path(part.source).resolve() for part in self.sources[self.config.test_split or self.config.validation_split]
+        }
 
     def validation_docs(self) -> Any:
         return self._some(super().validation_docs(), self.config.validation_split)
