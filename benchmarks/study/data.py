@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[str, float]] = {
 }
 """Of the pool: each kind of text, the set that it comes from, and its share."""
 
-FORGETTING = 40_000
+FORGETTING = 10_000
 """Characters of plain text, on which nothing is trained."""
 
 

@@ -1,17 +1,15 @@
 """What is run, in which order, and which paired comparison decides which claim. PLAN.md has it in words, and why."""
 
-import math
 from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from loraweave.comparison.search import rounds
 
 Regime = Literal["shared", "apart"]
 REGIMES: tuple[Regime, ...] = ("shared", "apart")
 MARGIN = 1.0
 """Points of the mean over tasks: what is shown to be a smaller gain is none, and what is shown to be a smaller loss."""
-RATES = ("2x", "4x", "8x")
+RATES = ("1x", "2x", "4x")
+"""Of each method's default. Each is a whole training; the one that is taken is the first seed's run."""
 SEEDS = (0, 1, 2)
 
 # R-LoRA's heads and scaling for every method that its claims are about, so that only what is asked about differs.
@@ -47,7 +45,6 @@ class Budget:
 
     Attributes:
         steps, batch: optimizer steps, and rows of 256 tokens in each.
-        search_steps: of the longest trials of a learning rate; the search halves its field in rounds.
         limit: test examples per task.
         seeds: of every method.
         step_seconds, evaluation_seconds: of one step and of scoring one run, as far as nothing was measured yet.
@@ -56,7 +53,6 @@ class Budget:
     name: str
     steps: int
     batch: int
-    search_steps: int
     limit: int
     seeds: tuple[int, ...]
     step_seconds: float
@@ -66,10 +62,8 @@ class Budget:
 BUDGETS = {
     budget.name: budget
     for budget in (
-        Budget("small", 120, 2, 30, 100, SEEDS, step_seconds=1.9, evaluation_seconds=75.0),  # two CPU cores
-        Budget(
-            "large", 500, 16, 120, 500, (0, 1, 2, 3, 4), step_seconds=0.4, evaluation_seconds=60.0
-        ),  # one accelerator
+        Budget("small", 120, 2, 100, SEEDS, step_seconds=3.0, evaluation_seconds=200.0),  # a CPU core for a regime
+        Budget("large", 500, 16, 500, (0, 1, 2, 3, 4), step_seconds=0.4, evaluation_seconds=60.0),  # one accelerator
     )
 }
 
@@ -100,26 +94,23 @@ def stages(budget: Budget) -> list[Stage]:
 
 
 _ORDER: list[tuple[Regime, tuple[str, ...], tuple[int, ...] | None, str]] = [
-    ("shared", ("lora", "own"), None, "is there interference at all, where it should be"),
-    ("apart", ("lora", "own"), None, "and where it should not"),
+    ("shared", ("lora",), None, "what the others are compared with"),
+    ("apart", ("lora",), None, "what the others are compared with"),
     ("shared", ("mtllora",), None, "the method that is told the task and shares the rest"),
     ("apart", ("rlora", "hydralora"), None, "R-LoRA's claim, on tasks like its paper's"),
-    ("apart", ("multilora", "full"), (0,), "MultiLoRA's update beside full fine-tuning's"),
+    ("shared", ("own",), None, "is there interference at all, where it should be"),
     ("apart", ("multilora",), None, "MultiLoRA's claim"),
-    ("apart", ("rlora-no-start", "rlora-no-dropout"), None, "each of R-LoRA's two parts by itself"),
+    ("apart", ("full",), (0,), "MultiLoRA's update beside full fine-tuning's"),
+    ("shared", ("rlora", "hydralora"), None, "R-LoRA's claim, where tasks disagree"),
     ("apart", ("mlora",), None, "whether the router is needed"),
+    ("shared", ("multilora",), None, "MultiLoRA's claim, where tasks disagree"),
     ("apart", ("hydralora-blocks", "mtlora"), None, "mtLoRA: its placement, and the rest"),
-    ("shared", ("alignlora",), None, "bringing tasks together, where they disagree"),
-    ("apart", ("mtllora", "alignlora"), None, "both where tasks do not meet"),
-    ("shared", ("multilora", "rlora", "hydralora"), None, "the other regime for the first claims"),
-    ("apart", ("loramoe",), None, "what a mixture keeps of the base"),
+    ("shared", ("alignlora", "mlora"), None, "bringing tasks together, and no router, where they disagree"),
+    ("apart", ("rlora-no-start", "rlora-no-dropout"), None, "each of R-LoRA's two parts by itself"),
+    ("apart", ("mtllora", "own"), None, "what is told the task, where tasks do not meet"),
+    ("apart", ("alignlora", "loramoe"), None, "what Align-LoRA's loss adds, and what a mixture keeps of the base"),
     ("apart", ("lora-double", "rslora"), None, "more rank, and another scaling"),
-    (
-        "shared",
-        ("mlora", "rlora-no-start", "rlora-no-dropout", "hydralora-blocks", "mtlora", "loramoe"),
-        None,
-        "the rest",
-    ),
+    ("shared", ("rlora-no-start", "rlora-no-dropout", "hydralora-blocks", "mtlora", "loramoe"), None, "the rest"),
 ]
 _MORE: list[tuple[Regime, tuple[str, ...], tuple[int, ...], str]] = [
     ("apart", ("lora", "rlora", "hydralora", "multilora"), (3, 4), "five seeds for the pairs of the first claims"),
@@ -236,12 +227,6 @@ def expected_seconds(
         first: whether the untouched base has to be scored too.
     """
     run = measured or budget.steps * budget.step_seconds + budget.evaluation_seconds
-    step = max(run - budget.evaluation_seconds, run / 2) / budget.steps
+    training = max(run - budget.evaluation_seconds, run / 2)
     searches = sum(method not in searched for method in stage.methods)
-    return len(stage.methods) * run + searches * search_steps(budget) * step + first * budget.evaluation_seconds
-
-
-def search_steps(budget: Budget) -> int:
-    """The steps of all trials of a search that has not to be widened."""
-    each = rounds(len(RATES), budget.search_steps)
-    return sum(max(2, math.ceil(len(RATES) / 2**number)) * steps for number, steps in enumerate(each))
+    return len(stage.methods) * run + searches * (len(RATES) - 1) * training + first * budget.evaluation_seconds
