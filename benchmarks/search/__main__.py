@@ -37,7 +37,7 @@ class Line:
         rounds: steps of the rounds' trainings.
         chosen, whole: the rate that either search takes.
         loss, best: validation loss of a whole training at these rates, in nats per completion token.
-        steps, whole_steps: that either search trains.
+        steps, whole_steps: that the rounds train, without the whole trainings after them; and the whole search.
     """
 
     method: str

@@ -93,6 +93,27 @@ def test_ablations_differ_from_their_method_in_nothing_else():
     assert differing("lora", "alignlora") == set()  # and its loss
 
 
+def test_losses_are_beside_those_of_lora_seed_by_seed_and_the_lowest_comes_first(tmp_path):
+    from study.page import page
+    from study.place import Place
+    from study.plan import BUDGETS
+
+    place = Place(BUDGETS["small"], tmp_path, tmp_path, tmp_path)
+    results = with_answers(BASE | {"lora": seeds("10" * 200, "10" * 200), "rlora": seeds("10" * 200)})
+    losses = {("lora", 0): 0.5, ("lora", 1): 0.7, ("rlora", 0): 0.4}
+    for run in results["runs"]:
+        loss = losses.get((run["method"], run["seed"]))
+        run["validation_loss"] = loss
+        run["curves"]["validation"] = {} if loss is None else {"t": [(60, 9.0), (120, loss)]}
+    place.record("apart").write_text(json.dumps(results))
+    text = page(place)
+    rows = text[text.index("## Loss on validation rows: tasks apart") :].splitlines()[4:6]
+    assert rows == [
+        "| `rlora` | 0.400 | 0.400 | −0.100 | 1 |",
+        "| `lora` | 0.600 | 0.600 | – | 2 |",
+    ]
+
+
 def judged(tmp_path: Path, answers, geometry=None):
     """Findings of the tests between rlora and hydralora, from made-up answers on tasks apart."""
     from study.place import Place

@@ -11,7 +11,7 @@ from loraweave.comparison.jobs import Job, begin_searches, expected, forget_fail
 from loraweave.comparison.loop import _work
 from loraweave.comparison.records import Results, RunRecord, Trial
 from loraweave.comparison.runner import failed_record
-from loraweave.comparison.search import trials_at
+from loraweave.comparison.search import MOST_BEYOND, trials_at
 from loraweave.comparison.summary import notes
 
 METHODS = ["lora", "rlora"]
@@ -117,7 +117,7 @@ def tried(found: Results) -> dict[int | None, list[float]]:
 def test_rounds_halve_the_field_and_double_the_steps():
     found = in_rounds(lambda rate, steps: abs(rate - 5.5e-3) + 1 / steps)
     first = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2]
-    assert tried(found) == {25: first, 50: [2e-3, 4e-3, 8e-3], 100: [4e-3, 8e-3], None: [4e-3]}
+    assert tried(found) == {25: first, 50: [2e-3, 4e-3, 8e-3], 100: [4e-3, 8e-3], None: [2e-3, 4e-3]}
     assert found["searches"][0]["chosen"] == 4e-3
     run = next(job for job in next_jobs(found) if job.kind == "run")
     assert (run.learning_rate, run.steps) == (4e-3, None)
@@ -138,15 +138,15 @@ def test_what_fails_in_a_later_round_is_out_and_the_search_ends():
 
 def test_rounds_widen_in_the_first_which_is_the_cheapest():
     found = in_rounds(lambda rate, steps: abs(rate - 9.5e-3), rates=["1x", "2x"], steps=40, widen=True)
-    assert tried(found) == {40: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], None: [8e-3]}
+    assert tried(found) == {40: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], None: [4e-3, 8e-3]}
     wide = in_rounds(lambda rate, steps: abs(rate - 9.5e-3), rates=["1x", "2x", "4x"], steps=40, widen=True)
-    assert tried(wide) == {20: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], 40: [4e-3, 8e-3, 1.6e-2], None: [8e-3]}
+    assert tried(wide) == {20: [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], 40: [4e-3, 8e-3, 1.6e-2], None: [4e-3, 8e-3]}
     assert wide["searches"][0]["chosen"] == 8e-3
 
 
 def test_any_order_of_work_in_rounds_comes_to_the_same():
     def loss(rate: float, steps: int) -> float:
-        return abs(rate - 5e-3) + (rate / steps if steps < WHOLE else rate)  # no rate holds: 4e-3, then 2e-3
+        return abs(rate - 5e-3) + (rate / steps if steps < WHOLE else rate)  # whole: 4e-3, 2e-3, 1e-3
 
     whole = in_rounds(loss)["searches"]
     for seed in range(20):
@@ -244,13 +244,38 @@ def test_a_rate_that_only_a_short_schedule_bears_gives_way_to_the_next_lower_one
     """As of a real one: 1.39 after 30 steps and 4.99 at the end, at twice the rate that did well."""
     after = {8e-3: {25: 1.5, 50: 1.4, 100: 1.39, WHOLE: 4.99}, 4e-3: {WHOLE: 0.9}}
     found = in_rounds(lambda rate, steps: after.get(rate, {}).get(steps, 2.0))
-    assert whole_losses(found) == {4e-3: 0.9, 8e-3: 4.99}
+    assert whole_losses(found) == {2e-3: 2.0, 4e-3: 0.9, 8e-3: 4.99}
     assert found["searches"][0]["chosen"] == 4e-3
     assert {job.learning_rate for job in next_jobs(found) if job.kind == "run"} == {4e-3}
     assert (
-        "lora: the learning rate 0.008, chosen on shorter trainings, did not hold: the validation loss is 4.990 at the "
-        "end of a whole training, and a training of 100 steps came to 1.390; 0.004 was taken."
+        "lora: the learning rate 0.008 was the best of the shorter trainings, and of whole ones 0.004, which was "
+        "taken: the validation loss is 4.990 and 0.900."
     ) in notes(found)
+
+
+def test_whole_trainings_go_down_for_as_long_as_the_loss_falls():
+    """Short trainings favour high rates: a lower one may be better over a whole one though the choice holds."""
+    long = {1e-3: 0.6, 2e-3: 0.4, 4e-3: 0.5, 8e-3: 0.55}
+    found = in_rounds(lambda rate, steps: long.get(rate, 1.0) if steps == WHOLE else abs(rate - 8e-3) + 2)
+    assert whole_losses(found) == long
+    assert found["searches"][0]["chosen"] == 2e-3
+    (said,) = [note for note in notes(found) if "of whole ones" in note]
+    assert said.endswith("0.002, which was taken: the validation loss is 0.550 and 0.400.")
+
+
+def test_where_it_is_to_be_widened_whole_trainings_go_on_below_the_lowest():
+    def loss(rate: float, steps: int) -> float:
+        return abs(rate - 3e-4) if steps == WHOLE else abs(rate - 2e-3) + 2
+
+    narrow, wide = (in_rounds(loss, rates=["1x", "2x", "4x"], widen=widen) for widen in (False, True))
+    assert whole_losses(narrow).keys() == {1e-3, 2e-3}
+    assert narrow["searches"][0]["edge"] == "lowest"
+    assert whole_losses(wide).keys() == {1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3}
+    assert wide["searches"][0]["chosen"] == 2.5e-4
+    endless = in_rounds(
+        lambda rate, steps: rate if steps == WHOLE else abs(rate - 1e-3), rates=["1x", "2x"], widen=True
+    )
+    assert len([rate for rate in whole_losses(endless) if rate < 1e-3]) == MOST_BEYOND
 
 
 def test_where_long_trainings_end_higher_at_any_rate_the_better_of_two_is_taken():
@@ -259,18 +284,21 @@ def test_where_long_trainings_end_higher_at_any_rate_the_better_of_two_is_taken(
     found = in_rounds(lambda rate, steps: {8e-3: best, 4e-3: {WHOLE: 0.8}}.get(rate, {}).get(steps, 0.9))
     assert whole_losses(found) == {4e-3: 0.8, 8e-3: 0.7}
     assert found["searches"][0]["chosen"] == 8e-3
-    said = [note for note in notes(found) if "did not hold" in note]
-    assert len(said) == 1
-    assert said[0].endswith("no lower one that was tried is better.")
+    (said,) = [note for note in notes(found) if "no lower rate that was tried is better." in note]
+    assert said.startswith("lora: the learning rate 0.008 was taken, but a whole training ends higher, at 0.700, than")
 
 
 def test_a_whole_training_that_fails_is_out_and_the_next_lower_rate_is_tried():
     found = in_rounds(lambda rate, steps: None if (rate, steps) == (8e-3, WHOLE) else abs(rate - 8e-3) + 1 / steps)
-    assert whole_losses(found) == {4e-3: pytest.approx(4e-3 + 1 / WHOLE), 8e-3: None}
+    assert whole_losses(found) == {
+        2e-3: pytest.approx(6e-3 + 1 / WHOLE),
+        4e-3: pytest.approx(4e-3 + 1 / WHOLE),
+        8e-3: None,
+    }
     assert found["searches"][0]["chosen"] == 4e-3
 
 
-@pytest.mark.parametrize(("loss", "wanted"), [(0.1, []), (4.99, [4e-3])])
+@pytest.mark.parametrize(("loss", "wanted"), [(0.1, [4e-3]), (4.99, [4e-3])])
 def test_a_run_from_before_is_the_whole_training_that_a_choice_wants(loss, wanted):
     found = in_rounds(lambda rate, steps: abs(rate - 8e-3) + 1)
     search = found["searches"][0]

@@ -232,7 +232,7 @@ def test_rates_are_chosen_on_shorter_trainings_and_the_runs_are_whole(config, tm
     assert search["rounds"] == [2, 4]  # of six
     steps = [(trial["learning_rate"], trial["steps"]) for trial in search["trials"]]
     assert steps[:3] == [(1e-4, 2), (1e-2, 2), (3e-2, 2)]
-    assert [count for _, count in steps[3:]][:3] == [4, 4, None]  # the last is the run itself, and confirms the choice
+    assert [count for _, count in steps[3:]][:3] == [4, 4, None]  # whole: the run itself, and perhaps lower ones
     for trial in search["trials"][:5]:
         settings = RunConfig.load(folder / trial["run"] / "run.yaml").train
         assert (settings["max_steps"], settings["warmup_steps"]) == (trial["steps"], 0.5)

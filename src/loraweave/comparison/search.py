@@ -128,8 +128,8 @@ def due(search: Search, given: Sequence[float], widen: bool) -> list[tuple[float
     """The trials that a search wants next, each a rate and its steps; none where it has come to its end.
 
     The first round is of the rates given, and where it is to be widened of those beyond. Each further one is of the
-    better half of the one before, by validation loss. Where these trainings are shorter than a run, a whole one is to
-    confirm the choice.
+    better half of the one before, by validation loss. Where these trainings are shorter than a run, whole ones are to
+    confirm the choice, or to find a lower rate that is better.
 
     Args:
         given: the rates to begin with.
@@ -150,25 +150,32 @@ def due(search: Search, given: Sequence[float], widen: bool) -> list[tuple[float
         field = sorted(sorted(losses), key=losses.__getitem__)[: math.ceil(len(field) / 2)]
         if len(field) < 2:
             break
-    rate = _unconfirmed(search) if search.get("rounds") else None
+    rate = _unconfirmed(search, given, widen) if search.get("rounds") else None
     return [] if rate is None else [(rate, None)]
 
 
-def _unconfirmed(search: Search) -> float | None:
-    """The rate that a whole training is to confirm next: the best of the shorter ones, and while the last did not hold
-    and was not worse than the one before it, the next lower rate; None where there is no more to try."""
-    best, whole = _best(search, rounds_of(search)), trials_at(search, None)
+def _unconfirmed(search: Search, given: Sequence[float], widen: bool) -> float | None:
+    """The rate that is to be trained whole next: the best of the shorter trainings, which favour high rates, and then
+    one lower rate after the other for as long as each is better than the one above it; None where there is no more to
+    try."""
+    best, whole = best_of_shorter(search), trials_at(search, None)
     if best is None:
         return None
     too_high = [trial["learning_rate"] for trial, _ in not_held(search)]
     if best not in {trial["learning_rate"] for trial in whole} and best < min(too_high, default=math.inf):
         return best
-    if len(too_high) < len(whole):
-        return None
     losses = [math.inf if trial["validation_loss"] is None else trial["validation_loss"] for trial in whole]
-    if len(losses) > 1 and losses[0] > losses[1]:
+    if len(losses) > 1 and losses[1] <= losses[0] < math.inf:
         return None
-    return max((rate for rate in _sound(search) if rate < whole[0]["learning_rate"]), default=None)
+    lowest, tried = whole[0]["learning_rate"], sorted({trial["learning_rate"] for trial in search["trials"]})
+    if widen and lowest == tried[0] and sum(rate < min(given) for rate in tried) < MOST_BEYOND and len(tried) > 1:
+        return _next_beyond(tried[0], tried[1])
+    return max((rate for rate in _sound(search) if rate < lowest), default=None)
+
+
+def best_of_shorter(search: Search) -> float | None:
+    """The rate that the trainings of a search's rounds are for, without rates that failed; None where there is none."""
+    return _best(search, rounds_of(search))
 
 
 def not_held(search: Search) -> list[tuple[Trial, Trial]]:
@@ -248,7 +255,12 @@ def beyond(search: Search, given: Sequence[float]) -> float | None:
         (end, neighbour), outside = tried[:2], [rate for rate in tried if rate < min(given)]
     else:
         (neighbour, end), outside = tried[-2:], [rate for rate in tried if rate > max(given)]
-    return float(f"{end * end / neighbour:.6g}") if len(outside) < MOST_BEYOND else None
+    return _next_beyond(end, neighbour) if len(outside) < MOST_BEYOND else None
+
+
+def _next_beyond(end: float, neighbour: float) -> float:
+    """The rate as far beyond the end as its neighbour is on the other side."""
+    return float(f"{end * end / neighbour:.6g}")
 
 
 def add_trial(search: Search, trial: Trial) -> None:

@@ -6,7 +6,7 @@ from statistics import median
 
 from loraweave.comparison.evidence import MEAN, Evidence
 from loraweave.comparison.records import BASE, MethodSummary, Results, RunRecord, Search, TaskInfo
-from loraweave.comparison.search import not_held, rate_name
+from loraweave.comparison.search import best_of_shorter, losses_of, not_held, rate_name, trials_at
 from loraweave.evaluation.mean import mean_rule
 from loraweave.evaluation.repeats import about_repeats
 from loraweave.evaluation.scores import about_cut
@@ -123,20 +123,11 @@ def _population(counts: Sequence[int]) -> str:
 
 
 def _about_searches(searches: Sequence[Search]) -> list[str]:
-    """Learning rates at the end of what was tried, those that did not hold over a whole training, and those that
+    """Learning rates at the end of what was tried, those on which short and whole trainings disagree, and those that
     failed."""
     said = []
     for search in searches:
-        for whole, short in not_held(search)[-1:]:  # the highest, which the shorter trainings had chosen
-            if whole["validation_loss"] is None or search["chosen"] is None:
-                continue
-            rate, taken = rate_name(whole["learning_rate"]), rate_name(search["chosen"])
-            lower = "no lower one that was tried is better" if rate == taken else f"{taken} was taken"
-            said.append(
-                f"{search['method']}: the learning rate {rate}, chosen on shorter trainings, did not hold: the "
-                f"validation loss is {whole['validation_loss']:.3f} at the end of a whole training, and a training of "
-                f"{short['steps']:,} steps came to {short['validation_loss']:.3f}; {lower}."
-            )
+        said += _about_shorter(search)
     for edge, beyond in (("highest", "higher"), ("lowest", "lower")):
         methods = [search["method"] for search in searches if search["edge"] == edge]
         if methods:
@@ -151,3 +142,22 @@ def _about_searches(searches: Sequence[Search]) -> list[str]:
         if trial["status"] == "failed"
     ]
     return said
+
+
+def _about_shorter(search: Search) -> list[str]:
+    """Where shorter trainings and whole ones disagree about a learning rate."""
+    losses = losses_of(trials_at(search, None))
+    short, taken = best_of_shorter(search), search["chosen"]
+    if short in losses and taken in losses and taken != short:
+        return [
+            f"{search['method']}: the learning rate {rate_name(short)} was the best of the shorter trainings, and of "
+            f"whole ones {rate_name(taken)}, which was taken: the validation loss is {losses[short]:.3f} and "
+            f"{losses[taken]:.3f}."
+        ]
+    return [
+        f"{search['method']}: the learning rate {rate_name(rate)} was taken, but a whole training ends higher, at "
+        f"{losses[rate]:.3f}, than one of {trial['steps']:,} steps, at {trial['validation_loss']:.3f}; no lower rate "
+        "that was tried is better."
+        for whole, trial in not_held(search)
+        if (rate := whole["learning_rate"]) == taken and rate in losses
+    ]
