@@ -1,7 +1,11 @@
 """What a run leaves in its adapter's folder: a tokenizer, and a card that says what a stranger needs to know."""
 
+import pytest
 from transformers import AutoTokenizer
 
+from loraweave.runs.config import RunConfig
+from loraweave.runs.methods import choose_method
+from loraweave.runs.outlook import outlook
 from loraweave.runs.run_card import add_run_section
 
 
@@ -28,5 +32,25 @@ def test_an_adapter_travels_with_its_tokenizer_and_a_card(command, project, trai
 
 
 def test_a_folder_without_a_card_is_left_alone(tmp_path):
-    add_run_section(tmp_path, [])
+    add_run_section(tmp_path, [], outlook(choose_method("lora")))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("method", "there", "missing"),
+    [
+        ("lora", ["a plain LoRA for PEFT", "--to merged", "--to gguf"], ["for each task", "loraweave serve"]),
+        ("mtllora", ["a plain LoRA for each task", "full weights for each task"], ["loraweave serve"]),
+        ("rlora", ["--to lora --task parity", "a plain LoRA for one task", "loraweave serve FOLDER"], ["--to merged"]),
+        ("dora", ["--to merged"], ["--to lora", "--to gguf"]),
+        ("mtlora", ["loraweave serve FOLDER"], ["loraweave export"]),
+    ],
+)
+def test_the_card_names_what_can_be_done_with_the_method_and_nothing_else(project, tmp_path, method, there, missing):
+    card = tmp_path / "README.md"
+    card.write_text("# An adapter\n")
+    tasks = RunConfig.load(project / "run.yaml").load_tasks()
+    add_run_section(tmp_path, tasks, outlook(choose_method(method)))
+    text = card.read_text()
+    assert [words for words in there if words not in text] == []
+    assert [words for words in missing if words in text] == []

@@ -203,7 +203,8 @@ def test_widened_until_the_best_rate_has_worse_ones_on_either_side(config, tmp_p
     assert all(high / low == pytest.approx(10) for low, high in pairwise(tried))
     assert results["runs"][1]["learning_rate"] == search["chosen"]
     made = files(folder)
-    again = compare(config, ["lora"], [0], learning_rates=rates, widen=True, output=folder, resume=True).results
+    again = compare(config, ["lora"], [0], learning_rates=rates, output=folder, resume=True).results
+    assert again["asked"]["widen"]  # as rates do, it stays in force
     assert again["searches"] == json.loads(json.dumps(results["searches"]))
     assert files(folder) == made
 

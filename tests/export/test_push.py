@@ -44,6 +44,24 @@ def test_a_runs_adapter_is_sent_as_it_is_with_its_card(project: Path, hub: FakeH
     assert str(project / "base") in sent.notes[0]
 
 
+@pytest.mark.parametrize(("base", "kept"), [("gpt2", True), ("org/model", True), ("./base", False), ("a/b/c", False)])
+def test_the_card_names_a_base_that_the_hub_may_have(
+    project: Path, hub: FakeHub, tmp_path: Path, monkeypatch, base: str, kept: bool
+):
+    run = random_run(project, {"name": "lora", **SMALL}, tmp_path / "run")
+    path = run / "adapter" / "README.md"
+    card = ModelCard.load(path)
+    card.data.base_model = base
+    path.write_text(str(card))
+    monkeypatch.chdir(tmp_path)
+    push(run, "me/one")
+    read = ModelCard(hub.files["me/one"]["README.md"].decode())
+    assert read.data.to_dict().get("base_model") == (base if kept else None)
+    (tmp_path / base).mkdir(parents=True, exist_ok=True)  # a folder of that name is what was meant
+    push(run, "me/two")
+    assert "base_model" not in ModelCard(hub.files["me/two"]["README.md"].decode()).data.to_dict()
+
+
 def test_an_export_by_task_goes_to_a_repository_for_each(project: Path, hub: FakeHub, tmp_path: Path):
     run = random_run(project, {"name": "mtllora", **SMALL}, tmp_path / "run")
     export(run, "lora", tmp_path / "out", tasks=NAMES[:2])

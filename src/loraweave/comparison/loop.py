@@ -81,6 +81,7 @@ def compare(
         learning_rates: to choose from by validation loss, such as 1e-3, or "0.5x" for half of each method's own. No
             search if empty.
         widen: where the best of the rates is the lowest or highest, try the ones beyond it, as far apart as these are.
+            As the rates do, it stays in force when the comparison is resumed.
         search_steps: choose learning rates on shorter trainings, in rounds that halve the field and double the steps up
             to these: 100, or "25%" of a run's. By default on whole trainings.
         match_params: choose each adapter's rank so that it trains as many parameters as the first one, within 3 %.
@@ -136,6 +137,7 @@ def _opened(
     data = describe_data(described) | {thing.name: {"test": content_hash(thing.test_examples())} for thing in untrained}
     if earlier is not None:
         check_data(folder.path, earlier["data"], data)
+        asked["widen"] = asked["widen"] or earlier["asked"]["widen"]  # as rates that were given earlier stay in force
     specs, names = settings["methods"], [task.name for task in described]
     for spec in specs.values():  # one head for each task, say, and not as many tasks
         choose_method(spec).peft_config(names)

@@ -128,9 +128,18 @@ def _let_be_read(card: Path) -> None:
     """Take the base out of a card's front matter where it is a folder: the hub takes names of its own alone."""
     read = ModelCard.load(card)
     base = read.data.get("base_model")
-    if isinstance(base, str) and (Path(base).is_absolute() or base.count("/") != 1):
+    if isinstance(base, str) and (Path(base).is_dir() or not _is_repository(base)):
         del read.data.base_model
         read.save(card)
+
+
+def _is_repository(name: str) -> bool:
+    """Whether the hub may have a repository of this name, such as OWNER/NAME, or gpt2."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 class _Told:

@@ -6,37 +6,40 @@ from pathlib import Path
 from typing import Any
 
 from loraweave.files import write_text
+from loraweave.runs.outlook import Outlook
 from loraweave.tasks import Task
 
 LONGEST = 300
 """Characters that are shown of a prompt or an answer."""
 
 SCORES, END = "<!-- scores -->", "<!-- end of the scores -->"
-WAY_OUT = """## Using and exporting it
-
-    loraweave chat FOLDER                                     talk to it
-    loraweave export FOLDER --to lora --output OUT            a plain LoRA for PEFT, vLLM and others
-    loraweave export FOLDER --to merged --output OUT          full weights
-    loraweave export FOLDER --to gguf --output OUT            for llama.cpp
-
+WORDS = {
+    "evaluate": "score it",
+    "talk": "talk to it",
+    "lora": "a plain LoRA{each} for PEFT, vLLM and others",
+    "merged": "full weights{each}",
+    "gguf": "for llama.cpp",
+    "serve": "a server for it",
+}
+EVERYWHERE = """\
 Programs that never import `loraweave` load it too: `loraweave run -- lm_eval ...` starts one so, and with the package
-`loraweave-autoload` installed every program does. Export it for LoRA servers such as vLLM.
-"""
+`loraweave-autoload` installed every program does."""
 
 
-def add_run_section(folder: Path, tasks: Sequence[Task]) -> None:
+def add_run_section(folder: Path, tasks: Sequence[Task], after: Outlook) -> None:
     """Add what a run knows to the card of the adapter in a folder; nothing where there is no card.
 
     Args:
         folder: of the adapter, just saved.
         tasks: of the run, in the order of their ids.
+        after: what can be done with it.
     """
     card = folder / "README.md"
     if not card.is_file():
         return
     text = card.read_text(encoding="utf-8").rstrip()
     parts = [text, "## Tasks\n", *(_of_task(task) for task in tasks)]
-    write_text(card, "\n".join([*parts, f"{SCORES}\n{END}\n", WAY_OUT]))
+    write_text(card, "\n".join([*parts, f"{SCORES}\n{END}\n", _way_out(after, [task.name for task in tasks])]))
 
 
 def write_scores(folder: Path, scores: Mapping[str, Mapping[str, Any]]) -> None:
@@ -53,6 +56,16 @@ def write_scores(folder: Path, scores: Mapping[str, Mapping[str, Any]]) -> None:
     table = ["| task | score | metric | examples |", "| --- | --- | --- | --- |"]
     table += [f"| `{name}` {row}" for name, row in rows.items()]
     write_text(card, f"{before}{SCORES}\n## Scores\n\n" + "\n".join(table) + f"\n{END}{after}")
+
+
+def _way_out(after: Outlook, tasks: Sequence[str]) -> str:
+    """What to type next, as it is for this method."""
+    each = " for each task" if after.by_task else " for one task" if after.averaged else ""
+    said = [(WORDS[word].format(each=each), command) for word, command in after.commands("FOLDER", tasks)]
+    width = max(len(command) for _, command in said)
+    lines = ["## Using and exporting it\n", *(f"    {command:{width}}  {word}" for word, command in said), ""]
+    lines += [f"{after.why}\n"] if after.why else []
+    return "\n".join([*lines, EVERYWHERE]) + "\n"
 
 
 def _of_task(task: Task) -> str:

@@ -24,7 +24,9 @@ from loraweave.runs.checkpoints import Start, check_processes, checkpoints_in
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder, environment
 from loraweave.runs.language import language_notice
+from loraweave.runs.methods import ChosenMethod
 from loraweave.runs.origin import describe_base, describe_data, hold_to, note_data
+from loraweave.runs.outlook import outlook
 from loraweave.runs.resolve import ResolvedRun, resolve
 from loraweave.runs.run_card import add_run_section
 from loraweave.runs.settings import ONLY, uses_fsdp
@@ -226,7 +228,7 @@ def _trained(
         try:
             with request.holding():
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            saved = _save(folder, model, base[1], tasks, run.is_main, trainer)
+            saved = _save(folder, model, base[1], tasks, run.method, run.is_main, trainer)
         finally:
             trainer.release()
             _close_tensorboard(callbacks)
@@ -275,6 +277,7 @@ def _save(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[Task],
+    method: ChosenMethod,
     main: bool,
     trainer: MultiTaskTrainer,
 ) -> Path:
@@ -292,7 +295,8 @@ def _save(
             model.save_pretrained(unfinished, state_dict=state)
         if is_adapter:
             write_json(unfinished / "base.json", read_json(folder.base))
-            add_run_section(unfinished, tasks)
+            beside = bool(getattr(model.active_peft_config, "beside_blocks", False))
+            add_run_section(unfinished, tasks, outlook(method, beside))
         tokenizer.save_pretrained(unfinished)
     return target
 
