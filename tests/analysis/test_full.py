@@ -99,3 +99,9 @@ def test_another_base_and_a_base_that_is_not_known_are_refused(checkpoints, tiny
     (full / "model.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match=r"model\.safetensors: the weights cannot be read"):
         FullUpdate(full, str(base))
+
+
+def test_a_base_in_a_gguf_file_is_asked_for_as_a_folder(checkpoints):
+    _, full = checkpoints("llama")
+    with pytest.raises(UserError, match=r"model-Q4\.gguf: a GGUF file, .* with --base"):
+        FullUpdate(full, "somewhere/model-Q4.gguf")

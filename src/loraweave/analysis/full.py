@@ -12,6 +12,7 @@ from loraweave.adapters.file import Size, natural
 from loraweave.analysis.spectra import Decomposition, decompose_dense
 from loraweave.analysis.subspaces import MOST
 from loraweave.bases import BaseName, BaseSpec, device, empty_base, resolve_base
+from loraweave.bases.gguf import SUFFIX
 from loraweave.errors import UserError
 
 _DOUBTFUL = 0.5
@@ -124,6 +125,11 @@ def _is_linear(module: nn.Module, head: nn.Module | None) -> bool:
 
 def _folder_of(model: BaseName) -> Path:
     spec = BaseSpec.of(model)
+    if spec.name.lower().endswith(SUFFIX):
+        raise UserError(
+            f"{spec.name}: a GGUF file, and what full fine-tuning changed is read weight by weight from safetensors: "
+            "name the folder of the model that it was made from with --base"
+        )
     source = Path(resolve_base(spec))
     if source.is_dir():
         return source
