@@ -71,13 +71,13 @@ def say(words: str) -> None:
 def estimate(place: Place, order: Sequence[Stage]) -> None:
     """Print every stage of these that is left, with the minutes that it may take and those in all."""
     measured, total = run_seconds(place), 0.0
-    known = {regime: searched(place, regime) for regime in REGIMES}
+    known = searched(place)
     begun = {regime for regime in REGIMES if place.results(regime) is not None}
     for stage in order:
         if (left := outstanding(place, stage)) is not None:
             first = stage.regime not in begun
-            seconds = expected_seconds(left, place.budget, known[stage.regime], measured, first)
-            known[stage.regime] |= {*left.methods}
+            seconds = expected_seconds(left, place.budget, known, measured, first)
+            known |= {*left.methods}
             begun.add(stage.regime)
             total += seconds
             minutes = f"{seconds / 60:5.0f} {total / 60:6.0f}"

@@ -129,7 +129,8 @@ def _progress(place: Place) -> str:
     budget = place.budget
     text = (
         f"{made} of {planned} planned runs, each of {budget.steps} steps of {budget.batch} rows of 256 tokens, and "
-        f"scored on {budget.limit} test examples per task.\n"
+        f"scored on {budget.limit} test examples per task. A method's learning rate is chosen on the\n"
+        "tasks where it is run first, and taken over on the others.\n"
     )
     said = [f"{REGIME_NAMES[regime]}: {', '.join(sorted(methods))}" for regime, methods in left.items() if methods]
     if said:

@@ -47,12 +47,13 @@ def _planned_claims() -> str:
 def _order() -> str:
     budget = BUDGETS["small"]
     grouped: list[tuple[Stage, list[int], float]] = []
-    searched: set[tuple[str, str]] = set()
+    searched: set[str] = set()
+    begun: set[str] = set()
     for stage in stages(budget):
-        known = {method for regime, method in searched if regime == stage.regime}
-        first = not any(regime == stage.regime for regime, _ in searched)  # the untouched base is scored too
-        seconds = expected_seconds(stage, budget, known, first=first)
-        searched |= {(stage.regime, method) for method in stage.methods}
+        first = stage.regime not in begun  # the untouched base is scored too
+        seconds = expected_seconds(stage, budget, searched, first=first)
+        searched |= {*stage.methods}
+        begun.add(stage.regime)
         last = grouped[-1] if grouped else None
         if last is not None and (last[0].regime, last[0].methods, last[0].why) == (
             stage.regime,

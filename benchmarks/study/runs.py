@@ -10,6 +10,7 @@ from rich.console import Console
 import loraweave
 from loraweave.bases import empty_base
 from loraweave.estimate.counting import count_trainable, match_rank
+from loraweave.files import read_json, write_json
 from loraweave.runs.config import RunConfig
 from study.geometry import measure_new
 from study.place import HERE, Place
@@ -83,6 +84,7 @@ def run_stage(place: Place, stage: Stage, rates: tuple[str, ...] = RATES) -> Non
     """Run one stage and write down what it came to, also where it is stopped."""
     config = run_config(place, stage.regime)
     folder = place.comparison(stage.regime)
+    take_over(place, stage)
     try:
         loraweave.compare(
             config,
@@ -100,6 +102,21 @@ def run_stage(place: Place, stage: Stage, rates: tuple[str, ...] = RATES) -> Non
     measure_new(place, stage.regime)
 
 
+def take_over(place: Place, stage: Stage) -> None:
+    """Bring the searches of the stage's methods that were made on the other kind of tasks into this comparison."""
+    here = place.comparison(stage.regime) / "results.json"
+    if not here.is_file():
+        return  # the first stage searches for itself
+    results = read_json(here)
+    known = {search["method"] for search in results["searches"]}
+    for other in REGIMES:
+        if other != stage.regime and (found := place.results(other)) is not None:
+            new = [each for each in found["searches"] if each["chosen"] is not None and each["method"] not in known]
+            results["searches"] += [each for each in new if each["method"] in stage.methods]
+    if len(results["searches"]) > len(known):
+        write_json(here, results)
+
+
 def outstanding(place: Place, stage: Stage) -> Stage | None:
     """The stage with the methods that have no finished run, at the rate that is chosen by now; None if all have."""
     results = place.results(stage.regime)
@@ -114,10 +131,10 @@ def outstanding(place: Place, stage: Stage) -> Stage | None:
     return Stage(stage.regime, left, stage.seed, stage.why) if left else None
 
 
-def searched(place: Place, regime: Regime) -> set[str]:
-    """The methods whose learning rate has been chosen in a regime."""
-    results = place.results(regime)
-    return {search["method"] for search in results["searches"] if search["chosen"] is not None} if results else set()
+def searched(place: Place) -> set[str]:
+    """The methods whose learning rate has been chosen, on whichever tasks."""
+    found = [results["searches"] for regime in REGIMES if (results := place.results(regime)) is not None]
+    return {search["method"] for searches in found for search in searches if search["chosen"] is not None}
 
 
 def run_seconds(place: Place) -> float | None:
@@ -134,7 +151,7 @@ def run_seconds(place: Place) -> float | None:
 
 def stage_seconds(place: Place, stage: Stage) -> float:
     """How long a stage may take from what is recorded."""
-    known, first = searched(place, stage.regime), place.results(stage.regime) is None
+    known, first = searched(place), place.results(stage.regime) is None
     return expected_seconds(stage, place.budget, known, run_seconds(place), first)
 
 

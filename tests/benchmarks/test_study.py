@@ -125,7 +125,7 @@ def test_the_learning_rate_is_searched_on_whole_trainings_of_which_one_is_the_ru
     from study.runs import searched
 
     place, _, _ = studied
-    assert searched(place, "shared") == {"own"}
+    assert searched(place) == {"own"}
     search = place.results("shared")["searches"][0]
     assert len(search["trials"]) >= 2
     assert all(trial["steps"] is None for trial in search["trials"])
@@ -197,6 +197,22 @@ def test_another_machine_goes_on_with_the_records_alone(studied, tmp_path, budge
     assert all(kept[run["method"], run["seed"]] == run["scores"] for run in before["runs"])
     assert kept.keys() == {(run["method"], run["seed"]) for run in before["runs"]} | {("rlora", 1)}
     assert place.read_geometry().keys() > first.read_geometry().keys()
+
+
+@pytest.mark.long
+def test_a_rate_that_was_chosen_on_other_tasks_is_taken_over(studied, tmp_path, budget, sets):
+    from study.plan import Stage
+    from study.runs import run_stage
+
+    records = tmp_path / "records"
+    shutil.copytree(studied[0].records, records)
+    place = place_at(tmp_path / "three", budget, sets, records)
+    run_stage(place, Stage("apart", ("own",), 0, "elsewhere too"), rates=("1x", "2x"))
+    (search,) = place.results("apart")["searches"]
+    assert search == place.results("shared")["searches"][0]
+    (run,) = [run for run in place.results("apart")["runs"] if run["method"] == "own"]
+    assert (run["status"], run["learning_rate"]) == ("finished", search["chosen"])
+    assert len([*place.comparison("apart").glob("runs/own-*")]) == 1  # nothing was searched here
 
 
 @pytest.mark.long
