@@ -42,9 +42,10 @@ __all__ = [
 
 
 def pytest_collection_finish() -> None:
-    """Leave what the libraries are made of out of every later search for garbage: a tenth of the suite's time."""
+    """Search for garbage less often, and not among what the libraries are made of: a fifth of the suite's time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000)
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
