@@ -9,7 +9,7 @@ from loraweave.comparison.summary import in_order
 from loraweave.files import write_text
 from study.place import PAGE, Place
 from study.plan import CLAIMS, MARGIN, REGIMES, Claim, Test, stages
-from study.runs import outstanding
+from study.runs import TAKEN_FROM, outstanding
 from study.verdicts import Finding, Geometry, judge
 
 REGIME_NAMES = {"shared": "tasks that share their texts", "apart": "tasks apart"}
@@ -63,6 +63,8 @@ def page(place: Place) -> str:
         if (results := place.results(regime)) is not None:
             parts += [f"## Scores: {REGIME_NAMES[regime]}\n", _scores(results)]
             parts += [f"## Loss on validation rows: {REGIME_NAMES[regime]}\n", _losses(results)]
+    if searches := _searches(place):
+        parts += ["## Learning rates\n", searches]
     measured = {regime: found for regime in REGIMES if (found := place.measured(regime))}
     if measured:
         parts += ["## What the updates are like\n", _geometry(measured)]
@@ -178,6 +180,38 @@ def _losses(results: Mapping[str, Any]) -> str:
         "\nIn nats per answer token, lower is better. It tells more than scores where hardly any answer is\n"
         "exactly right; but the learning rate was chosen by it with the first seed, and no claim is decided by it.\n"
     )
+
+
+def _searches(place: Place) -> str:
+    """Each search where it was made: what every rate came to, as factors of the method's default."""
+    found = [
+        (regime, search)
+        for regime in REGIMES
+        for search in (place.results(regime) or {"searches": ()})["searches"]
+        if search["chosen"] is not None and TAKEN_FROM not in search
+    ]
+    factors = sorted({_factor(trial, search) for _, search in found for trial in search["trials"]})
+    rows = []
+    for regime, search in found:
+        losses = {_factor(trial, search): trial["validation_loss"] for trial in search["trials"]}
+        rows.append([
+            f"`{search['method']}`", REGIME_NAMES[regime], f"{search['own_rate']:.2g}",
+            *(_loss(losses, factor) for factor in factors), f"{search['chosen']:.2g}",
+        ])  # fmt: skip
+    if not rows:
+        return ""
+    head = ["method", "chosen on", "default", *(f"{factor:g} ×" for factor in factors), "chosen"]
+    return table(head, rows) + "\nValidation loss of whole trainings with the first seed, at factors of the default.\n"
+
+
+def _factor(trial: Mapping[str, Any], search: Mapping[str, Any]) -> float:
+    return float(f"{trial['learning_rate'] / search['own_rate']:.3g}")
+
+
+def _loss(losses: Mapping[float, float | None], factor: float) -> str:
+    if factor not in losses:
+        return "–"
+    return "failed" if (loss := losses[factor]) is None else f"{loss:.3f}"
 
 
 def _rate(results: Mapping[str, Any], method: str) -> str:

@@ -17,6 +17,8 @@ from study.place import HERE, Place
 from study.plan import METHODS, RATES, REGIMES, UNMATCHED, Regime, Stage, expected_seconds
 
 COMMAND = "cd benchmarks && python -m study"
+TAKEN_FROM = "taken_from"
+"""The key of a search that was made on other tasks: which."""
 
 
 def run_config(place: Place, regime: Regime) -> RunConfig:
@@ -112,7 +114,7 @@ def take_over(place: Place, stage: Stage) -> None:
     for other in REGIMES:
         if other != stage.regime and (found := place.results(other)) is not None:
             new = [each for each in found["searches"] if each["chosen"] is not None and each["method"] not in known]
-            results["searches"] += [each for each in new if each["method"] in stage.methods]
+            results["searches"] += [{**each, TAKEN_FROM: other} for each in new if each["method"] in stage.methods]
     if len(results["searches"]) > len(known):
         write_json(here, results)
 

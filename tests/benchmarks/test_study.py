@@ -209,7 +209,7 @@ def test_a_rate_that_was_chosen_on_other_tasks_is_taken_over(studied, tmp_path, 
     place = place_at(tmp_path / "three", budget, sets, records)
     run_stage(place, Stage("apart", ("own",), 0, "elsewhere too"), rates=("1x", "2x"))
     (search,) = place.results("apart")["searches"]
-    assert search == place.results("shared")["searches"][0]
+    assert search == {**place.results("shared")["searches"][0], "taken_from": "shared"}
     (run,) = [run for run in place.results("apart")["runs"] if run["method"] == "own"]
     assert (run["status"], run["learning_rate"]) == ("finished", search["chosen"])
     assert len([*place.comparison("apart").glob("runs/own-*")]) == 1  # nothing was searched here

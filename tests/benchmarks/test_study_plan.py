@@ -114,6 +114,25 @@ def test_losses_are_beside_those_of_lora_seed_by_seed_and_the_lowest_comes_first
     ]
 
 
+def test_the_losses_of_a_search_are_shown_where_it_was_made(tmp_path):
+    from study.page import page
+    from study.place import Place
+    from study.plan import BUDGETS
+
+    place = Place(BUDGETS["small"], tmp_path, tmp_path, tmp_path)
+    results = with_answers(BASE | {"lora": seeds("10" * 200)})
+    for run in results["runs"]:
+        run["validation_loss"] = None
+    trials = [{"learning_rate": rate, "validation_loss": loss} for rate, loss in ((0.001, 0.5), (0.002, None))]
+    made = {"method": "lora", "seed": 0, "own_rate": 0.001, "trials": trials, "chosen": 0.001, "edge": None}
+    for regime, search in (("apart", made), ("shared", made | {"taken_from": "apart"})):
+        place.record(regime).write_text(json.dumps(results | {"searches": [search]}))
+    text = page(place)
+    rows = text[text.index("## Learning rates") :].splitlines()
+    assert rows[2] == "| method | chosen on | default | 1 × | 2 × | chosen |"
+    assert rows[4:6] == ["| `lora` | tasks apart | 0.001 | 0.500 | failed | 0.001 |", ""]
+
+
 def judged(tmp_path: Path, answers, geometry=None):
     """Findings of the tests between rlora and hydralora, from made-up answers on tasks apart."""
     from study.place import Place
