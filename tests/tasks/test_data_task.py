@@ -233,8 +233,22 @@ def test_templates_over_any_columns(tmp_path: Path) -> None:
     doc = written.lm_eval.eval_docs[0]
     for answer, right in ((f" {doc['completion']}\n", 1), ("else", 0)):
         assert written.lm_eval.process_results(doc, [answer]) == {"exact_match": right}
-    lines = loaded(tmp_path, [{**row, "antwort": "one\ntwo"} for row in rows], **TEMPLATES, metric="exact_match")
-    assert lines.lm_eval.config.generation_kwargs["until"] == []
+    for answer in ("one\ntwo", "\none"):  # writing that stopped at the first line end would never come to this one
+        lines = loaded(tmp_path, [{**row, "antwort": answer} for row in rows], **TEMPLATES, metric="exact_match")
+        assert lines.lm_eval.config.generation_kwargs["until"] == []
+
+
+def test_solved_examples_are_written_as_those_of_training(tmp_path: Path) -> None:
+    pairs = [{"prompt": f"The opposite of {i} is", "completion": f" minus {i}\n"} for i in range(40)]
+    named = [{"q": row["prompt"], "a": row["completion"].strip()} for row in pairs]
+    for rows, more in ((pairs, {}), (named, {"prompt": "{{q}}", "completion": " {{a}}"})):
+        task = loaded(tmp_path, rows, **more, metric="exact_match")
+        harness, doc = task.lm_eval, task.lm_eval.eval_docs[0]
+        harness.set_fewshot_seed(seed=0)
+        shot, question = harness.fewshot_context(doc, num_fewshot=1).split("\n\n")
+        assert shot in {f"{each.prompt}{str(each.completion).rstrip()}" for each in task.training_examples()}
+        assert question == task.test_examples()[0].prompt
+        assert harness.process_results(doc, [str(task.test_examples()[0].completion).strip()]) == {"exact_match": 1}
 
 
 @pytest.mark.parametrize(

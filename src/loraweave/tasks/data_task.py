@@ -77,7 +77,7 @@ class DataTask(Task):
             self.notes.append(f"{rows} left out; the first: {bad.found[0].message}")
         if lm_eval is None and way is not None and (test := self._documents("test")):
             everything = (example for some in self._read_rows.values() for one in some for example in one.group)
-            lines = any("\n" in _answer(example).strip() for example in everything)
+            lines = any("\n" in _answer(example).rstrip() for example in everything)
             shots = self._documents("training", SHOTS_FROM)
             self.lm_eval = scored_rows(self.name, way, self.format.metric, shots, test, lines)
         if lm_eval is None and not self._read_rows["test"]:

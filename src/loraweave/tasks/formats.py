@@ -170,11 +170,11 @@ class Pairs(Format):
         return found
 
     def document(self, row: Row, chat: bool, answered: bool = True) -> dict[str, Any]:
-        prompt, completion = as_text(_wanted(row, "prompt")), str(row.values["completion"]).strip() if answered else ""
+        prompt, completion = as_text(_wanted(row, "prompt")), str(row.values["completion"]) if answered else ""
         if prompt is None:
             kind = type(row.values["prompt"]).__name__
             raise UserError(f"{row.place}: 'prompt' holds no text but {kind}, and the metric {self.metric} wants one")
-        return {"prompt": prompt, "completion": completion}
+        return {"prompt": prompt, "completion": completion.rstrip()}
 
     def _text(self, value: Any) -> str | None:
         return as_text(value) if self.table or isinstance(value, str) else None
@@ -209,7 +209,7 @@ class Templates(Format):
         return asked(self._prompt(row, chat), chat)
 
     def document(self, row: Row, chat: bool, answered: bool = True) -> dict[str, Any]:
-        completion = self._completion(row).strip() if answered else ""
+        completion = self._completion(row).rstrip() if answered else ""
         return {"prompt": self._prompt(row, chat), "completion": completion}
 
     def _check(self, row: Row) -> None:

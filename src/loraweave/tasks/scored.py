@@ -39,9 +39,10 @@ class ScoredRows(ConfigurableTask):
         )
 
     def process_results(self, doc: Any, results: Any) -> Any:
-        """White space around an answer is no part of it: a prompt may end with some or leave it to the answer."""
+        """White space around an answer is no part of it: a prompt may end with some or leave it to the answer. A solved
+        example has it, as training has."""
         if self.OUTPUT_TYPE == "generate_until":
-            results = [results[0].strip()]
+            doc, results = {**doc, "completion": doc["completion"].strip()}, [results[0].strip()]
         return super().process_results(doc, results)
 
 
@@ -84,7 +85,7 @@ def scored_rows(
         metric: one of them.
         shots: documents to take solved examples from.
         test: documents to score, at least one.
-        lines: answers may have several lines; else writing stops at the end of the first.
+        lines: answers may have line ends within or before them; else writing stops at the first.
     """
     from lm_eval.api.registry import get_metric_aggregation, is_higher_better
 
