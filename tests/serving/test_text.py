@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_shapes import pieces_of
 from tiny_tasks import make_tokenizer
 
 from loraweave.serving.text import HALF, Words
@@ -98,6 +99,16 @@ def test_what_goes_on_from_a_text_has_its_space(kind):
     prompt = tokenizer.encode("What is the capital", add_special_tokens=False)
     tokens = tokenizer.encode("What is the capital of France", add_special_tokens=False)[len(prompt) :]
     assert "".join(streamed(tokenizer, tokens, before=prompt[-8:])[0]) == " of France"
+
+
+def test_what_goes_on_from_letters_in_bytes_is_whole():
+    tokenizer = pieces_of("mistral")  # what has no token of its own is bytes
+    for text, more in (("a 日本語", "の文 is"), ("日本語", " is"), ("🙂é🙂", "🙂"), ("la mañana", "ñ")):
+        prompt, whole = (tokenizer.encode(some, add_special_tokens=False) for some in (text, text + more))
+        tokens = whole[len(prompt) :]
+        for before in range(4, len(prompt) + 1):
+            pieces, _ = streamed(tokenizer, tokens, range(1, len(tokens)), before=prompt[-before:])
+            assert "".join(pieces) == more
 
 
 def test_what_may_be_the_beginning_of_a_stop_is_held_back():

@@ -29,6 +29,8 @@ class Words:
         self._stops = tuple(stop for stop in stops if stop)
         self._opening, self._space, self._end = (turn.opening, turn.space, turn.words) if turn else ("", "", "")
         self._ids = list(before)
+        while HALF in self._decoded(self._ids):  # bytes of half a letter spoil what is decoded with them
+            del self._ids[0]
         self._known, self._read = 0, len(self._ids)
         self._held = ""
         self.stopped = False
