@@ -76,6 +76,14 @@ def test_everything_is_told_at_once_each_with_its_place(project: Path):
     assert len(problems) == 10
 
 
+@pytest.mark.parametrize("method", ["lora", "mtllora"])
+def test_a_name_that_two_tasks_have_is_told(project: Path, method: str):
+    tasks = "tasks:\n  - parity.yaml\n  - notes.jsonl\n  - {task: notes_test.jsonl, name: notes}\n"
+    problems = check(written(project, f"model: base\nmethod: {method}\n{tasks}")).problems
+    assert len(problems) == 1
+    assert "two tasks are called 'notes'" in problems[0]
+
+
 def test_what_is_not_trained_for_is_looked_at_too(project: Path):
     (project / "story.txt").write_text("Once upon a time.")
     (project / "empty.txt").write_text("")

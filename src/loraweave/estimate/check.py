@@ -132,7 +132,8 @@ def _files(spec: TaskSpec) -> Iterator[TaskSpec]:
 
 
 def _tasks(config: RunConfig, entries: Entries, places: Places, found: Checked) -> list[Outline] | None:
-    """The tasks as a run would load them, where all of them can be; without the rows that it would end with."""
+    """The tasks as a run would load them, where all of them can be, each under a name of its own; without the rows that
+    it would end with."""
     loaded: list[Outline] = []
     lacking = False
     for number, entry in entries:
@@ -152,7 +153,7 @@ def _tasks(config: RunConfig, entries: Entries, places: Places, found: Checked) 
         check_names((outline.name, outline.data) for outline in loaded)
     with found.noting(places.of(["mixture"])):
         config.mixture.check_tasks([outline.name for outline in loaded])
-    return loaded
+    return loaded if len({outline.name for outline in loaded}) == len(loaded) else None
 
 
 def _look_at_untrained(config: RunConfig, tasks: list[Outline] | None, places: Places, found: Checked) -> None:
