@@ -166,6 +166,19 @@ def test_tasks_show_and_preview(command, project, monkeypatch):
     assert "'</s>' \n" in out
 
 
+def test_the_tasks_of_a_run_file_have_their_data_where_the_option_says(command, project, tmp_path):
+    elsewhere = tmp_path / "data"
+    elsewhere.mkdir()
+    for name, rows in (("double_train", 3), ("double_test", 2)):
+        lines = (project / f"{name}.jsonl").read_text().splitlines(keepends=True)[:rows]
+        (elsewhere / f"{name}.jsonl").write_text("".join(lines))
+    (project / "one.yaml").write_text("model: base\nmethod: lora\ntasks: [double.yaml]\n")
+    for name in ("double.yaml", "one.yaml"):
+        code, out, _ = command("tasks", "show", project / name, "--data-dir", elsewhere)
+        assert code == 0
+        assert "2 training, 1 validation, 2 test" in out
+
+
 def test_tasks_list_of_a_folder(command, project):
     code, out, _ = command("tasks", "list", "par", "--folder", project)
     assert (code, out.split()) == (0, ["parity", "(file)"])

@@ -15,7 +15,10 @@ def serve(
     run: Annotated[
         Path,
         typer.Argument(
-            help="A run, an adapter, an exported one, or a library of experts.", metavar="RUN", show_default=False
+            help="A run, an adapter, an exported one, or a library of experts.",
+            metavar="RUN",
+            show_default=False,
+            callback=path_given,
         ),
     ],
     name: Annotated[str | None, typer.Option(help="What clients ask for; the folder's name by default.")] = None,

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from loraweave.cli.output import console, errors
 from loraweave.cli.train import TrustCode
+from loraweave.paths import user_path
 
 if TYPE_CHECKING:
     from loraweave.bases.spec import BaseName
@@ -104,6 +105,7 @@ def _load(name: str, data_dir: str | None, chat_template: bool, trust_code: bool
         changes = {
             "trust_code": config.trust_code or trust_code,
             "chat_template": config.chat_template or chat_template,
+            "data_dir": config.data_dir if data_dir is None else str(user_path(data_dir).resolve()),
         }
         config = config.model_copy(update=changes)
         return config.load_tasks(), config.base
