@@ -166,6 +166,12 @@ def test_tasks_show_and_preview(command, project, monkeypatch):
     assert "'</s>' \n" in out
 
 
+def test_a_preview_is_as_long_as_the_rows_of_the_run(command, project):
+    (project / "short.yaml").write_text("model: base\nmethod: lora\ntasks: [notes.jsonl]\ntrain: {max_length: 16}\n")
+    code, out, _ = command("tasks", "preview", project / "short.yaml", "-n", 1)
+    assert (code, "16 tokens, 12 of them with loss" in out) == (0, True), out
+
+
 def test_the_tasks_of_a_run_file_have_their_data_where_the_option_says(command, project, tmp_path):
     elsewhere = tmp_path / "data"
     elsewhere.mkdir()

@@ -132,7 +132,6 @@ def test_tasks_of_a_run_file(command, own, entry: str, parts: list[str]) -> None
         (["compare", "run.yaml", "--methods", "lora", "--output", "n" * 300], ["a name of 300 bytes"]),
         (["eval", "n" * 300], ["a name of 300 bytes"]),
         (["analyze", "n" * 300], ["a name of 300 bytes"]),
-        (["serve", "~nobody-here/x"], ["no home folder"]),
         (["analyze", ".", "--full", "~nobody-here/x"], ["no home folder"]),
         (["tasks", "preview", "parity.yaml", "--model", "~nobody-here/x"], ["no home folder"]),
         (["tasks", "show", "n" * 300 + ".yaml"], ["a name of 305 bytes"]),

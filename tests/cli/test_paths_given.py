@@ -18,6 +18,7 @@ import pytest
         ("split", "x", "--output", "{}"),
         ("sparsify", "{}", "--output", "y"),
         ("analyze", "{}"),
+        ("serve", "{}"),
     ],
 )
 def test_a_path_that_cannot_be_one_is_told(command, tmp_path, monkeypatch, typed):

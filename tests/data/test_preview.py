@@ -65,6 +65,28 @@ def test_a_preview_lacks_what_training_does_not_see(tmp_path: Path) -> None:
     assert "".join(token.text for token in shown.tokens).endswith("brown fox yes</s>")
 
 
+def test_a_preview_of_a_long_text_has_all_rows_that_it_becomes(tmp_path: Path) -> None:
+    text = "the quick brown fox " * 40
+    write_jsonl(tmp_path / "rows.jsonl", [{"text": text}])
+    (task,) = load_tasks(["rows.jsonl"], tmp_path)
+    shown = preview(task, make_tokenizer("start"), count=1_000, max_length=16)
+    assert len(shown) > 1
+    assert "".join(token.text for each in shown for token in each.tokens if token.trained) == f"{text}</s>"
+    assert preview(task, make_tokenizer("start"), count=1, max_length=16) == shown[:1]
+
+
+def test_a_preview_passes_over_what_training_leaves_out(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}", "completion": "no " * (40 if n % 2 else 1)} for n in range(8)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    (task,) = load_tasks(["rows.jsonl"], tmp_path)
+    shown = preview(task, make_tokenizer("start"), count=8, max_length=16)
+    assert [each.prompt for each in shown] == [
+        example.prompt for example in task.training_examples() if example.completion == "no "
+    ]
+    with pytest.raises(UserError, match="every answer is longer than the sequence length of 2 tokens"):
+        preview(task, make_tokenizer("start"), max_length=2)
+
+
 def test_files_in_a_folder_are_listed(write_task: WriteTask) -> None:
     path = write_task()
     (path.parent / "_common.yaml").write_text("output_type: multiple_choice\n")

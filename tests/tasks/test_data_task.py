@@ -238,19 +238,6 @@ def test_templates_over_any_columns(tmp_path: Path) -> None:
         assert lines.lm_eval.config.generation_kwargs["until"] == []
 
 
-def test_solved_examples_are_written_as_those_of_training(tmp_path: Path) -> None:
-    pairs = [{"prompt": f"The opposite of {i} is", "completion": f" minus {i}\n"} for i in range(40)]
-    named = [{"q": row["prompt"], "a": row["completion"].strip()} for row in pairs]
-    for rows, more in ((pairs, {}), (named, {"prompt": "{{q}}", "completion": " {{a}}"})):
-        task = loaded(tmp_path, rows, **more, metric="exact_match")
-        harness, doc = task.lm_eval, task.lm_eval.eval_docs[0]
-        harness.set_fewshot_seed(seed=0)
-        shot, question = harness.fewshot_context(doc, num_fewshot=1).split("\n\n")
-        assert shot in {f"{each.prompt}{str(each.completion).rstrip()}" for each in task.training_examples()}
-        assert question == task.test_examples()[0].prompt
-        assert harness.process_results(doc, [str(task.test_examples()[0].completion).strip()]) == {"exact_match": 1}
-
-
 @pytest.mark.parametrize(
     ("more", "part"),
     [

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.rule import Rule
@@ -52,7 +52,7 @@ def show(name: NameOrFile, data_dir: DataDir = None, trust_code: TrustCode = Fal
     """Show where a task comes from, how it is scored, how large it is, and its prompt."""
     from loraweave.data.preview import summarise
 
-    for task in _load(name, data_dir, False, trust_code)[0]:
+    for task in _load(name, data_dir, False, trust_code).tasks:
         console.print(_at_a_glance(task, summarise(task)))
 
 
@@ -75,10 +75,10 @@ def preview(
     from loraweave.data.preview import summarise
     from loraweave.tasks.template import FOLDED, folding_tasks
 
-    tasks, base = _load(file, data_dir, chat_template, trust_code)
-    tokenizer = load_tokenizer(model or base, trust_code)
-    for task in tasks:
-        examples = previews(task, tokenizer, count)
+    meant = _load(file, data_dir, chat_template, trust_code)
+    tokenizer = load_tokenizer(model or meant.base, trust_code)
+    for task in meant.tasks:
+        examples = previews(task, tokenizer, count, meant.max_length)
         console.print(_at_a_glance(task, summarise(task)))
         for note in task.notes:
             errors.print(f"{task.name}: {note}", markup=False, soft_wrap=True)
@@ -95,11 +95,21 @@ def preview(
             errors.print(FOLDED.format(task.name), markup=False, soft_wrap=True)
 
 
-def _load(name: str, data_dir: str | None, chat_template: bool, trust_code: bool) -> "tuple[list[Task], BaseName]":
-    """The tasks that are meant, and the base to show them with."""
+class _Meant(NamedTuple):
+    """Tasks, and what to show them with: a base, and the tokens that a row holds at most."""
+
+    tasks: "list[Task]"
+    base: "BaseName"
+    max_length: int
+
+
+def _load(name: str, data_dir: str | None, chat_template: bool, trust_code: bool) -> _Meant:
+    """The tasks that are meant."""
     from loraweave.runs.config import RunConfig, is_run_file
+    from loraweave.runs.settings import DEFAULTS
     from loraweave.tasks import load_tasks
 
+    longest = int(DEFAULTS["max_length"])
     if is_run_file(name):
         config = RunConfig.load(name)
         changes = {
@@ -108,9 +118,9 @@ def _load(name: str, data_dir: str | None, chat_template: bool, trust_code: bool
             "data_dir": config.data_dir if data_dir is None else str(user_path(data_dir).resolve()),
         }
         config = config.model_copy(update=changes)
-        return config.load_tasks(), config.base
+        return _Meant(config.load_tasks(), config.base, config.train.get("max_length", longest))
     found = load_tasks([name], Path.cwd(), data_dir, chat_template, trust_code=trust_code)
-    return found, "nano"
+    return _Meant(found, "nano", longest)
 
 
 def _at_a_glance(task: "Task", summary: "Summary") -> Table:

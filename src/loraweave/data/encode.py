@@ -76,7 +76,8 @@ def encode_all(examples: Iterable[Example], tokenizer: Any, max_length: int) -> 
     prompt is no answer: where it is too long, it becomes several rows.
 
     Raises:
-        UserError: as `encode`, and when nothing is left.
+        TooLongError: nothing is left.
+        UserError: as `encode`.
     """
     rows, kept, cut, dropped = [], [], 0, 0
     for index, example in enumerate(examples):
@@ -94,7 +95,7 @@ def encode_all(examples: Iterable[Example], tokenizer: Any, max_length: int) -> 
             kept.append(index)
             cut += was_cut
     if dropped and not rows:
-        raise UserError(f"every answer is longer than the sequence length of {max_length} tokens; raise max_length")
+        raise TooLongError(f"every answer is longer than the sequence length of {max_length} tokens; raise max_length")
     return Encoded(rows, kept, cut, dropped)
 
 

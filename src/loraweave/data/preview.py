@@ -3,11 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from loraweave.data.encode import IGNORED, encode
+from loraweave.data.encode import IGNORED, TooLongError, encode_all
 from loraweave.errors import UserError
 from loraweave.tasks.chat import render
 from loraweave.tasks.data_task import DataTask
@@ -70,7 +69,7 @@ class Preview:
 
     Attributes:
         prompt: as text.
-        completion: as text.
+        completion: as text; all of it where it becomes several rows.
         tokens: of both, in their order.
     """
 
@@ -127,6 +126,9 @@ def summarise(task: Task) -> Summary:
 def preview(task: Task, tokenizer: Any, count: int = 3, max_length: int = 1024) -> list[Preview]:
     """The first examples of a task (of its test split, when it can only be evaluated), as text and as tokens.
 
+    Those whose answer alone is too long are passed over, as training leaves them out. A text without a prompt may be
+    several rows, each of them a preview.
+
     Args:
         task: from `load_tasks`.
         tokenizer: the base's.
@@ -134,20 +136,29 @@ def preview(task: Task, tokenizer: Any, count: int = 3, max_length: int = 1024) 
         max_length: tokens that a row holds at most.
 
     Raises:
-        UserError: a row is unfit, or an answer is longer than `max_length` tokens.
+        UserError: a row is unfit, or every answer is longer than `max_length` tokens.
     """
-    examples = task.training_examples() if task.trainable else task.test_examples()
-    previews = []
-    for example in islice(examples, count):
+    previews: list[Preview] = []
+    too_long: TooLongError | None = None
+    for example in task.training_examples() if task.trainable else task.test_examples():
         text = render(example, tokenizer)
-        row = encode(example, tokenizer, max_length)
-        tokens = [
-            Token(added, token, label != IGNORED)
-            for added, token, label in zip(
-                _added_texts(row["input_ids"], tokenizer), row["input_ids"], row["labels"], strict=True
-            )
-        ]
-        previews.append(Preview(text.prompt, text.opening + text.completion, tokens))
+        try:
+            rows = encode_all([example], tokenizer, max_length).rows
+        except TooLongError as error:
+            too_long = error
+            continue
+        for row in rows:
+            tokens = [
+                Token(added, token, label != IGNORED)
+                for added, token, label in zip(
+                    _added_texts(row["input_ids"], tokenizer), row["input_ids"], row["labels"], strict=True
+                )
+            ]
+            previews.append(Preview(text.prompt, text.opening + text.completion, tokens))
+            if len(previews) == count:
+                return previews
+    if too_long is not None and not previews:
+        raise too_long
     return previews
 
 
