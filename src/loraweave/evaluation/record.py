@@ -25,6 +25,8 @@ def evaluation_settings(config: EvalConfig, tasks: Sequence[Task], seed: int) ->
         "num_fewshot": config.num_fewshot,
         "seed": seed,
     }
+    chats = [task.name for task in tasks if task.chat_template]
+    settings |= {"chat_template": chats} if chats else {}
     return settings | ({"forgetting": config.forgetting} if config.forgetting else {})
 
 
