@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+from lm_eval.api.instance import Instance
 from tiny_tasks import write_jsonl
 
 from loraweave.tasks import load_tasks
@@ -19,3 +21,24 @@ def test_solved_examples_are_written_as_those_of_training(tmp_path: Path) -> Non
         assert shot in {f"{each.prompt}{str(each.completion).rstrip()}" for each in task.training_examples()}
         assert question == task.test_examples()[0].prompt
         assert harness.process_results(doc, [str(task.test_examples()[0].completion).strip()]) == {"exact_match": 1}
+
+
+@pytest.mark.parametrize(
+    ("answer", "until", "taken"),
+    [
+        ("\nParis {}", [], "Paris 7"),  # writing that stopped at a line end would never come to it
+        ("\nParis {}\nFrance", [], "\nParis 7\nNext: "),
+        ("Paris {}\n", ["\n"], "\nParis 7\nNext: "),
+    ],
+)
+def test_what_is_written_ends_with_its_line(answer: str, until: list[str], taken: str, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Capital of {n}?", "completion": answer.format(n)} for n in range(40)]
+    write_jsonl(tmp_path / "mine.jsonl", rows)
+    (task,) = load_tasks([{"task": "mine.jsonl", "metric": "exact_match"}], tmp_path)
+    assert task.lm_eval.config.generation_kwargs["until"] == until
+    written = Instance("generate_until", {}, ("Capital of 7?", {}), 0, resps=["\nParis 7\nNext: "])
+    (ensemble,) = task.lm_eval._filters
+    ensemble.apply([written])
+    assert written.filtered_resps[ensemble.name] == taken
+    doc = {"prompt": "Capital of 7?", "completion": answer.format(7)}
+    assert task.lm_eval.process_results(doc, ["Paris 7"])["exact_match"] == ("France" not in answer)

@@ -76,10 +76,9 @@ class DataTask(Task):
             rows = "1 row is" if len(bad.found) == 1 else f"{len(bad.found):,} rows are"
             self.notes.append(f"{rows} left out; the first: {bad.found[0].message}")
         if lm_eval is None and way is not None and (test := self._documents("test")):
-            everything = (example for some in self._read_rows.values() for one in some for example in one.group)
-            lines = any("\n" in _answer(example).rstrip() for example in everything)
+            answers = [_answer(each) for some in self._read_rows.values() for one in some for each in one.group]
             shots = self._documents("training", SHOTS_FROM)
-            self.lm_eval = scored_rows(self.name, way, self.format.metric, shots, test, lines)
+            self.lm_eval = scored_rows(self.name, way, self.format.metric, shots, test, answers)
         if lm_eval is None and not self._read_rows["test"]:
             self.notes.append("too few rows to hold some out for a score: name a file as 'test'")
         self._asks_itself = lm_eval is None

@@ -22,6 +22,9 @@ METRICS: dict[str, tuple[str, ...]] = {
 }
 """lm-eval's metrics by the way in which it asks; the loss on held-out rows goes with any."""
 
+FIRST_LINE = {"function": "regex", "regex_pattern": r"\A\s*([^\n]*)"}
+"""lm-eval's filter for the first line of a text that is not blank."""
+
 SHOTS_FROM = 1_000
 """Training rows that solved examples are taken from, where an evaluation asks for some."""
 
@@ -75,7 +78,7 @@ def way_of(found: Format, where: str) -> str | None:
 
 
 def scored_rows(
-    name: str, way: str, metric: str, shots: Sequence[Document], test: Sequence[Document], lines: bool
+    name: str, way: str, metric: str, shots: Sequence[Document], test: Sequence[Document], answers: Sequence[str]
 ) -> ScoredRows:
     """An lm-eval task that scores documents.
 
@@ -85,7 +88,8 @@ def scored_rows(
         metric: one of them.
         shots: documents to take solved examples from.
         test: documents to score, at least one.
-        lines: answers may have line ends within or before them; else writing stops at the first.
+        answers: that are learned or scored. Where none has several lines, what is written ends with its line: at the
+            first line end or, where one stands before an answer, behind the first line that says something.
     """
     from lm_eval.api.registry import get_metric_aggregation, is_higher_better
 
@@ -109,5 +113,9 @@ def scored_rows(
     if way == "multiple_choice":
         config["doc_to_choice"] = "choices"
     if way == "generate_until":
-        config["generation_kwargs"] = {"until": [] if lines else ["\n"], "do_sample": False}
+        several = any("\n" in answer.strip() for answer in answers)
+        before = any("\n" in answer.rstrip() for answer in answers)
+        config["generation_kwargs"] = {"until": [] if before else ["\n"], "do_sample": False}
+        if before and not several:
+            config["filter_list"] = [{"name": "first line", "filter": [FIRST_LINE, {"function": "take_first"}]}]
     return ScoredRows(config, {"test": test, **({"training": shots} if shots else {})})

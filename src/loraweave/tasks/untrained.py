@@ -70,5 +70,5 @@ def _text(spec: TaskSpec, path: Path) -> HarnessTask:
     passages = [passage for text in texts for piece in pieces(text, PASSAGE) if (passage := piece.strip())]
     name = spec.name or parted(path)[0]
     documents = [{"prompt": "", "completion": passage} for passage in passages]
-    scored = scored_rows(name, "loglikelihood_rolling", "bits_per_byte", [], documents, lines=True)
+    scored = scored_rows(name, "loglikelihood_rolling", "bits_per_byte", [], documents, ())
     return HarnessTask(name, str(path), False, scored, None, 0)
