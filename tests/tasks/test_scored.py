@@ -1,5 +1,6 @@
 """Rows of data in lm-eval's hands: its solved examples are those of training, and its answers are compared as said."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,14 @@ def test_what_is_written_ends_with_its_line(answer: str, until: list[str], taken
     assert written.filtered_resps[ensemble.name] == taken
     doc = {"prompt": "Capital of 7?", "completion": answer.format(7)}
     assert task.lm_eval.process_results(doc, ["Paris 7"])["exact_match"] == ("France" not in answer)
+
+
+def test_letters_are_the_same_however_they_are_composed(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Thủ đô {n}?", "completion": unicodedata.normalize("NFD", f"Hà Nội {n}")} for n in range(40)]
+    write_jsonl(tmp_path / "mine.jsonl", rows)
+    (task,) = load_tasks([{"task": "mine.jsonl", "metric": "exact_match"}], tmp_path)
+    doc = task.lm_eval.eval_docs[0]
+    for form in ("NFC", "NFD"):
+        answer = unicodedata.normalize(form, doc["completion"])
+        assert task.lm_eval.process_results(doc, [answer]) == {"exact_match": 1}
+    assert task.lm_eval.process_results(doc, ["Ha Noi"]) == {"exact_match": 0}

@@ -59,7 +59,7 @@ def _overview(run: "DryRun") -> Table:
     if run.layers:
         grid.add_row("adapted", Text(", ".join(f"{name} × {count}" for name, count in run.layers.items())))
     grid.add_row("trained", Text(f"{run.trainable:,} parameters, {run.trainable / run.parameters:.3%} of the model's"))
-    taken = ": it holds something already, so a run would be refused" if run.taken else ""
+    taken = ": it holds something already, so a run would be refused without --resume" if run.taken else ""
     grid.add_row("output", Text(f"{run.folder}{taken}"))
     return grid
 

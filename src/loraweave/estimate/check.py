@@ -190,7 +190,8 @@ def _look_at_run(
         return
     if not run.folder.is_new:
         found.notes.append(
-            f"{run.folder.path}: holds something already, so a run would be refused: choose another output"
+            f"{run.folder.path}: holds something already, so a run would be refused: choose another output, or go on "
+            "with that run by --resume"
         )
     with found.noting(places.of(["method"])):
         injected(run, base, [outline.name for outline in tasks or ()] or ["task"])

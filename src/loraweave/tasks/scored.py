@@ -3,6 +3,7 @@
 Its documents are rendered already, so that lm-eval takes no number for a choice and no list for several answers.
 """
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,10 +44,15 @@ class ScoredRows(ConfigurableTask):
 
     def process_results(self, doc: Any, results: Any) -> Any:
         """White space around an answer is no part of it: a prompt may end with some or leave it to the answer. A solved
-        example has it, as training has."""
+        example has it, as training has. Nor does it matter of which code points a letter is made: many tokenizers
+        (Qwen, GPT-NeoX) know composed ones alone, and a model writes nothing else."""
         if self.OUTPUT_TYPE == "generate_until":
-            doc, results = {**doc, "completion": doc["completion"].strip()}, [results[0].strip()]
+            doc, results = {**doc, "completion": _compared(doc["completion"])}, [_compared(results[0])]
         return super().process_results(doc, results)
+
+
+def _compared(text: str) -> str:
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def way_of(found: Format, where: str) -> str | None:
