@@ -69,6 +69,18 @@ def test_prompts_that_are_cut_are_said(loaded):
     assert said == ["1 requests are longer than the model reads and lost their beginning"] * 2
 
 
+def test_a_stream_is_of_what_the_model_reads(loaded):
+    reads = loaded.model.config.max_position_embeddings
+    with pytest.warns(Notice, match="longer than the model reads and lost its beginning"):
+        streamed = "".join(loaded.stream("double", "ab" * reads, max_new_tokens=9))
+    assert streamed == loaded.generate("double", ("ab" * reads)[-(reads - 9) :], max_new_tokens=9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        assert "".join(loaded.stream("double", "ab", max_new_tokens=10 * reads))
+    with pytest.raises(UserError, match=f"max_new_tokens is {reads:,}, and the model reads {reads:,} tokens"):
+        loaded.generate("double", "ab", max_new_tokens=reads)
+
+
 def test_text_is_written_with_the_tasks_stop_rules_and_filter(project, loaded):
     rows = rows_of(project, "double_test.jsonl")
     found = [each["prediction"] for each in loaded.predict("double", rows)]

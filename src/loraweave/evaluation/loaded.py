@@ -113,8 +113,9 @@ class Loaded:
 
         Args:
             task: as of `generate`.
-            messages: of a chat, or a text to go on from.
-            max_new_tokens: at most.
+            messages: of a chat, or a text to go on from; what is longer than the model reads loses its beginning, which
+                is a `Notice`.
+            max_new_tokens: at most, and no more than the model reads together with the prompt.
             adapter: False for the base's own answer.
 
         Raises:
@@ -137,7 +138,8 @@ class Loaded:
         def is_over(ids: Tensor, scores: Any, **how: Any) -> Tensor:
             return torch.full((len(ids),), over.is_set(), device=ids.device)
 
-        how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False, "streamer": streamer}
+        ids, longest = self._fitting(text, max_new_tokens)
+        how: dict[str, Any] = {"max_new_tokens": longest, "do_sample": False, "streamer": streamer}
         how["stopping_criteria"] = StoppingCriteriaList([is_over])
         if turn is not None and turn.words:
             how |= {"stop_strings": [turn.words], "tokenizer": self.tokenizer}
@@ -146,9 +148,9 @@ class Loaded:
             try:
                 speaking = nullcontext(self.model) if adapter else untouched(self.model, self.load_untouched)
                 with quiet_libraries(), self._told(task), speaking as model:
-                    ids = torch.tensor([context_ids(text, self.tokenizer)], device=model.device)
+                    given = torch.tensor([ids], device=model.device)
                     ends = ends_of(model, self.tokenizer, turn)
-                    model.generate(ids, attention_mask=torch.ones_like(ids), eos_token_id=ends, **how)
+                    model.generate(given, attention_mask=torch.ones_like(given), eos_token_id=ends, **how)
             except BaseException as error:
                 failures.append(error)
             finally:
@@ -163,6 +165,17 @@ class Loaded:
             thread.join()
         if failures:
             raise failures[0]
+
+    def _fitting(self, text: str, longest: int) -> tuple[list[int], int]:
+        """The ids of a prompt and the most tokens of its answer, cut so that the model reads both; the answer has room
+        for half of that at least."""
+        ids = context_ids(text, self.tokenizer)
+        with quiet_libraries():
+            reads = LoadedModel(self.model, self.tokenizer).max_length
+        longest = min(longest, max(reads - len(ids), reads // 2))
+        if len(ids) + longest > reads:
+            warnings.warn("what is asked is longer than the model reads and lost its beginning", Notice, stacklevel=3)
+        return ids[-(reads - longest) :], longest
 
     def predict(self, task: str, rows: Sequence[Mapping[str, Any]], first: int = 1) -> list[Prediction]:
         """Answers to rows as an evaluation finds them: labels ranked, or text with the task's stop rules and filter.

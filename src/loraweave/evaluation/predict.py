@@ -75,7 +75,8 @@ def write_answers(
         tools: for each prompt, the functions that its chat may call.
 
     Raises:
-        UserError: texts and chats at once, or chats and a tokenizer without a template.
+        UserError: texts and chats at once, chats and a tokenizer without a template, or more tokens than the model
+            reads.
     """
     chats = [not isinstance(prompt, str) for prompt in prompts]
     if any(chats) and not all(chats):
@@ -86,7 +87,12 @@ def write_answers(
         p if isinstance(p, str) else apply_template(lm.tokenizer, p, True, its)
         for p, its in zip(prompts, called, strict=True)
     ]
-    how = {"until": list(stop), "do_sample": False, "max_gen_toks": max_new_tokens or lm.max_gen_toks}
+    longest = max_new_tokens or lm.max_gen_toks
+    if longest >= lm.max_length:
+        raise UserError(
+            f"max_new_tokens is {longest:,}, and the model reads {lm.max_length:,} tokens, prompt and answer together"
+        )
+    how = {"until": list(stop), "do_sample": False, "max_gen_toks": longest}
     requests = [Instance("generate_until", {}, (text, dict(how)), number) for number, text in enumerate(texts)]
     return lm.generate_until(requests)
 
