@@ -175,3 +175,13 @@ def test_cut_prompts_are_counted(base, tasks):
     assert score["truncated"] == score["n"] == 8
     model.config.max_position_embeddings = 18  # a note has 7 tokens, what to remember 12
     assert evaluate(model, tokenizer, tasks[2:])["notes"]["truncated"] == 10
+
+
+@pytest.mark.parametrize("name", ["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"])
+def test_prompts_are_counted_as_cut_whatever_the_task_calls_the_length_of_an_answer(base, tasks, name):
+    model, tokenizer = base
+    model.config.max_position_embeddings = 18
+    (task,) = tasks[1:2]
+    for tokens, cut in ((2, 0), (16, 8)):  # beside a prompt of 10
+        task.lm_eval.set_config(key="generation_kwargs", value={"until": [], "do_sample": False, name: tokens})
+        assert evaluate(model, tokenizer, [task])["double"]["truncated"] == cut

@@ -12,6 +12,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -220,7 +221,7 @@ class LoadedModel(HFLM):
         lengths = []
         for request in requests:
             prompt, settings = request.args
-            longest = int(settings.get("max_gen_toks", self.max_gen_toks))
+            longest = int(normalize_gen_kwargs(settings, self.max_gen_toks)["max_gen_toks"])  # by any of its names
             size = len(self.tok_encode(prompt))
             self.truncated += size > self.max_length - longest
             lengths.append(min(size + longest, self.max_length))
