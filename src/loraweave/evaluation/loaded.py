@@ -178,7 +178,8 @@ class Loaded:
         return ids[-(reads - longest) :], longest
 
     def predict(self, task: str, rows: Sequence[Mapping[str, Any]], first: int = 1) -> list[Prediction]:
-        """Answers to rows as an evaluation finds them: labels ranked, or text with the task's stop rules and filter.
+        """Answers to rows as an evaluation without solved examples finds them: labels ranked, or text with the task's
+        stop rules and filter.
 
         Args:
             task: one of `tasks`.
