@@ -199,6 +199,8 @@ def test_what_cannot_be_served_is_one_line(run, tmp_path):
     assert "a smaller --context, or more --cache-gb" in failed(run, "--cache-gb", 0.0001, "--port", 0)
     for option, given in (("--timeout", "inf"), ("--cache-gb", "inf"), ("--threshold", "nan")):
         assert failed(run, option, given) == f"{option} {given}: a finite number is wanted"
+    for option, given in (("--threshold", 0.5), ("--embedding", "all-minilm")):
+        assert f"{option} is of a library of experts, and this is none" in failed(run, option, given, "--port", 0)
 
 
 def test_an_open_door_is_told(run):

@@ -219,6 +219,9 @@ def _opened(serving: Serving) -> _Opened:
         library = LibraryCatalog(manager, beside, name, serving.limits.experts)
         voices = [*library.first(len(LENGTHS) - 1), BASE]
         return _Opened(ExpertSpeakers(beside), library, voices, manager.tokenizer, tuple(notes))
+    for option, given in (("--threshold", serving.threshold), ("--embedding", serving.embedding)):
+        if given is not None:
+            raise UserError(f"{serving.folder}: {option} is of a library of experts, and this is none")
     loaded = load(serving.folder, base=serving.base, dtype=serving.dtype, trust_code=serving.trust_code)
     speakers = speakers_of(loaded.model)
     catalog = RunCatalog(loaded, speakers, name)
