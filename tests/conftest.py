@@ -56,6 +56,9 @@ ARCHITECTURES: dict[str, dict] = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "mixtral": {"num_key_value_heads": 2, "intermediate_size": 48, "num_local_experts": 4},
+    "bert": {"intermediate_size": 48, "is_decoder": True},
+    "modernbert-decoder": {"intermediate_size": 48},
+    "recurrent_gemma": {"intermediate_size": 48, "lru_width": 32, "block_types": ["recurrent", "attention"]},
 }
 
 

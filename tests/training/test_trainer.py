@@ -49,6 +49,55 @@ def test_evaluation_gives_the_loss_of_each_task(
     assert metrics["eval_loss"] == pytest.approx(sum(everything) / len(everything), rel=1e-4)
 
 
+@pytest.mark.parametrize("architecture", ["bert", "modernbert-decoder", "recurrent_gemma"])
+def test_the_loss_is_of_the_bases_own_head(
+    tiny_model: Callable, make_trainer: Callable, rows: TokenRows, architecture: str
+) -> None:
+    """Heads that are more than a product with the output embeddings: another layer before it, another soft cap."""
+    model = tiny_model(architecture)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(30)
+    by_hand = losses_by_hand(model, rows)
+    trainer = make_trainer(model, rows)
+    metrics = trainer.evaluate()
+    for name, values in by_hand.items():
+        assert metrics[f"eval_loss/{name}"] == pytest.approx(sum(values) / len(values), rel=1e-4)
+    trainer.train()
+
+
+def test_tokens_trained_in_tied_embeddings_are_scored_as_trained(
+    tiny_model: Callable, make_trainer: Callable, rows: TokenRows
+) -> None:
+    base = tiny_model()
+    base.config.tie_word_embeddings = True
+    base.tie_weights()
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[*range(10, 50)]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "trainable_tokens_delta" in name:
+                parameter.add_(0.5)
+    by_hand = losses_by_hand(model, rows)
+    metrics = make_trainer(model, rows).evaluate()
+    for name, values in by_hand.items():
+        assert metrics[f"eval_loss/{name}"] == pytest.approx(sum(values) / len(values), rel=1e-4)
+
+
+def test_trying_the_head_leaves_the_first_step_as_it_was(
+    tiny_model: Callable, make_trainer: Callable, rows: TokenRows
+) -> None:
+    after = []
+    for fused in (None, True):
+        torch.manual_seed(0)
+        model = get_peft_model(tiny_model(), RLoraConfig(r=2, lora_dropout=0.5))
+        trainer = make_trainer(model, rows, max_steps=1, bf16=True)
+        trainer.fused = fused
+        trainer.train()
+        after.append(dict(model.state_dict()))
+    assert trainer.fused
+    for name, value in after[0].items():
+        assert torch.equal(value, after[1][name])
+
+
 def one_step(
     make_trainer: Callable, model: Any, rows: TokenRows, **arguments: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:

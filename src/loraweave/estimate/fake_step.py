@@ -27,7 +27,7 @@ from loraweave.quiet import quiet_libraries
 from loraweave.runs.filling import train_only
 from loraweave.runs.language import freeze_beside_language
 from loraweave.runs.methods import MethodSpec, choose_method
-from loraweave.training.trainer import hidden_states_at
+from loraweave.training.head import hidden_states_at
 from loraweave.tuner.context import CallContext
 
 

@@ -5,8 +5,7 @@ Training does not notice: the model is in evaluation mode, gradients do not go i
 back.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from loraweave.data.rows import TokenRows
 from loraweave.errors import in_a_line
 from loraweave.files import read_json, write_json
 from loraweave.training.callbacks import Clock
+from loraweave.training.unnoticed import unnoticed
 
 if TYPE_CHECKING:
     from loraweave.training.trainer import MultiTaskTrainer
@@ -92,7 +92,7 @@ class GradientRecord(TrainerCallback):
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # a gradient would need all processes
             return
         try:
-            with _unnoticed(trainer.model, trainer.args.device):
+            with unnoticed(trainer.model, trainer.args.device):
                 measured = self._measure(trainer)
         except RuntimeError as error:  # out of memory, an operation without a backward pass in evaluation mode
             self.console.print(
@@ -197,16 +197,3 @@ def _gradient(
     if total is None:  # a task with a single example has an empty second half
         total = torch.zeros(sum(-(-parameter.numel() // stride) for parameter in parameters))
     return total
-
-
-@contextmanager
-def _unnoticed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode, and afterwards every module's own mode and all random numbers as they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else ()):
-            model.eval()
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training

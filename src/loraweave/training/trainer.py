@@ -1,7 +1,6 @@
 """The trainer: TRL's SFTTrainer, with tasks per token, a loss per task, and data whose order is fixed beforehand."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,10 @@ from loraweave.data.schedule import Schedule
 from loraweave.runs.checkpoints import STATE, best_of, finish, saved_or_told
 from loraweave.runs.loss_config import LossConfig
 from loraweave.training.auxiliary import Auxiliary
+from loraweave.training.head import fused_head_fits, hidden_states_at, of_own_head
 from loraweave.training.losses import TaskLosses
 from loraweave.training.reading import plainly
+from loraweave.training.unnoticed import unnoticed
 from loraweave.tuner.wrappers import without_checkpoint_wrappers
 
 
@@ -85,6 +86,7 @@ class MultiTaskTrainer(SFTTrainer):
         self.takes_tasks = isinstance(model, PeftModel) and isinstance(model.active_peft_config, WeaveConfig)
         self.task_losses = {mode: TaskLosses(task_names, args.device) for mode in ("train", "eval")}
         self.auxiliary = Auxiliary(model, losses or LossConfig(), task_names, self.accelerator)
+        self.fused: bool | None = None  # whether TRL's head is the base's; tried on the first batch
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -125,6 +127,8 @@ class MultiTaskTrainer(SFTTrainer):
 
     def scored_outputs(self, model: Any, inputs: dict[str, Any]) -> Any:
         """The model's outputs for a batch; their `log_probs` (1, n) are of its scored positions alone."""
+        if self.fused is None:
+            self.fused = self._try_fused_head(model, inputs["input_ids"].device)
         forward: dict[str, Any] = {key: inputs[key] for key in ("input_ids", "position_ids") if key in inputs}
         if self.takes_tasks:
             forward["tasks"] = inputs["tasks"]
@@ -132,7 +136,19 @@ class MultiTaskTrainer(SFTTrainer):
             forward["output_router_logits"] = True
         targets = inputs["labels"].flatten()[inputs["scored"] + 1]
         with hidden_states_at(self.base, inputs["scored"]):
-            return model(**forward, shift_labels=targets[None], use_cache=False, fused_lm_head=True)
+            if self.fused:
+                return model(**forward, shift_labels=targets[None], use_cache=False, fused_lm_head=True)
+            return of_own_head(model(**forward, use_cache=False), targets)
+
+    def _try_fused_head(self, model: Any, device: torch.device) -> bool:
+        told = {"tasks": 0} if self.takes_tasks else {}
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            model = self.model  # which is not compiled, for other shapes
+        try:
+            with self.auxiliary.watch(None), unnoticed(model, self.args.device):
+                return fused_head_fits(model, self.base, device, **told)
+        finally:
+            torch.clear_autocast_cache()  # of weights cast without a gradient
 
     def _logs_this_step(self) -> bool:
         """Whether the step under way will be logged; where that is not known beforehand, now and then."""
@@ -277,23 +293,3 @@ class _EpochOrder(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
-
-
-@contextmanager
-def hidden_states_at(base: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
-    """Hand only some positions on to the language-model head: the vocabulary is large and completions are short.
-
-    Args:
-        base: the causal model; its backbone returns `last_hidden_state` (batch, tokens, d), which becomes (1, n, d).
-        positions: (n,) in the flattened batch.
-    """
-
-    def pick(module: torch.nn.Module, args: Any, output: Any) -> Any:
-        output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[positions][None]
-        return output
-
-    hook = base.base_model.register_forward_hook(pick)
-    try:
-        yield
-    finally:
-        hook.remove()
