@@ -56,6 +56,9 @@ ARCHITECTURES: dict[str, dict] = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "mixtral": {"num_key_value_heads": 2, "intermediate_size": 48, "num_local_experts": 4},
+}
+
+OWN_HEADS: dict[str, dict] = {  # that are more than a product with the output embeddings
     "bert": {"intermediate_size": 48, "is_decoder": True},
     "modernbert-decoder": {"intermediate_size": 48},
     "recurrent_gemma": {"intermediate_size": 48, "lru_width": 32, "block_types": ["recurrent", "attention"]},
@@ -81,7 +84,7 @@ def tiny_model() -> Callable[..., nn.Module]:
         extra = {"max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
         if architecture == "gpt2":
             extra.pop("max_position_embeddings")
-        config = AutoConfig.for_model(architecture, **sizes, **extra, **ARCHITECTURES[architecture])
+        config = AutoConfig.for_model(architecture, **sizes, **extra, **(ARCHITECTURES | OWN_HEADS)[architecture])
         torch.manual_seed(0)
         return AutoModelForCausalLM.from_config(config).to(dtype).eval()
 

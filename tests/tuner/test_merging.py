@@ -9,7 +9,7 @@ from tiny_adapters import FOLDING, IDS, ON_INPUT, adapted, for_one_task, logits,
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from loraweave import UserError
+from loraweave import UserError, task
 
 
 def base_bits(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -40,6 +40,21 @@ def test_unmerging_gives_the_base_s_very_bits_back(tiny_model, name: str, dtype:
     model.unmerge_adapter()
     assert same_bits(model, bits)
     assert torch.equal(logits(model), before)
+
+
+def test_a_model_merged_for_one_task_answers_no_other(tiny_model):
+    model = adapted(tiny_model(), "mtllora")
+    first, second = model.peft_config["default"].task_names[:2]
+    expected, of_second = logits(model, first), logits(model, second)
+    with task(model, first):
+        model.merge_adapter()
+    torch.testing.assert_close(logits(model, first), expected, rtol=1e-4, atol=1e-5)
+    for others in (second, [first, second], [1, 0]):
+        with pytest.raises(UserError, match=f"merged for the task '{first}'.* for '{second}': call unmerge_adapter"):
+            logits(model, others)
+    with model.disable_adapter():
+        logits(model, second)
+    assert torch.equal(logits(model, second), of_second)
 
 
 def test_unmerging_after_a_cast_keeps_the_new_dtype(tiny_model):

@@ -160,6 +160,26 @@ class CallContext:
             call.ids[key] = checked_ids(call.tasks, task_names).to(device, torch.long)
         return call.ids[key]
 
+    def check_merged(self, merged: Mapping[str, tuple[Sequence[str], int]], device: torch.device) -> None:
+        """Raise UserError where the call is for another task than the one that an adapter is merged for.
+
+        Args:
+            merged: by adapter its tasks, and the id of the one that is in the weights.
+            device: of the layer.
+        """
+        call = self.call
+        for adapter, (names, task) in merged.items() if call.tasks is not None else ():
+            if (adapter, task) in call.ids:  # looked at in an earlier layer
+                continue
+            ids = self.ids(names, device)
+            if bool((ids != task).any()):
+                other = names[int(ids[ids != task].flatten()[0])]
+                raise UserError(
+                    f"adapter {adapter!r} is merged for the task {names[task]!r}, and this call is for {other!r}: call "
+                    "unmerge_adapter() first"
+                )
+            call.ids[adapter, task] = ids
+
 
 def _backward_pass() -> int:
     """The number of the backward pass under way in this thread; −1 outside of one."""

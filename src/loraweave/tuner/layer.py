@@ -39,7 +39,7 @@ from loraweave.tuner.merging import mergeable_weight, merged_weight, quantizatio
 from loraweave.tuner.parameters import AdapterTensors, Knobs
 from loraweave.tuner.parts import Part, by_part, check_all_there
 from loraweave.tuner.products import add_up, read
-from loraweave.tuner.sizes import linear_size
+from loraweave.tuner.sizes import check_room, linear_size
 from loraweave.tuner.task_ids import checked_ids, per_token
 
 REFERENCE = os.environ.get("LORAWEAVE_REFERENCE", "0") not in ("", "0")  # the plain path, to compare with
@@ -86,6 +86,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         self.dropouts = nn.ModuleDict()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
+        self._merged_for: dict[str, tuple[Sequence[str], int]] = {}  # of those that know tasks: these, and which one
         self._unmerged_weight: Tensor | None = None
 
     # --- parameters -------------------------------------------------------------------------------------------------
@@ -94,16 +95,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         """Add the parameters of `adapter_name` with their first values (`loraweave.lowrank.starts`), as `config` says;
         in `inference_mode` they are not trained. UserError: a rank or a number of groups above the layer's size."""
         r, lora_alpha = rank_and_alpha(config, self.layer_name)
-        limit = max(self.in_features, self.out_features)
-        if r > limit:
-            raise UserError(
-                f"layer {self.layer_name}: rank {r} is above its size {self.in_features} → {self.out_features}; "
-                f"use r ≤ {limit}, a smaller rank_pattern entry, or exclude_modules"
-            )
-        if config.gate_groups > self.out_features:
-            raise UserError(
-                f"layer {self.layer_name}: gate_groups={config.gate_groups} is above its {self.out_features} channels"
-            )
+        check_room(config, r, self.layer_name, self.in_features, self.out_features)
         values = first_values(config, self.layer_name, self.in_features, self.out_features)
         scaling = scaling_of(lora_alpha, r, config.use_rslora)
         self.knobs[adapter_name] = Knobs(config, r, scaling, tuple(values))
@@ -144,6 +136,7 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         if self.disable_adapters and self.merged:
             self.unmerge()
         if self.disable_adapters or self.merged:
+            self.call_context.check_merged(self._merged_for, x.device)
             return self.base_layer(x, *args, **kwargs)
         if not x.numel():
             return self._of_no_tokens(self.base_layer(x, *args, **kwargs))
@@ -388,6 +381,9 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
             self.__dict__["_unmerged_weight"] = weight  # kept, but not as a parameter of this layer
         base.weight = merged  # a new parameter and not new data: tied embeddings go on with the old one
         self.merged_adapters.extend(adapters)
+        for adapter in adapters:
+            if (task := self._task_to_fold(adapter)) is not None:
+                self._merged_for[adapter] = self.knobs[adapter].config.task_names or (), task
 
     def unmerge(self) -> None:
         """Put the base weight back as it was before the first merge."""
@@ -398,3 +394,4 @@ class WeaveLinear(nn.Module, BaseTunerLayer):
         base.weight = old
         self._unmerged_weight = None
         self.merged_adapters.clear()
+        self._merged_for.clear()

@@ -4,6 +4,7 @@ from peft.tuners.tuners_utils import _get_in_out_features
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.tuner.merging import quantization_of
 
@@ -40,3 +41,15 @@ def is_block(module: nn.Module) -> bool:
     if is_linear(module) or isinstance(getattr(module, "in_features", None), int):
         return False
     return any(is_linear(layer) for layer in module.modules())
+
+
+def check_room(config: WeaveConfig, r: int, name: str, d_in: int, d_out: int) -> None:
+    """Raise UserError where a layer is too small for an adapter of rank r, or for its groups of output channels."""
+    limit = max(d_in, d_out)
+    if r > limit:
+        raise UserError(
+            f"layer {name}: rank {r} is above its size {d_in} → {d_out}; "
+            f"use r ≤ {limit}, a smaller rank_pattern entry, or exclude_modules"
+        )
+    if config.gate_groups > d_out:
+        raise UserError(f"layer {name}: gate_groups={config.gate_groups} is above its {d_out} channels")
