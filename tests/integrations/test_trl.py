@@ -282,6 +282,22 @@ def test_data_without_a_task_is_an_error(tmp_path: Path) -> None:
         sft(tmp_path, [{**row, "task": 3} for row in told]).train()
 
 
+def test_numbers_that_stand_for_other_tasks_are_refused(tmp_path: Path) -> None:
+    """A column of `datasets.ClassLabel` has numbers of its own for the names."""
+    args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    plain = datasets.Dataset.from_list([{"input_ids": [5, 6], "task": "bend"}, {"input_ids": [5, 6], "task": "add"}])
+    for labels in (["bend", "add"], ["bend", "add", "cut"], ["add", "cut"]):
+        labelled = plain.filter(lambda row, kept=labels: row["task"] in kept)
+        labelled = labelled.cast_column("task", datasets.ClassLabel(names=labels))
+        for given in ({"train_dataset": labelled}, {"eval_dataset": {"held out": labelled}}):
+            with pytest.raises(UserError, match=r"numbers the tasks .* as .*, the adapter as add, bend, cut"):
+                loraweave.with_tasks(Trainer)(model=adapted("own"), args=args, **given)
+    aligned = plain.cast_column("task", datasets.ClassLabel(names=["bend", "add", "cut"]))
+    aligned = aligned.align_labels_with_mapping({name: number for number, name in enumerate(NAMES)}, "task")
+    assert [batch["task"] for batch in aligned] == [1, 0]
+    loraweave.with_tasks(Trainer)(model=adapted("own"), args=args, train_dataset=aligned)
+
+
 def test_settings_under_which_rows_would_lose_their_tasks(tmp_path: Path) -> None:
     told = [{**row, "completion": "vw"} for row in rows()]
     with pytest.raises(UserError, match=r"packing.*trl\.pack_dataset"):

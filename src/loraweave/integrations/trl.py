@@ -64,11 +64,15 @@ class _WithTasks(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = inspect.signature(super().__init__).bind_partial(*args, **kwargs).arguments
+        parts = []
         for name in ("train_dataset", "eval_dataset"):
             data = given.get(name, given.get("kwargs", {}).get(name))
-            for part in data.values() if isinstance(data, Mapping) else [data]:
-                self._check_column(name, getattr(part, "column_names", None))
+            parts += [(name, part) for part in (data.values() if isinstance(data, Mapping) else [data])]
+        for name, part in parts:
+            self._check_column(name, getattr(part, "column_names", None))
         super().__init__(*args, **kwargs)
+        for name, part in parts:
+            self._check_numbers(name, getattr(part, "features", None) or {})
         for setting, instead in self.refused_settings():
             raise UserError(f"{type(self).__name__}: with {setting} rows would lose their tasks; {instead}")
 
@@ -86,6 +90,17 @@ class _WithTasks(Trainer):
             raise UserError(
                 f"{what} has no column {self.task_column!r} with the task of each row, only {', '.join(columns)}"
                 f"{nearest(self.task_column, columns)}; with_tasks takes another name as column=…"
+            )
+
+    def _check_numbers(self, what: str, features: Mapping[str, Any]) -> None:
+        """Refuse a column of numbers that stand for the same names in another order than the adapter's."""
+        feature, names = features.get(self.task_column), list(_task_names(self.model) or ())
+        numbered = list(getattr(getattr(feature, "feature", feature), "names", None) or ())
+        if set(numbered) & set(names) and numbered != names[: len(numbered)]:
+            ids = {name: number for number, name in enumerate(names)}
+            raise UserError(
+                f"{what} numbers the tasks in its column {self.task_column!r} as {', '.join(numbered)}, the adapter as "
+                f"{', '.join(names)}: give their names, or use align_labels_with_mapping({ids}, {self.task_column!r})"
             )
 
     def _set_signature_columns_if_needed(self) -> None:
