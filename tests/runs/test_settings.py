@@ -7,6 +7,7 @@ import pytest
 import torch
 from trl import SFTConfig
 
+from loraweave.errors import UserError
 from loraweave.runs.settings import build_arguments
 
 
@@ -32,3 +33,13 @@ def test_an_accelerator_that_is_not_used_is_named(tmp_path: Path, monkeypatch: p
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         build_arguments({"use_cpu": True}, 0, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"eos_token": "<|im_end|>"}, {"pad_token": "<pad>"}, {"pad_to_multiple_of": 8}, {"length_column_name": "n"}],
+)
+def test_what_data_that_is_encoded_already_would_not_follow_cannot_be_set(tmp_path: Path, given: dict) -> None:
+    """TRL gives the tokenizer another end after the rows were made with its own, and would save it with the adapter."""
+    with pytest.raises(UserError, match=f"train.{next(iter(given))} cannot be set: "):
+        build_arguments(given, 0, tmp_path)
