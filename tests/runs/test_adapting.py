@@ -48,6 +48,34 @@ def test_a_start_that_changes_the_base_is_taken_back(tiny_model: Callable, tmp_p
         torch.testing.assert_close(seen[1], seen[0])
 
 
+@pytest.mark.parametrize(
+    ("name", "trained"),
+    [
+        ("lora", {"bias": "all"}),
+        ("lora", {"bias": "lora_only"}),
+        ("own", {"bias": "weave_only"}),
+        ("lora", {"modules_to_save": ["lm_head"]}),
+        ("own", {"modules_to_save": ["norm"]}),
+        ("multilora", {"modules_to_save": ["mlp"]}),
+    ],
+)
+def test_what_is_trained_of_the_base_itself_is_taken_back(
+    tiny_model: Callable, tmp_path: Path, name: str, trained: dict
+) -> None:
+    """Others of a comparison are trained on it afterwards."""
+    base = tiny_model("qwen2")
+    before, modules = bits(base), dict(base.named_modules())
+    with adapted(base, choose_method({"name": name, **trained}), ["one"], seed=0, keep_base=True) as model:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.1 * parameter.requires_grad
+        model.save_pretrained(str(tmp_path / "adapter"))
+    assert same(bits(base), before)
+    assert dict(base.named_modules()) == modules
+    assert same(bits(take_off(attach(base, tmp_path / "adapter"))), before)
+    assert dict(base.named_modules()) == modules
+
+
 def test_so_it_is_where_a_later_layer_is_refused(tiny_model: Callable) -> None:
     base = tiny_model()
     before = bits(base)

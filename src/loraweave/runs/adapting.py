@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from loraweave.adapters.config import changes_base
@@ -94,21 +94,22 @@ def _check_head(base: PreTrainedModel, method: str) -> None:
 def inject(base: PreTrainedModel, config: PeftConfig, method: str) -> PeftModel:
     """The base with a new adapter. Where a layer refuses it, the layers before that one are given back.
 
-    A start such as PiSSA's changes the base's own weights: they are kept, on the CPU, until `take_off` puts them back.
+    A start such as PiSSA's changes the base's own weights, and trained biases are its own: they are kept, on the CPU,
+    until `take_off` puts them back.
     """
     modules = dict(base.named_modules())
-    weights = {}
-    if changes_base(config):
-        weights = {name: weight.detach().to("cpu", copy=True) for name, weight in base.named_parameters()}
+    biases = getattr(config, "bias", "none") != "none"
+    weights = {
+        name: weight.detach().to("cpu", copy=True)
+        for name, weight in base.named_parameters()
+        if (changes_base(config) or (biases and "bias" in name)) and not weight.is_meta
+    }
     try:
         model = get_peft_model(base, config)
-        model.weights_before = weights
+        model.weights_before, model.modules_before = weights, modules
         return model
     except Exception as error:
-        for name, module in modules.items():
-            parent, _, child = name.rpartition(".")
-            if name:
-                modules[parent]._modules[child] = module
+        _reinstate(modules)
         base.__dict__.pop("peft_config", None)
         _put_back(base, weights)
         detach(base)
@@ -118,11 +119,20 @@ def inject(base: PreTrainedModel, config: PeftConfig, method: str) -> PeftModel:
 
 
 def take_off(model: PeftModel) -> PreTrainedModel:
-    """Remove every adapter from a model, without merging; returns the base, with the weights that it had."""
+    """Remove every adapter from a model, without merging; returns the base, with its own modules and weights."""
     base: PreTrainedModel = model.unload()
+    _reinstate(getattr(model, "modules_before", {}))  # where PEFT leaves the trained copies of modules_to_save
     base.__dict__.pop("peft_config", None)  # PEFT takes this for a model that still has an adapter
     _put_back(base, getattr(model, "weights_before", {}))
     return base
+
+
+def _reinstate(modules: Mapping[str, nn.Module]) -> None:
+    """Put a model's modules in their places; `modules`: by path, the model itself under ""."""
+    for name, module in modules.items():
+        parent, _, child = name.rpartition(".")
+        if name:
+            modules[parent]._modules[child] = module
 
 
 @torch.no_grad()

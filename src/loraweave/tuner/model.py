@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
-from peft.utils import TaskType
+from peft.utils import AuxiliaryTrainingWrapper, TaskType
 from peft.utils.other import get_pattern_key
 from torch import nn
 
@@ -106,7 +106,7 @@ class WeaveModel(BaseTuner):
         return found
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        if isinstance(child, WeaveBlock):  # PEFT would hand on a weight, and a block has none
+        if isinstance(child, (WeaveBlock, AuxiliaryTrainingWrapper)):  # PEFT hands on a weight: these may have none
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)
