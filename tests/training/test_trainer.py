@@ -98,6 +98,29 @@ def test_trying_the_head_leaves_the_first_step_as_it_was(
         assert torch.equal(value, after[1][name])
 
 
+def test_what_is_trained_of_a_base_in_bfloat16_moves_by_small_steps(
+    tiny_model: Callable, make_trainer: Callable, rows: TokenRows
+) -> None:
+    base = tiny_model("qwen2", torch.bfloat16)
+    with torch.no_grad():
+        for name, parameter in base.named_parameters():
+            parameter += name.endswith("bias")  # as large as those of real models, which have steps of 1/128
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    method = choose_method({"name": "lora", "bias": "all", "modules_to_save": ["norm"]})
+    with adapted(base, method, NAMES, 0, True) as model:
+        trainer = make_trainer(model, rows, max_steps=2, bf16=True, learning_rate=1e-4)
+        own = {n: p for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n}
+        start = {name: parameter.detach().clone() for name, parameter in own.items()}
+        trainer.train()
+        trainer.release()
+        moved = [(parameter != start[name]).float().mean() for name, parameter in own.items()]
+        assert len(moved) == 6 + 5
+        assert min(moved) > 0.9
+    for name, value in base.state_dict().items():
+        assert value.dtype == torch.bfloat16
+        assert torch.equal(value, before[name])
+
+
 def one_step(
     make_trainer: Callable, model: Any, rows: TokenRows, **arguments: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:

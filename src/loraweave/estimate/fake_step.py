@@ -114,6 +114,7 @@ class FakeModel:
         task_names: the run's tasks.
         dtype: of the base's weights.
         only: what of the adapter is trained alone; None for all of it.
+        autocast: the type that training computes in, where it is not the weights' own.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class FakeModel:
         task_names: Sequence[str],
         dtype: torch.dtype,
         only: str | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
         method = choose_method(spec)
         everything = method.method.trains == "everything"
@@ -137,6 +139,9 @@ class FakeModel:
             elif everything:
                 self.base.requires_grad_(True)
                 freeze_beside_language(self.base)
+        for parameter in self.model.parameters() if autocast is not None else ():
+            if parameter.requires_grad:  # as MultiTaskTrainer has it
+                parameter.data = parameter.data.float()
         self.adapter_bytes = bytes_of(self.model) - self.base_bytes
         add_fused_lm_head(self.base)
         self.fake = FakeTensorMode()

@@ -156,7 +156,7 @@ def estimate(
         Exception: whatever a model raises that looks at values on its way, since there are none.
     """
     dtype = weights or WEIGHTS[device]
-    model = FakeModel(config, spec, task_names, dtype, plan.only)
+    model = FakeModel(config, spec, task_names, dtype, plan.only, plan.autocast)
     saved, unpacked = _quantised(config, dtype, quantization)
     settings: dict[str, Any] = {"autocast": plan.autocast, "on_gpu": device == "gpu"}
     step = model.train(plan.batch, checkpointing=plan.checkpointing, accumulate=plan.accumulate, **settings)

@@ -138,7 +138,10 @@ def _reinstate(modules: Mapping[str, nn.Module]) -> None:
 @torch.no_grad()
 def _put_back(base: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
     for name, weight in weights.items():
-        base.get_parameter(name).copy_(weight)
+        parameter = base.get_parameter(name)
+        if parameter.dtype != weight.dtype:  # a bias is trained in float32
+            parameter.data = parameter.data.to(weight.dtype)
+        parameter.copy_(weight)
 
 
 @contextmanager

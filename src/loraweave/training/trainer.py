@@ -73,8 +73,10 @@ class MultiTaskTrainer(SFTTrainer):
             processing_class=tokenizer,
             callbacks=[*callbacks, _EpochOrder(self.sampler)],
         )
-        for parameter, values in trained:  # TRL has rounded those on a quantised base to bfloat16: small steps get lost
-            parameter.data = values
+        # Small steps get lost in 16 bits. TRL has rounded to them what is trained on a quantised base; biases, and
+        # modules trained whole have the type of the base's weights, and autocast takes them in 32 bits too.
+        for parameter, values in trained:
+            parameter.data = values.float() if args.bf16 or args.fp16 else values
         self.train_dataset = train  # TRL takes only a `datasets.Dataset`, and reads no more of it than one row
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = (
