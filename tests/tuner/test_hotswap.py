@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import PeftModel
 from peft.utils.hotswap import hotswap_adapter
+from safetensors.torch import load_file, save_file
 from tiny_adapters import IDS, METHODS, TASKS, adapted, logits
 
 from loraweave import UserError
@@ -51,6 +52,19 @@ def test_layers_that_the_new_adapter_has_not_are_set_to_no_update(tiny_model, tm
     model = adapted(tiny_model(), "rlora", target_modules=["q_proj", "v_proj"])
     hotswap_adapter(model, tmp_path, adapter_name="default")
     torch.testing.assert_close(logits(model), few, rtol=1e-6, atol=1e-6)
+
+
+def test_a_layer_of_which_a_tensor_is_missing_is_not_swapped(tiny_model, tmp_path: Path):
+    """Set to zero like a layer that is not there, a router would weigh all heads alike."""
+    saved(tiny_model, tmp_path, "hydralora", 2)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    del weights[next(name for name in weights if name.endswith("weave_router"))]
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    model = adapted(tiny_model(), "hydralora")
+    before = logits(model)
+    with pytest.raises(UserError, match=r"weave_router.default is missing .*: it is not whole"):
+        hotswap_adapter(model, tmp_path, adapter_name="default")
+    assert torch.equal(logits(model), before)
 
 
 def test_what_cannot_be_swapped_is_refused_and_nothing_changes(tiny_model, tmp_path: Path):

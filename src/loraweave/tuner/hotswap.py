@@ -43,6 +43,9 @@ def copy_tensors(model: nn.Module, state_dict: dict[str, Tensor], adapter_name: 
     instead = "use load_adapter under another name, then delete_adapter"
     if surplus := sorted(state_dict.keys() - own):
         raise UserError(f"adapter {adapter_name!r} has no {surplus[0]} to swap ({len(surplus)} such); {instead}")
+    layers = {_layer(key) for key in state_dict}
+    if lacking := sorted(key for key in own - state_dict.keys() if _layer(key) in layers):
+        raise UserError(f"{lacking[0]} is missing in what is to take its place ({len(lacking)} such): it is not whole")
     targets = {key: attrgetter(key)(model) for key in own}
     for key, value in state_dict.items():
         if targets[key].shape != value.shape:
@@ -54,6 +57,10 @@ def copy_tensors(model: nn.Module, state_dict: dict[str, Tensor], adapter_name: 
             target.copy_(state_dict[key])
         else:
             target.zero_()
+
+
+def _layer(key: str) -> str:
+    return key.partition(".weave_")[0]
 
 
 def register() -> None:
