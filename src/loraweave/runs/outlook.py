@@ -32,7 +32,7 @@ class Outlook:
     why: str = ""
     by_task: bool = False
     averaged: bool = False
-    exports: tuple[str, ...] = ("lora", "merged", "gguf")
+    exports: tuple[str, ...] = ("lora", "merged")
 
     def commands(self, run: str, tasks: Sequence[str], trust_code: bool = False) -> list[tuple[str, str]]:
         """What can be typed next, each with a word for what it does.

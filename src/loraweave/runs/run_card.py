@@ -18,7 +18,6 @@ WORDS = {
     "talk": "talk to it",
     "lora": "a plain LoRA{each} for PEFT, vLLM and others",
     "merged": "full weights{each}",
-    "gguf": "for llama.cpp",
     "serve": "a server for it",
 }
 EVERYWHERE = """\
@@ -62,6 +61,9 @@ def _way_out(after: Outlook, tasks: Sequence[str]) -> str:
     """What to type next, as it is for this method."""
     each = " for each task" if after.by_task else " for one task" if after.averaged else ""
     said = [(WORDS[word].format(each=each), command) for word, command in after.commands("FOLDER", tasks)]
+    if "merged" in after.exports and "lora" in after.exports:
+        gguf = "loraweave export FOLDER --to gguf --output FOLDER-gguf"
+        said.append(("for llama.cpp, of a base that is shaped like Llama, Qwen or Gemma", gguf))
     width = max(len(command) for _, command in said)
     lines = ["## Using and exporting it\n", *(f"    {command:{width}}  {word}" for word, command in said), ""]
     lines += [f"{after.why}\n"] if after.why else []
