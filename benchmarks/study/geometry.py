@@ -8,8 +8,6 @@ from loraweave import analysis
 from study.place import Place
 from study.plan import Regime
 
-ROUTED = "head_similarity", "learned_similarity"
-
 
 def measure_new(place: Place, regime: Regime) -> None:
     """Measure every finished run of a regime whose folder is here and that was not measured, or not beside full

@@ -1,6 +1,7 @@
 """Where the study's files are: what a machine makes for itself, and the records that go from machine to machine."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,11 @@ class Place:
             write_text(self.record(regime), json.dumps(json.loads(text), ensure_ascii=False, indent=1) + "\n")
 
     def portable(self, text: str) -> str:
-        """A text with words in the place of this machine's paths."""
+        """A JSON text or a page with words in the place of this machine's paths, of other checkouts' here too: what a
+        comparison was begun with from one of them stays in its results."""
         for word, path in self._words().items():
             text = text.replace(str(path), word)
-        return text
+        return re.sub(r'"/[^"]*?(?=/benchmarks/study/)', '"<repository>', text)
 
     def results(self, regime: Regime) -> dict[str, Any] | None:
         """A regime's recorded results; None where nothing was run."""

@@ -1,6 +1,7 @@
 """The plan holds together, its page is what it says, and verdicts follow its rule."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,28 @@ def test_the_page_is_made_from_the_records():
 
     place = Place(BUDGETS["small"], REPOSITORY / "runs" / "study", REPOSITORY)
     assert PAGE.read_text() == page(place), "make it again: cd benchmarks && python -m study --page"
+
+
+def test_what_is_committed_names_no_path_of_a_machine():
+    from study.place import RECORDS
+
+    committed = [*RECORDS.glob("*.json"), RECORDS.parent / "analysis" / "analysis.json"]
+    assert len(committed) > 4
+    for path in committed:
+        assert re.findall(r'"(?:/|[A-Z]:\\\\)[^"]*"', path.read_text()) == [], path.name
+
+
+def test_the_paths_of_another_checkout_are_words_too(tmp_path):
+    from study.place import REPOSITORY, Place
+    from study.plan import BUDGETS
+
+    place = Place(BUDGETS["small"], tmp_path / "work", tmp_path, tmp_path)
+    paths = [f"{REPOSITORY}/benchmarks/study/tasks/a.yaml", "/else/where/benchmarks/study/../b.yaml", f"{place.base}"]
+    assert json.loads(place.portable(json.dumps(paths))) == [
+        "<repository>/benchmarks/study/tasks/a.yaml",
+        "<repository>/benchmarks/study/../b.yaml",
+        "<work>/base",
+    ]
 
 
 def test_the_table_of_the_readme_is_made_from_the_records():
