@@ -105,7 +105,7 @@ def run_stage(place: Place, stage: Stage, rates: tuple[str, ...] = RATES) -> Non
 
 
 def take_over(place: Place, stage: Stage) -> None:
-    """Bring the searches of the stage's methods that were made on the other kind of tasks into this comparison."""
+    """Bring the searches of the stage's methods that have ended on the other kind of tasks into this comparison."""
     here = place.comparison(stage.regime) / "results.json"
     if not here.is_file():
         return  # the first stage searches for itself
@@ -113,8 +113,12 @@ def take_over(place: Place, stage: Stage) -> None:
     known = {search["method"] for search in results["searches"]}
     for other in REGIMES:
         if other != stage.regime and (found := place.results(other)) is not None:
-            new = [each for each in found["searches"] if each["chosen"] is not None and each["method"] not in known]
-            results["searches"] += [{**each, TAKEN_FROM: other} for each in new if each["method"] in stage.methods]
+            ended = {(run["method"], run["learning_rate"]) for run in found["runs"] if run["status"] == "finished"}
+            results["searches"] += [
+                {**search, TAKEN_FROM: other}
+                for search in found["searches"]
+                if search["method"] in {*stage.methods} - known and (search["method"], search["chosen"]) in ended
+            ]
     if len(results["searches"]) > len(known):
         write_json(here, results)
 

@@ -137,6 +137,28 @@ def test_losses_are_beside_those_of_lora_seed_by_seed_and_the_lowest_comes_first
     ]
 
 
+def test_a_rate_is_taken_over_once_its_search_has_ended(tmp_path):
+    """Runs wait for the whole of a search; one that was stopped has a choice too, of what it had tried."""
+    from study.place import Place
+    from study.plan import BUDGETS, Stage
+    from study.runs import take_over
+
+    place = Place(BUDGETS["small"], tmp_path / "work", tmp_path, tmp_path)
+    here = place.comparison("shared") / "results.json"
+    here.parent.mkdir(parents=True)
+    here.write_text(json.dumps({"searches": []}))
+    searches = [{"method": method, "chosen": 0.002} for method in ("lora", "rlora", "own")]
+    runs = [
+        {"method": "lora", "learning_rate": 0.002, "status": "finished"},
+        {"method": "rlora", "learning_rate": 0.001, "status": "finished"},
+        {"method": "own", "learning_rate": 0.002, "status": "finished"},
+    ]
+    place.record("apart").write_text(json.dumps({"searches": searches, "runs": runs}))
+    for _ in range(2):  # not twice
+        take_over(place, Stage("shared", ("lora", "rlora"), 0, "why"))
+        assert json.loads(here.read_text())["searches"] == [searches[0] | {"taken_from": "apart"}]
+
+
 def test_the_losses_of_a_search_are_shown_where_it_was_made(tmp_path):
     from study.page import page
     from study.place import Place
