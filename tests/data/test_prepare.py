@@ -63,6 +63,20 @@ def test_folded_system_messages_are_said_once(tmp_path: Path, prepared: Prepared
     assert said.count("the chat template takes no system messages; they become a part of the user's turn: loud") == 1
 
 
+def test_a_scored_chat_that_the_template_refuses_is_told_before_training(tmp_path: Path, prepared: Prepared) -> None:
+    tokenizer = tiny_tasks.make_tokenizer("chat")
+    tokenizer.chat_template = (
+        "{% if messages[0].content == 'Hum' %}{{ raise_exception('not in here') }}{% endif %}" + tokenizer.chat_template
+    )
+    tiny_tasks.write_jsonl(tmp_path / "mine.jsonl", [chat(f"Hi {number}", "Ho") for number in range(9)])
+    tiny_tasks.write_jsonl(tmp_path / "scored.jsonl", [chat("Hey", "Ho"), chat("Hum", "Ho")])
+    with pytest.raises(UserError, match=r"scored\.jsonl, line 2: .*refuses the messages: not in here"):
+        prepared([{"task": "mine.jsonl", "test": "scored.jsonl"}], tmp_path, tokenizer)
+    (tmp_path / "scored.jsonl").unlink()
+    tiny_tasks.write_jsonl(tmp_path / "scored.jsonl", [chat("Hey", "so " * 90)])  # the length is no fault of a score
+    prepared([{"task": "mine.jsonl", "test": "scored.jsonl"}], tmp_path, tokenizer)
+
+
 def pairs(count: int, long: int, words: int = 60) -> list[dict[str, str]]:
     """Prompts and completions; the first `long` of the prompts have so many words."""
     return [

@@ -151,15 +151,20 @@ def test_every_chat_that_the_template_refuses_is_named(project: Path):
     for n in (2, 5):
         chats[n]["messages"].insert(0, {"role": "assistant", "content": "first"})
     (project / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    (project / "scored.jsonl").write_text("\n" + json.dumps(chats[2]))
     template = (
         "{% for m in messages %}{% if loop.first and m['role'] == 'assistant' %}"
         "{{ raise_exception('begin with a user') }}{% endif %}{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
     (project / "base" / "chat_template.jinja").write_text(template)
-    path = written(project, "model: base\nmethod: lora\ntasks: [chats.jsonl]\ntrain: {max_length: 64}\n")
+    path = written(
+        project,
+        "model: base\nmethod: lora\ntasks: [{task: chats.jsonl, test: scored.jsonl}]\ntrain: {max_length: 64}\n",
+    )
     problems = check(path).problems
-    assert [line.split(":")[0] for line in problems] == [f"{project}/chats.jsonl, line {n}" for n in (3, 6)]
+    places = [f"{project}/{place}" for place in ("chats.jsonl, line 6", "scored.jsonl, line 2")]
+    assert [line.split(":")[0] for line in problems] == places  # the other asks what is scored
     assert all("begin with a user" in line for line in problems)
 
 

@@ -1,6 +1,7 @@
 """From the tasks of a run to the rows it is trained and validated on, and what the mixture came to."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -8,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from loraweave.data.encode import TooLongError
 from loraweave.data.mixture import Mixture, MixtureConfig, Realised
 from loraweave.data.notices import Cut, check_cuts, notices
 from loraweave.data.packing import keeps_examples_apart
@@ -92,12 +94,15 @@ def load_data(
     """Encode all examples of all tasks, or find them encoded, and set up the mixture.
 
     Raises:
-        UserError: a task without training examples, or one whose answers are all too long; names the task.
+        UserError: a task without training examples, or one whose answers are all too long; names the task. An example
+            that is to be scored and that the chat template refuses.
     """
     store = TokenStore(tokenizer)
     with Heartbeat(partial(console.print, markup=False, highlight=False, soft_wrap=True)) as heart:
         training = [_encoded(task.name, task.training_examples(), store, max_length, heart) for task in tasks]
         validation = [_encoded(task.name, task.validation_examples(), store, max_length, heart) for task in tasks]
+        for task in tasks:
+            _check_scored(task, store, max_length, heart)
     for task, encoded in zip(tasks, training, strict=True):
         if not len(encoded):
             raise UserError(f"{task.origin}: the task {task.name!r} has no training examples")
@@ -122,6 +127,17 @@ def _encoded(
         )
     except UserError as error:
         raise UserError(f"task {name!r}: {error}") from error
+
+
+def _check_scored(task: Task, store: TokenStore, max_length: int, heart: Heartbeat) -> None:
+    """Raise UserError where the chat template refuses what is to be scored: after training would be late."""
+    chats = [example for example in task.test_examples() if isinstance(example.completion, list)]
+    with suppress(TooLongError):
+        store.encoded(
+            chats,
+            max_length,
+            lambda done: heart.tell(f"{task.name}: {done} of {len(chats)} examples to score rendered"),
+        )
 
 
 def prepare(

@@ -220,7 +220,9 @@ def _look_at_tokens(
         run.prepare_data(tasks, base, tokenizer, said)
     except UserError as error:
         longest = longest_example(run.config.train["max_length"], base)
-        examples = (each for task in tasks for each in (task.training_examples, task.validation_examples))
+        examples = (
+            each for task in tasks for each in (task.training_examples, task.validation_examples, task.test_examples)
+        )
         # Without a template it is not the rows that are wrong, and one line says it.
         unfit = [*_unfit(examples, tokenizer, longest)] if tokenizer.chat_template else []
         with found.noting(places.of(["train"])):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from loraweave.errors import UserError, check_none
+from loraweave.paths import user_path
 from loraweave.tasks.columns import choose_format, rows_of
 from loraweave.tasks.examples import Example, Message
 from loraweave.tasks.formats import PlainText
@@ -63,7 +64,11 @@ class DataTask(Task):
         for name in ("validation", "test"):
             given = getattr(spec, name)
             if isinstance(given, str):
+                before = len(bad.found)
                 read[name] = self._read(read_held_out(given, base, bad, source.label_names), bad)
+                if skip and not read[name] and bad.found[before:]:
+                    reason = bad.found[before].message
+                    raise UserError(f"{user_path(given, base)}: {name}: no row of it can be used; the first: {reason}")
             elif given is None and name in source.splits and (own := self._read_own(source.splits[name], bad)):
                 read[name] = own
         if not skip:
