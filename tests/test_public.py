@@ -126,6 +126,7 @@ def test_a_trained_run_is_loaded_and_evaluated(result):
         ({"tasks": ["pairity"]}, "did you mean 'parity'"),
         ({"tasks": []}, "at least one of parity, double, notes"),
         ({"tasks": "parity"}, "a list of names"),
+        ({"tasks": [["parity"]]}, r"the run has no task \['parity'\]"),
         ({"limit": 0}, "at least 1 example"),
     ],
 )

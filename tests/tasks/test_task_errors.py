@@ -50,6 +50,11 @@ def test_entries(spec: Any, parts: list[str], write_task: WriteTask) -> None:
         assert part in message
 
 
+@pytest.mark.parametrize("given", ["topic.yaml", {"task": "topic.yaml"}])
+def test_one_task_is_no_list_of_tasks(given: Any, write_task: WriteTask) -> None:
+    assert message_of(given, write_task().parent).startswith("tasks: a list of tasks, got ")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "parts"),
     [

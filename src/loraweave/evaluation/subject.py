@@ -146,6 +146,6 @@ def _chosen(available: Sequence[Task], names: Sequence[str] | None) -> list[Task
     if not names:
         raise UserError(f"tasks, or --tasks: name at least one of {', '.join(by_name)}")
     for name in names:
-        if name not in by_name:
+        if not isinstance(name, str) or name not in by_name:
             raise UserError(f"the run has no task {name!r}{nearest(name, by_name)} (its tasks: {', '.join(by_name)})")
     return [by_name[name] for name in dict.fromkeys(names)]

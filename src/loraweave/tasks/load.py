@@ -1,6 +1,6 @@
 """From the `tasks:` of a run to task objects."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ def load_tasks(
         UserError: with the file and the place of whatever is wrong, rows of local files included; or a task file names
             code and is not trusted.
     """
+    if isinstance(specs, (str, Mapping)):
+        raise UserError(f"tasks: a list of tasks, got {shown(specs)} alone")
     base = Path(base_dir)
     tasks: list[Task] = []
     for number, entry in enumerate(specs, start=1):
