@@ -1,5 +1,6 @@
 """Methods by name: what they train, exactly how much, and at which rank that is as much as another."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from few import few
+from peft import get_peft_model
 from tiny_project import write_base
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -74,6 +76,18 @@ def test_a_budget_out_of_reach_and_a_method_without_rank_are_refused(larger: Any
         match_rank("multilora", larger, 1000)
     with pytest.raises(UserError, match="full has no rank"):
         match_rank("full", larger, 1000)
+
+
+def test_an_adapter_that_is_gone_on_from_has_a_rank_and_keeps_it(larger: Any, tmp_path: Path) -> None:
+    adapter = get_peft_model(copy.deepcopy(larger), choose_method({"name": "lora", "r": 4}).peft_config())
+    adapter.to_empty(device="cpu").save_pretrained(str(tmp_path))
+    spec = {"adapter": str(tmp_path), "label": "on"}
+    own = count_trainable({"name": "lora", "r": 4}, larger)
+    assert match_rank(spec, larger, own) == {**choose_method(spec).spec}
+    with pytest.raises(
+        UserError, match=rf"method on: .* trains {own:,} parameters and 1,000 are wanted: name it first"
+    ):
+        match_rank(spec, larger, 1000)
 
 
 @pytest.mark.parametrize(

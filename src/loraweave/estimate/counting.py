@@ -50,12 +50,19 @@ def match_rank(
         The method as a mapping, ready for a run file.
 
     Raises:
-        UserError: the method has no rank, or cannot come near the budget.
+        UserError: the method has no rank, cannot come near the budget, or goes on from an adapter with another number.
     """
     chosen = choose_method(spec)
     method = chosen.method
     if "r" not in method.fields():
         raise UserError(f"method {method.name} has no rank, so its parameters cannot be matched")
+    if "adapter" in chosen.spec:  # it has a rank
+        if abs((own := count_trainable(spec, base, task_names)) / budget - 1) > TOLERANCE:
+            raise UserError(
+                f"method {chosen.name}: the adapter that it goes on from trains {own:,} parameters and {budget:,} are "
+                "wanted: name it first, so that the others are given as many, or match none"
+            )
+        return dict(chosen.spec)
     plain = {key: value for key, value in chosen.spec.items() if key not in ("rank_pattern", "alpha_pattern")}
     if getattr(method.config_class, "r", None) == 1:
         return _with_experts_for(plain, base, budget, task_names)
