@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 
 from loraweave.comparison.cost_charts import cost_chart
 from loraweave.comparison.labels import Point, label_points
-from loraweave.comparison.loss_charts import final_losses, loss_charts, smoothed
+from loraweave.comparison.loss_charts import final_losses, loss_charts, mean_curve, smoothed
+from loraweave.comparison.search import add_trial
 from loraweave.comparison.search_charts import search_chart
 from loraweave.pages import figures
 
@@ -146,6 +147,28 @@ def test_a_search_of_one_rate_is_a_table():
     assert [row[:3] for row in chart.table.rows] == [["lora", 1e-3, 0.5], ["rlora", 1e-3, 0.4], ["rlora", 2e-3, None]]
 
 
+def test_whole_trainings_that_decided_are_drawn_whether_the_rounds_had_their_rates_or_not():
+    found = results(methods=["base", "lora"])
+    search = recorded_search("lora", {2e-3: 9.0, 1e-3: 0.9, 5e-4: 0.8})
+    search["rounds"] = [10]
+    shorter = recorded_search("lora", {2e-3: 2.0, 4e-3: 2.2})
+    for trial in shorter["trials"]:
+        add_trial(search, {**trial, "steps": 10})
+    assert search["chosen"] == 5e-4  # below all that were tried in the round
+    found["searches"] = [search]
+    chart = search_chart(found)
+    with figures.style():
+        axes = figures.new(250, 180).subplots()
+        chart.panels[0].draw(axes)
+        short, whole, ring, _ = axes.lines
+    assert [*short.get_ydata()] == [2.0, 2.2]
+    assert [*whole.get_ydata()] == [0.8, 0.9, 9.0]
+    assert ([*ring.get_xdata()], [*ring.get_ydata()]) == ([5e-4], [0.8])
+    low, high = axes.get_ylim()
+    assert low < 0.8 < 2.2 < high < 9.0
+    assert "off the panels" in chart.note
+
+
 def with_curves(shift: dict[str, float], points: int = 40):
     found = results(methods=["base", *shift], seeds=[0, 1], tasks=["sort"])
     for run in found["runs"]:
@@ -176,6 +199,17 @@ def test_losses_are_compared_over_the_seeds_that_both_have():
     (chart,) = loss_charts(concluded(found))
     assert [loss for _, _, _, loss in chart.table.rows] == pytest.approx([-0.2] * len(chart.table.rows))
     assert "over the seeds that both have" in chart.note
+
+
+def test_a_mean_over_seeds_does_not_jump_from_one_to_the_other_where_they_log_at_other_steps():
+    one = [(step, 2 - step / 100) for step in (25, 50, 75)]
+    other = [(step, 3 - step / 100) for step in (26, 52, 78)]
+    mean = mean_curve([one, other])
+    assert [step for step, _ in mean] == [26, 50, 52, 75]  # that both cover
+    assert [loss for _, loss in mean] == pytest.approx([2.5 - step / 100 for step, _ in mean])
+    assert mean_curve([one, one]) == one
+    assert mean_curve([one, []]) == one
+    assert mean_curve([]) == mean_curve([one, [(90, 1.0), (100, 1.0)]]) == []
 
 
 def test_the_end_of_a_training_is_that_of_each_seed():

@@ -4,6 +4,8 @@ end."""
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
+
 from loraweave.comparison.cost_charts import series_of
 from loraweave.comparison.records import Points, Results
 from loraweave.pages.charts import Cell, Chart, Panel, Table, short, split
@@ -45,12 +47,16 @@ def final_losses(results: Results) -> Table | None:
 
 
 def mean_curve(curves: Sequence[Points]) -> Points:
-    """The mean over seeds at every step that any of them logged."""
-    at: dict[int, list[float]] = {}
-    for curve in curves:
-        for step, loss in curve:
-            at.setdefault(step, []).append(loss)
-    return [(step, sum(losses) / len(losses)) for step, losses in sorted(at.items())]
+    """The mean over seeds at every step that any of them logged and all of them cover. Seeds log at different steps
+    where their rows, and so their steps, are not as many; between two of its own a curve runs straight."""
+    there = [curve for curve in curves if curve]
+    if not there:
+        return []
+    first, last = max(curve[0][0] for curve in there), min(curve[-1][0] for curve in there)
+    steps = sorted({step for curve in there for step, _ in curve if first <= step <= last})
+    of_each = [np.interp(steps, [step for step, _ in curve], [loss for _, loss in curve]) for curve in there]
+    means = np.mean(of_each, axis=0)
+    return [*zip(steps, means.tolist(), strict=True)]
 
 
 def smoothed(curve: Points) -> Points:

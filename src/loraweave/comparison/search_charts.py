@@ -25,11 +25,10 @@ def search_chart(results: Results) -> Chart | None:
     searches = [search for search in results["searches"] if search["method"] in series and search["chosen"] is not None]
     if not searches:
         return None
-    drawn = {search["method"]: _first(search) for search in searches if len(_first(search)) > 1}
+    drawn = [search for search in searches if len(_by_length(search)[0]) > 1]
     panels = [
         Panel(search["method"], _tried(search, figures.line(series.index(search["method"]), True)), *SMALL)
-        for search in searches
-        if search["method"] in drawn  # one point alone is read from the table
+        for search in drawn  # one point alone is read from the table
     ]
     table = Table(
         ["method", "learning rate", "validation loss", "chosen", "error", "steps"],
@@ -55,29 +54,36 @@ def search_chart(results: Results) -> Chart | None:
     ):
         note += (
             f" These trainings are shorter than the runs, with {' or '.join(lengths)} steps; each round is of the "
-            "better half of the one before."
+            "better half of the one before, and whole trainings confirm the choice."
         )
     if panels:
         note += " Each panel has a scale of its own. A ring marks the rate that was chosen, a cross one that failed."
-    if any(max(losses.values()) > _range(losses)[1] for losses in drawn.values()):
+    if any(max(losses.values()) > _window(search)[1] for search in drawn for losses in _by_length(search) if losses):
         note += " Losses far above the best are off the panels; the data below has them."
     return Chart("search", "Validation loss by learning rate", note, panels, table)
 
 
-def _losses(search: Search) -> list[dict[float, float]]:
-    """Validation loss by learning rate, of the trials of each round that have one."""
-    return [losses_of(trials_at(search, steps)) for steps in rounds_of(search)]
+def _by_length(search: Search) -> list[dict[float, float]]:
+    """Validation loss by learning rate, of the trials that have one: those of each round, the first of which has all
+    the rates, and then of the whole trainings."""
+    return [losses_of(trials_at(search, steps)) for steps in dict.fromkeys([*rounds_of(search), None])]
 
 
-def _first(search: Search) -> dict[float, float]:
-    """Those of the first round, which has all the rates."""
-    return _losses(search)[0]
+def _window(search: Search) -> tuple[float, float]:
+    """The lowest and the highest loss that a method's panel shows: of whole trainings after rounds, the best alone."""
+    *shorter, whole = _by_length(search)
+    ends = [_range(losses) for losses in shorter or [whole] if losses]
+    best = [min(whole.values())] if whole else []
+    return min([*best, *(low for low, _ in ends)]), max([*best, *(high for _, high in ends)])
 
 
 def _range(losses: Mapping[float, float]) -> tuple[float, float]:
-    """The losses that a panel shows: from the best to those beside it, as long as the runner-up can still be told."""
+    """The losses of one length to show: from the best to those beside it, while the runner-up can still be told."""
     rates = [*losses]
-    best, runner_up = sorted(losses.values())[:2]
+    best, *others = sorted(losses.values())
+    if not others:
+        return best, best
+    runner_up = others[0]
     place = [*losses.values()].index(best)
     beside = max(losses[rate] for rate in rates[max(place - 1, 0) : place + 2])
     return best, max(runner_up, min(beside, best + LEGIBLE * (runner_up - best)))
@@ -85,9 +91,8 @@ def _range(losses: Mapping[float, float]) -> tuple[float, float]:
 
 def _tried(search: Search, look: dict[str, Any]) -> Callable[[Axes], None]:
     """One method's search."""
-    by_round = [losses for losses in _losses(search) if losses]
-    ends = [_range(losses) if len(losses) > 1 else (min(losses.values()), max(losses.values())) for losses in by_round]
-    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    by_length = [losses for losses in _by_length(search) if losses]
+    low, high = _window(search)
     failed = [trial["learning_rate"] for trial in search["trials"] if trial["validation_loss"] is None]
     rates = sorted({trial["learning_rate"] for trial in search["trials"]})
     best = search["chosen"] or rates[0]
@@ -96,9 +101,9 @@ def _tried(search: Search, look: dict[str, Any]) -> Callable[[Axes], None]:
 
     def draw(axes: Axes) -> None:
         axes.set_xscale("log")
-        for losses in by_round:
+        for losses in by_length:
             axes.plot([*losses], [*losses.values()], **look)
-        last = next(losses for losses in reversed(by_round) if best in losses)
+        last = next(losses for losses in reversed(by_length) if best in losses)
         paper = COLOURS["paper"].light
         axes.plot([best], [last[best]], "o", ms=12, mfc=paper, mec=look["color"], mew=1.2, zorder=1.5)
         top: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "color": COLOURS["bad"].light}
