@@ -7,6 +7,7 @@ from comparison.recorded import concluded, results, with_answers, with_scores
 
 from loraweave.comparison.records import Search
 from loraweave.comparison.simplicity import simplicity
+from loraweave.comparison.summary import notes
 from loraweave.comparison.words import about_differences
 from loraweave.runs.methods import METHODS
 
@@ -97,6 +98,19 @@ def test_nothing_is_recommended_that_is_no_better_than_the_base():
     some = with_scores({"base": [{"a": 75.0}], **around(random.Random(0), lora=85.0, rlora=75.0)})["recommendation"]
     assert some["method"] == "lora"
     assert "Not better than the untouched base beyond chance: rlora." in some["points"]
+
+
+def test_where_nothing_tells_what_is_chance_nobody_is_said_to_be_no_better_than_the_base():
+    scores = {"base": [{"a": 600.0}], "lora": [{"a": 25.1}, {"a": 25.3}], "rlora": [{"a": 24.9}, {"a": 25.0}]}
+    found = with_scores(scores, stderr=None)
+    for run in found["runs"]:
+        run["scores"]["a"] |= {"metric": "word_perplexity", "unit": "", "higher_is_better": False}
+    made = concluded(found)["recommendation"]
+    assert made["method"] is None
+    assert made["text"] == ("Take none yet: nothing tells how much of the differences to the untouched base is chance.")
+    assert not any("seeds" in point for point in made["points"])  # no number of them would tell
+    assert any(note.startswith("a: no interval, for the metric has no standard error") for note in notes(found))
+    assert not any("no interval" in note for note in notes(results()))
 
 
 def test_one_seed_is_said_to_be_one():

@@ -3,6 +3,7 @@
 `ranking.py` has the rule, docs/comparing.md explains it.
 """
 
+import math
 from collections.abc import Iterator
 
 from loraweave import amounts
@@ -40,6 +41,8 @@ def recommend(evidence: Evidence) -> Recommendation:
         base = next(row for row in results["summary"] if row["method"] == BASE)
         after = f", after Holm's correction for {len(better)} methods" if len(better) > 1 else ""
         text = f"Take none yet: no method is better than the untouched base, {found.mean(base)}, beyond chance{after}."
+        if not any(each["p"] is not None or each["beside"] for each in to_base):
+            text = "Take none yet: nothing tells how much of the differences to the untouched base is chance."
         return Recommendation(method=None, text=text, points=points)
     if not all(better.values()):
         worse = [method for method in better if not better[method]]
@@ -171,6 +174,8 @@ def _more_seeds(found: Ranking) -> list[str]:
         return []
     method = min(simpler, key=lambda each: found.simplicity[each])
     estimate = found.evidence.estimate(method, found.best, MEAN)
+    if math.isnan(estimate.examples.value):
+        return []
     examples = max(0.0, estimate.examples.value - estimate.cells)
     wanted = seeds_needed(estimate.mean, pooled.variance, len(found.rows), examples, MOST_SEEDS)
     if wanted is not None and wanted <= found.seeds:

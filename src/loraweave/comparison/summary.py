@@ -108,11 +108,23 @@ def notes(results: Results) -> list[str]:
     counts = [row["finished"] for row in results["summary"] if row["method"] != BASE and row["finished"]]
     if counts:
         said.append(f"{INTERVALS} {_population(counts)}.")
+    if unknown := _without_interval(results["summary"], results["tasks"]):
+        mean = ", nor one of the mean" if any(name in rule.counted for name in unknown) else ""
+        said.append(
+            f"{', '.join(unknown)}: no interval, for the metric has no standard error or there is one example alone; "
+            f"nothing tells a difference there{mean} from chance."
+        )
     failed = [(run["method"], run["seed"], run["error"]) for run in results["runs"] if run["status"] == "failed"]
     said += [f"{method} with seed {seed} failed: {error}" for method, seed, error in failed]
     said += _about_searches(results["searches"])
     scores = {task: score for run in results["runs"] for task, score in run["scores"].items()}
     return said + about_cut(scores) + about_repeats(scores)
+
+
+def _without_interval(summary: Sequence[MethodSummary], tasks: Mapping[str, TaskInfo]) -> list[str]:
+    """The tasks of whose scores nobody knows how far chance moves them."""
+    scores = {name: [row["scores"][name] for row in summary if name in row["scores"]] for name in tasks}
+    return [name for name, there in scores.items() if there and all(score["interval"] is None for score in there)]
 
 
 def _population(counts: Sequence[int]) -> str:
