@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import MambaConfig, MambaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 from trl import pack_dataset
 
 from loraweave.data.collate import Collator
@@ -62,7 +62,9 @@ def test_positions_restart_and_labels_never_cross_examples(rows: TokenRows) -> N
     batch = Collator(pad_token_id=0)([rows.joined([0, 1]), rows.joined([2])])
     first, second, third = (int(rows.lengths[i]) for i in range(3))
     assert batch["position_ids"][0].tolist() == [*range(first), *range(second)]
-    assert batch["position_ids"][1].tolist() == [*range(third), *range(first + second - third)]
+    longest = max(first, second, third)
+    padding = [place % longest for place in range(first + second - third)]
+    assert batch["position_ids"][1].tolist() == [*range(third), *padding]
     assert batch["tasks"][0].tolist() == [0] * first + [1] * second
     assert batch["labels"][0, first] == -100
     assert batch["tokens"] == first + second + third
@@ -92,6 +94,18 @@ def test_a_packed_row_has_the_logits_of_the_separate_rows(
                 alone = model(input_ids=torch.as_tensor(rows.joined([example])["input_ids"])[None]).logits[0]
                 torch.testing.assert_close(together[row, start : start + len(alone)], alone, atol=1e-5, rtol=1e-4)
                 start += len(alone)
+
+
+def test_padding_needs_no_more_positions_than_the_examples(rows: TokenRows) -> None:
+    longest = max(int(rows.lengths[example]) for example in (0, 1, 2, 3))
+    batch = Collator(pad_token_id=0)([rows.joined([0, 1, 2, 3, 0, 1, 2]), rows.joined([3])])
+    assert batch["padding"].sum() > longest > batch["position_ids"].max()
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 4, "vocab_size": int(batch["input_ids"].max()) + 1}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, n_positions=longest, bos_token_id=0, eos_token_id=0)).eval()
+    with torch.no_grad():
+        alone = model(input_ids=torch.as_tensor(rows.joined([3])["input_ids"])[None]).logits[0]
+        together = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits[1]
+    torch.testing.assert_close(together[: len(alone)], alone, atol=1e-5, rtol=1e-4)
 
 
 def test_one_flat_row_has_the_logits_of_the_separate_rows(tiny_model: Callable, rows: TokenRows) -> None:

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from loraweave.bases import load_base
 from loraweave.cli import dry_run as printing
 from loraweave.cli.app import run as run_command
 from loraweave.errors import UserError
 from loraweave.estimate import dry_run as module
 from loraweave.estimate.dry_run import DryRun, dry_run
+from loraweave.estimate.memory import Memory, StepPlan
 from loraweave.runs.config import RunConfig
+from loraweave.runs.resolve import resolve
 from loraweave.training.run import train
 
 QUIET = Console(file=io.StringIO())
@@ -143,6 +146,28 @@ def test_memory_by_device(project: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     sharded = worked_out(project).memory
     assert list(sharded) == ["2 GPUs, FSDP", "4 GPUs, FSDP", "8 GPUs, FSDP"]
+
+
+@pytest.mark.parametrize(("packing", "tokens"), [("true", 96), ("false", 64)])
+def test_memory_is_of_rows_as_long_as_those_of_the_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch, packing: str, tokens: int
+) -> None:
+    plans: list[StepPlan] = []
+
+    def kept(config: Any, spec: Any, names: Any, plan: StepPlan, *args: Any) -> Memory:
+        plans.append(plan)
+        return Memory(*[0] * 12)
+
+    monkeypatch.setattr(module, "estimate", kept)
+    settings = [f"train.packing={packing}", "train.max_length=96"]  # the base reads 64
+    worked_out(project, *settings)
+    assert {plan.batch.tokens for plan in plans} == {tokens}
+    config = RunConfig.load(project / "run.yaml", settings)
+    run = resolve(config, load_base(config.base)[0], project / "out")
+    _, rows, _ = run.prepare_data(run.config.load_tasks(), *load_base(config.base), QUIET)
+    longest = max(len(rows[index]["input_ids"]) for index in range(len(rows)))
+    assert (longest > 64) == (packing == "true")
+    assert longest <= tokens
 
 
 def test_a_model_that_cannot_be_followed_costs_the_estimate_alone(

@@ -13,8 +13,9 @@ class Collator:
     """Pad rows to the longest of the batch, and say which positions are scored.
 
     Examples that share a row are kept apart by `position_ids` that restart at each of them, with no attention mask:
-    transformers builds the block mask from that. Padding stands at the end, as one more such block. Where no row holds
-    two examples, no positions are given, and the attention takes its fast causal path.
+    transformers builds the block mask from that. Padding stands at the end, as further such blocks, none of them longer
+    than the examples: a model may have no positions beyond. Where no row holds two examples, no positions are given,
+    and the attention takes its fast causal path.
 
     Args:
         pad_token_id: fills the rows up; never scored, never attended to.
@@ -46,22 +47,25 @@ class Collator:
         }
         batch["padding"] = torch.arange(width) >= torch.tensor(lengths)[:, None]
         if any(len(row["seq_lengths"]) > 1 for row in rows):
-            batch["position_ids"] = _padded([_positions(row["seq_lengths"]) for row in rows], width, None)
+            longest = max(int(row["seq_lengths"].max(initial=1)) for row in rows)
+            batch["position_ids"] = torch.from_numpy(
+                np.stack([_positions(row["seq_lengths"], width, longest) for row in rows])
+            )
         # Found here, on the CPU: looking for them on a GPU would make every step wait for it.
         batch["scored"] = (batch["labels"].flatten() != -100).nonzero().flatten() - 1
         batch["tokens"] = sum(lengths)
         return batch
 
 
-def _positions(lengths: np.ndarray) -> np.ndarray:
+def _positions(lengths: np.ndarray, width: int, longest: int) -> np.ndarray:
+    """0, 1, 2, … for each example of a row, and for as many tokens of padding at a time as the longest example has."""
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.arange(len(starts)) - starts
+    return np.concatenate([np.arange(len(starts)) - starts, np.arange(width - len(starts)) % longest])
 
 
-def _padded(rows: Sequence[np.ndarray], width: int, fill: int | None) -> torch.Tensor:
-    """Rows as one tensor (rows, width), filled up with `fill`, or with 0, 1, 2, … where that is None."""
-    out = np.empty((len(rows), width), dtype=np.int64)
+def _padded(rows: Sequence[np.ndarray], width: int, fill: int) -> torch.Tensor:
+    """Rows as one tensor (rows, width), filled up with `fill`."""
+    out = np.full((len(rows), width), fill, dtype=np.int64)
     for target, row in zip(out, rows, strict=True):
         target[: len(row)] = row
-        target[len(row) :] = np.arange(width - len(row)) if fill is None else fill
     return torch.from_numpy(out)

@@ -200,8 +200,9 @@ def _memory(
     config: RunConfig, args: SFTConfig, base: PreTrainedModel, parameters: int, names: list[str]
 ) -> dict[str, Memory]:
     """The memory of each kind of device that this run may meet."""
-    length = longest_example(config.train["max_length"], base)
-    packed = bool(config.train["packing"])
+    length, packed = config.train["max_length"], bool(config.train["packing"])
+    if not packed:  # a packed row may be longer than what the model reads: positions begin anew at each example
+        length = longest_example(length, base)
 
     def on(device: Device) -> Memory:
         bf16 = config.train.get("bf16", device == "gpu" and not args.fp16) if device == "gpu" else args.bf16
