@@ -194,7 +194,8 @@ class Overview:
         method: its name.
         rank: the largest number of singular values that an update of a layer has; None for full fine-tuning.
         effective_rank: the exponential of the entropy of an update's squared singular values, the mean over layers.
-        top_share: the share, 0 to 1, of an update's squared norm in its first direction, the mean over layers.
+        top_share: the share, 0 to 1, of an update's squared norm in its first direction, the mean over layers. All
+            three are None where no linear layer has a low-rank update.
         head_similarity: the mean cosine between two heads' B, −1 to 1; None with fewer than two heads.
         learned_similarity: that cosine of what the heads learned since their random start; None where they had none.
     """
@@ -202,8 +203,8 @@ class Overview:
     run: str
     method: str
     rank: int | None
-    effective_rank: float
-    top_share: float
+    effective_rank: float | None
+    top_share: float | None
     head_similarity: float | None
     learned_similarity: float | None
 
@@ -238,13 +239,14 @@ class Analysis:
 
 def _overview(run: Mapping[str, Any], numbers: Mapping[str, Any]) -> Overview:
     name = run["name"]
-    whole = next(row for row in numbers["spectrum_summary"] if row["run"] == name and row["module"] == "all")
-    ranks = [len(entry["singular_values"]) for entry in numbers["spectra"] if entry["run"] == name]
+    summary = (row for row in numbers["spectrum_summary"] if row["run"] == name and row["module"] == "all")
+    whole = next(summary, {"effective_rank": None, "top1": None})
+    ranks = [entry["directions"] for entry in numbers["spectra"] if entry["run"] == name]
     heads = [entry for entry in numbers["heads"] if entry["run"] == name and entry["matrix"] == "B"]
     return Overview(
         run=name,
         method=run["method"],
-        rank=None if run["kind"] == "full" else max(ranks),
+        rank=None if run["kind"] == "full" else max(ranks, default=None),
         effective_rank=whole["effective_rank"],
         top_share=whole["top1"],
         head_similarity=_mean([entry["mean_similarity"] for entry in heads]),

@@ -123,6 +123,7 @@ def _add_layer(found, where, method, tasks, draw) -> None:
         {
             **where,
             "task": None,
+            "directions": len(values),
             "singular_values": values,
             "entropy": entropy,
             "effective_rank": math.exp(entropy),

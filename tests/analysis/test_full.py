@@ -7,6 +7,7 @@ from peft import LoraConfig, get_peft_model
 from loraweave import UserError
 from loraweave.analysis.full import FullUpdate
 from loraweave.analysis.numbers import analyze
+from loraweave.analysis.subjects import _notes
 
 
 @pytest.fixture
@@ -73,6 +74,19 @@ def test_a_run_of_full_fine_tuning_needs_nothing_said(runs):
     row = next(row for row in found["spectrum_summary"] if (row["run"], row["module"]) == ("full", "all"))
     other = next(row for row in again["spectrum_summary"] if (row["run"], row["module"]) == ("full", "all"))
     assert row == other
+
+
+def test_weights_of_no_linear_layer_are_left_out_and_said_to_be(checkpoints):
+    base, full = checkpoints("mixtral")
+    update = FullUpdate(full, str(base))
+    assert {name.rpartition(".")[2] for name in update.sizes} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert {name.partition("mlp.")[2] for name in update.others} == {
+        "gate.weight",
+        "experts.gate_up_proj",
+        "experts.down_proj",
+    }
+    assert " weights that are of no linear layer are left out, model.layers.0.mlp." in _notes("full", update)[0]
+    assert _notes("full", FullUpdate(*map(str, checkpoints("gpt2")[::-1]))) == []
 
 
 @pytest.mark.long

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from loraweave import UserError
-from loraweave.analysis.numbers import analyze, depth_of, module_types
+from loraweave.analysis.numbers import analyze, depth_of, module_types, save
 from loraweave.analysis.subjects import _names, open_runs
+from loraweave.commands import Analysis
 
 SECTIONS = """spectra spectrum_summary subspaces heads head_map gates routing routing_summary tokens gradients transfer
 training""".split()
@@ -246,3 +248,14 @@ def test_a_loss_that_is_no_number_is_null(runs, tmp_path):
     (run / "metrics.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]))
     (entry,) = analyze([run])["training"]
     assert [1, None] in [list(point) for point in entry["loss"]["parity"]]
+
+
+def test_an_adapter_of_embeddings_alone_has_a_report_that_says_so(tiny_model, tmp_path):
+    base = tiny_model("llama")
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["embed_tokens"], init_lora_weights=False))
+    model.save_pretrained(tmp_path / "words")
+    found = analyze([tmp_path / "words"])
+    (row,) = Analysis(save(found, tmp_path / "out").parent, found).overview
+    assert (row.rank, row.effective_rank, row.top_share) == (None, None, None)
+    assert any("tensors beside the low-rank updates are left out" in note for note in found["notes"])
+    assert (tmp_path / "out" / "report.html").is_file()

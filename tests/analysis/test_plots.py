@@ -1,10 +1,12 @@
 """What is drawn: values as the analysis has them, gaps where there are none, and never more panels than fit."""
 
 import pytest
+import torch
 from analysis.made_up import analysis
 
 from loraweave.analysis import plots, plots_heads, plots_spectra, plots_subspaces, plots_tasks
 from loraweave.analysis.report_lead import lead
+from loraweave.analysis.spectra import spectrum, summarise
 from loraweave.pages.charts import Panel
 
 
@@ -47,6 +49,17 @@ def test_a_layer_without_an_update_is_no_part_of_the_median():
         entry["singular_values"] = [0.0] * 8
     rows = table_of(plots_spectra.section(found), "singular_values").rows
     assert {row[3] for row in rows if row[2] == 1} == {1.0}
+
+
+def test_an_update_of_more_directions_than_are_kept_is_said_to_have_them():
+    found = analysis(["lora", "full"])
+    assert "are shown" not in next(iter(plots_spectra.section(found).charts)).note
+    for entry in found["spectra"]:
+        if entry["run"] == "full":
+            entry |= spectrum(torch.ones(300))
+    found["spectrum_summary"] = summarise(found["spectra"])
+    assert lead(found)[0].startswith("The update of full spreads over 300.0 of 300 directions and that of lora over ")
+    assert "Of more than 256 the largest 256 are shown." in next(iter(plots_spectra.section(found).charts)).note
 
 
 def test_overlap_of_runs_is_that_of_the_analysis():

@@ -105,6 +105,12 @@ def test_k_equal_directions_have_an_effective_rank_of_k():
     assert found["norm"] == pytest.approx(math.sqrt(20))
 
 
+def test_all_directions_are_counted_and_the_largest_are_kept():
+    found = spectrum(torch.ones(300))
+    assert (found["directions"], len(found["singular_values"])) == (300, 256)
+    assert found["effective_rank"] == pytest.approx(300)
+
+
 def test_an_adapter_at_its_start_has_no_update(saved):
     for name in ("rlora", "mlora", "lora"):
         model, folder = saved(name)

@@ -1,5 +1,6 @@
 """The change that full fine-tuning made to each weight: checkpoint minus base, one weight in memory at a time."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -64,6 +65,7 @@ class FullUpdate:
     Attributes:
         sizes: of the layers, by path.
         missing: linear layers whose weights are not found, in one of the two, under their name.
+        others: weights within the blocks that belong to no linear layer, such as experts' and routers'.
         doubtful: layers looked at that changed by half of their weight's norm or more, as no fine-tuning does.
         parameters: numbers in the checkpoint.
 
@@ -81,6 +83,7 @@ class FullUpdate:
         self._transposed: set[str] = set()
         self.sizes: dict[str, Size] = {}
         self.missing: list[str] = []
+        self.others = [*_of_no_linear_layer(model)]
         self.doubtful: list[str] = []
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         for layer in sorted((n for n, module in model.named_modules() if _is_linear(module, head)), key=natural):
@@ -117,6 +120,13 @@ class FullUpdate:
         """All singular values of ΔW and the leading singular vectors."""
         found = decompose_dense(self.change(layer).to(device()), MOST)
         return Decomposition(found.values.cpu(), found.left.cpu(), found.right.cpu(), found.scale)
+
+
+def _of_no_linear_layer(model: nn.Module) -> Iterator[str]:
+    """Matrices, and stacks of them, in other modules than linear layers and embeddings."""
+    for name, module in model.named_modules():
+        if not isinstance(module, (nn.Linear, Conv1D, nn.Embedding)):
+            yield from (f"{name}.{key}" for key, weight in module.named_parameters(recurse=False) if weight.ndim > 1)
 
 
 def _is_linear(module: nn.Module, head: nn.Module | None) -> bool:

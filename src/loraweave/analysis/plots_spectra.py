@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 
 from loraweave.analysis.plots import Entry, Section, by_depth, grouped, in_order, round_up, run_names
+from loraweave.analysis.spectra import STORED
 from loraweave.pages import figures
 from loraweave.pages.charts import Cell, Chart, Panel, Table, short, split
 from loraweave.pages.lines import Points, line_panel, number
@@ -57,11 +58,13 @@ def _values(entries: Sequence[Entry], series: dict[int, str], modules: Sequence[
             found[module] = curves
     longest = max((points[-1][0] for curves in found.values() for points in curves.values()), default=0)
     shown, more = split([_spectrum_panel(module, curves, longest > WIDE) for module, curves in found.items()])
+    cut = any(entry["directions"] > len(entry["singular_values"]) for entry in entries)
     return Chart(
         "singular_values",
         "Singular values",
         "Each over the largest of its layer, on a logarithmic axis; the median over layers. A flat line uses all its "
-        "directions alike, a steep one leans on the first.",
+        "directions alike, a steep one leans on the first."
+        + (f" Of more than {STORED} the largest {STORED} are shown." if cut else ""),
         shown,
         Table(["module", "run", "index", "singular value over the largest"], rows),
         more,

@@ -27,7 +27,7 @@ def _spectrum(analysis: Entry) -> str:
         if entry["module"] == ALL and entry["effective_rank"]
     }
     possible = {
-        run: mean(len(entry["singular_values"]) for entry in entries)
+        run: mean(entry["directions"] for entry in entries)
         for run, entries in grouped(analysis["spectra"], lambda entry: entry["run"]).items()
     }
     ranked = sorted(spread, key=lambda run: -spread[run])

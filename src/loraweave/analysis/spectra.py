@@ -104,7 +104,7 @@ def spectrum(values: Tensor) -> dict[str, Any]:
 
     With p_i = s_i² / Σ s², s_i the singular values, the share of direction i in ‖ΔW‖²_F: entropy −Σ p ln p in nats;
     effective_rank, its exponential, which is k for k equal directions; top1, top4 and top8, the shares of the largest;
-    norm, ‖ΔW‖_F. All are zero where there is no update.
+    norm, ‖ΔW‖_F. All are zero where there is no update. directions is R, the largest of which are kept.
 
     Args:
         values: (R,) singular values, falling.
@@ -114,6 +114,7 @@ def spectrum(values: Tensor) -> dict[str, Any]:
     shares = squares / total if total > 0 else torch.zeros_like(squares)
     entropy = float(torch.special.entr(shares).sum())
     return {
+        "directions": len(values),
         "singular_values": values[:STORED].tolist(),
         "entropy": entropy,
         "effective_rank": math.exp(entropy) if total > 0 else 0.0,

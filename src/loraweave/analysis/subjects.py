@@ -240,8 +240,11 @@ def _method_of(config: PeftConfig) -> str:
 
 def _notes(name: str, update: AdapterFile | FullUpdate) -> list[str]:
     if isinstance(update, FullUpdate):
-        missing = update.missing
-        return [f"{name}: {len(missing)} linear layers not found by name, {missing[0]} first"] if missing else []
+        missing, others = update.missing, update.others
+        said = [f"{name}: {len(missing)} linear layers not found by name, {missing[0]} first"] if missing else []
+        if others:
+            said.append(f"{name}: {len(others)} weights that are of no linear layer are left out, {others[0]} first")
+        return said
     notes, config = [], update.config
     skipped = update.others
     if isinstance(config, LoraConfig):

@@ -74,8 +74,8 @@ def analyze(
             row.run,
             row.method,
             "–" if row.rank is None else str(row.rank),
-            f"{row.effective_rank:.1f}",
-            f"{row.top_share:.0%}",
+            "–" if row.effective_rank is None else f"{row.effective_rank:.1f}",
+            "–" if row.top_share is None else f"{row.top_share:.0%}",
             *("–" if value is None else fixed(value, 2) for value in (row.head_similarity, row.learned_similarity)),
         )
     console.print(table)
