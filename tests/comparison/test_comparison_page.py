@@ -94,6 +94,9 @@ def test_a_sentence_below_the_verdict_says_for_what_it_holds(page):
         "This holds for nano trained for 19 steps on 2,400 examples of 3 tasks and scored on 200 examples a task;"
     )
     assert text.index('id="recommendation"') < text.index(sentence) < text.index('id="scores"')
+    again = results()
+    again["runs"][1]["mixture"] = [{"task": "sort", "drawn": 1600, "available": 200}, {"task": "a", "drawn": 800}]
+    assert "on 2,400 examples of 2 tasks (1,000 different ones) and scored" in page(again)[1]
     failed = results(methods=["lora"], seeds=[0], failed=("lora", 0))
     failed["settings"]["config"]["model"] = {"name": "models/nano", "dtype": "bfloat16"}
     _, text = page(failed)

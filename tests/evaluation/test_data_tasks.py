@@ -9,6 +9,7 @@ import torch
 from tiny_tasks import write_jsonl
 
 from loraweave.data.encode import encode
+from loraweave.errors import UserError
 from loraweave.evaluation import evaluate
 from loraweave.evaluation.lm import LoadedModel
 from loraweave.evaluation.outcomes import read_outcomes
@@ -59,6 +60,13 @@ def test_a_text_longer_than_the_model_reads_is_scored_to_its_end(base: Any, tmp_
     (example,) = task.test_examples()
     assert 0 < score["score"] < 100
     assert read_outcomes(score["outcomes"]).weights.tolist() == [len(example.completion)]
+
+
+def test_a_perplexity_that_no_number_can_say_is_told_as_one(base: Any, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "words.jsonl", [{"text": f"{i}odd" * 200} for i in range(3)])
+    (task,) = load_tasks([{"task": "words.jsonl", "metric": "word_perplexity"}], tmp_path)
+    with pytest.raises(UserError, match="task 'words': its score is too large for a number"):
+        evaluate(*base, [task])
 
 
 def test_labels_are_ranked_as_they_are_learned(base: Any, tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ def holds_for(results: Results) -> str:
     config = results["settings"]["config"]
     looks = (points for each in run["curves"].values() for points in each.values() if points)  # type: ignore[attr-defined]
     steps = max((points[-1][0] for points in looks), default=0)  # what is logged need not end with the last step
-    drawn = sum(row.get("drawn", 0) for row in run["mixture"])
+    by_task = [(row.get("drawn", 0), row.get("available", math.inf)) for row in run["mixture"]]
+    drawn, different = sum(each for each, _ in by_task), sum(min(each) for each in by_task)
     rows = config.get("train", {}).get("max_length")
     scored = sorted({info["n"] for info in results["tasks"].values()})
     on = f"{scored[0]:,} to {scored[-1]:,}" if len(scored) > 1 else f"{scored[0]:,}"
@@ -92,6 +93,7 @@ def holds_for(results: Results) -> str:
         f"This holds for {base(results)}",
         f"trained for {steps:,} steps" if steps else "trained",
         f"on {drawn:,} examples of {tasks} task{'s' if tasks > 1 else ''}",
+        f"({different:,} different ones)" if different < drawn else "",
         f"in rows of up to {rows:,} tokens" if rows else "",
         f"and scored on {on} examples a task",
     ]

@@ -83,6 +83,11 @@ def score_with_harness(
                 apply_chat_template=chat_template,
                 fewshot_as_multiturn=chat_template,
             )
+    except OverflowError as error:  # a text without spaces is one word, and its surprise goes through the exponential
+        raise UserError(
+            f"task {name!r}: its score is too large for a number; a perplexity is by words or bytes that surprise a "
+            "model that much: take `bits_per_byte` for its metric"
+        ) from error
     except (TemplateError, ArithmeticError, RecursionError) as error:  # of a template of the task or of the tokenizer
         raise UserError(f"task {name!r}: a template fails: {reason_of(error)}") from error
     except (AssertionError, LookupError, TypeError, ValueError) as error:
