@@ -12,6 +12,8 @@ from peft import get_peft_model
 from tiny_project import write_base
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from loraweave.adapters.file import AdapterFile
+from loraweave.adapters.tensors import trained_numbers
 from loraweave.bases import empty_base
 from loraweave.errors import UserError
 from loraweave.estimate.counting import count_trainable, match_rank
@@ -48,6 +50,20 @@ def test_the_count_is_what_is_trained(tiny_model: Callable, base: Any, name: str
     assert count_trainable(name, empty, NAMES) == real
     assert all(p.is_meta for p in empty.parameters())
     assert not any("weave" in n or "lora" in n for n, _ in empty.named_parameters())
+
+
+def test_entries_that_a_mask_holds_at_zero_are_not_counted(tiny_model: Any, tmp_path: Path) -> None:
+    model, sparse = tiny_model("llama"), {"name": "lori", "r": 4, "up_density": 0.15}
+    with torch.device("meta"):
+        empty = type(model)(model.config)
+    with adapted(model, choose_method(sparse), NAMES, 0, keep_base=True) as trained:
+        real = sum(int(p.sum()) for name, p in trained.named_parameters() if "weave_B_mask" in name)
+        everything = sum(p.numel() for p in trained.parameters() if p.requires_grad)
+        assert sum(trained_numbers(trained).values()) == real == pytest.approx(0.15 * everything, rel=0.01)
+        trained.save_pretrained(tmp_path)
+    assert count_trainable(sparse, empty, NAMES) == AdapterFile(tmp_path).parameters == real
+    budget = count_trainable({"name": "lora", "r": 1}, empty)
+    assert count_trainable(match_rank(sparse, empty, budget, NAMES), empty, NAMES) == pytest.approx(budget, rel=0.03)
 
 
 @pytest.mark.parametrize("name", few(ADAPTERS))

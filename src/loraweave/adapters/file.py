@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,6 @@ class AdapterFile:
         sizes: of the adapted layers, by path in the base, in the order of their numbers.
         others: names of tensors that belong to no low-rank update of a linear layer: modules that were trained whole,
             biases, DoRA's magnitudes, LoRA of a convolution or of an embedding.
-        parameters: numbers that were trained.
 
     Raises:
         UserError: no adapter there, one of another method, one that cannot be read, or tensors that are missing,
@@ -66,7 +66,7 @@ class AdapterFile:
             raise UserError(f"{folder}: holds no weights ({WEIGHTS}){instead}")
         self.sizes: dict[str, Size] = {}
         self.others: list[str] = []
-        self.parameters = 0
+        self._stored = 0  # numbers, without frozen tensors
         self._keys: dict[str, dict[str, str]] = {}
         try:
             self._file = safe_open(self.path, "pt")
@@ -93,7 +93,7 @@ class AdapterFile:
                 wanted = "truth values" if key.endswith(MASK) else "floating-point numbers"
                 raise UserError(f"{self.path}: {key} holds {self._dtypes[key]}, not {wanted}")
             found = (_WEAVE if weave else _LORA).fullmatch(key)
-            self.parameters += 0 if found and found[2] in frozen else torch.Size(shape).numel()
+            self._stored += 0 if found and found[2] in frozen else torch.Size(shape).numel()
             if found:
                 layers.setdefault(found[1], {})[found[2]] = key
             elif self._may_be_beside(key):
@@ -175,6 +175,12 @@ class AdapterFile:
     def names(self) -> dict[str, tuple[int, ...]]:
         """Every tensor by its full name in the file, with its shape."""
         return dict(self._shapes)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Numbers that were trained, without those of a sparse B that are held at zero."""
+        masks = (keys[MASK] for keys in self._keys.values() if MASK in keys)
+        return self._stored - sum(int((~self.tensor(key)).sum()) for key in masks)
 
     @property
     def tasks(self) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from peft.utils.other import get_pattern_key
-from torch import Tensor
+from torch import Tensor, nn
 
 from loraweave.config import WeaveConfig
 from loraweave.lowrank import starts
@@ -85,3 +85,19 @@ def first_values(config: WeaveConfig, layer: str, d_in: int, d_out: int) -> dict
     elif config.task_transform:
         values["weave_task_transform"] = torch.eye(r).repeat(tasks, 1, 1)
     return values
+
+
+def trained_numbers(model: nn.Module) -> dict[str, int]:
+    """By the name of each parameter that is trained, how many of its numbers are: of a sparse B those that are not held
+    at zero. On the meta device, which has no masks to look at, as many as are drawn at random."""
+    parameters, counts = dict(model.named_parameters()), {}
+    for name, parameter in parameters.items():
+        if parameter.requires_grad:
+            mask = parameters.get(name.replace(".weave_B.", f".{MASK}.")) if ".weave_B." in name else None
+            counts[name] = parameter.numel()
+            if mask is not None and mask.is_meta:
+                density = model.peft_config[name.rpartition(".")[2]].up_density  # type: ignore[index, union-attr]
+                counts[name] = len(mask) * starts.how_many(density, mask[0].numel())
+            elif mask is not None:
+                counts[name] = int(mask.sum())
+    return counts

@@ -13,6 +13,7 @@ from peft import get_peft_model
 from transformers import PreTrainedModel
 
 from loraweave.adapters.fields import check_expressions
+from loraweave.adapters.tensors import trained_numbers
 from loraweave.errors import UserError
 from loraweave.runs.language import freeze_beside_language
 from loraweave.runs.methods import MethodSpec, choose_method
@@ -137,14 +138,13 @@ def _trainable_by_layer(spec: MethodSpec, base: PreTrainedModel, task_names: Seq
     if config is None:
         model.requires_grad_(True)
         freeze_beside_language(model)
-        return {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+        return trained_numbers(model)
     check_expressions(config, [name for name, _ in base.named_modules()], f"method {choose_method(spec).name}")
     with torch.device("meta"):
         model = get_peft_model(model, config)
     prefix = f".{model.base_model.prefix}"
     counts: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            layer = name.removeprefix("base_model.model.").split(prefix)[0]
-            counts[layer] = counts.get(layer, 0) + parameter.numel()
+    for name, count in trained_numbers(model).items():
+        layer = name.removeprefix("base_model.model.").split(prefix)[0]
+        counts[layer] = counts.get(layer, 0) + count
     return counts

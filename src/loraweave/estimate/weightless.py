@@ -8,6 +8,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from loraweave.adapters.tensors import trained_numbers
 from loraweave.bases import BaseSpec, empty_base, load_tokenizer, resolve_base
 from loraweave.bases.load import has_tokenizer
 from loraweave.errors import UserError
@@ -59,7 +60,7 @@ def injected(run: ResolvedRun, base: PreTrainedModel, names: list[str]) -> Injec
         Auxiliary(model, run.method.losses, names, accelerator=None).release()  # refuses what has no meaning
         adapters = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
         layers = Counter(name.rpartition(".")[2] for name in adapters)
-        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        trainable = sum(trained_numbers(model).values())
         return Injected(dict(layers), trainable, any(isinstance(m, WeaveBlock) for m in adapters.values()))
 
 

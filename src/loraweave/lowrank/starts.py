@@ -73,6 +73,11 @@ def random_mask(B: Tensor, density: float) -> Tensor:
     return largest(torch.rand(B.shape, device=B.device), density)
 
 
+def how_many(density: float, numbers: int) -> int:
+    """A share `density` of so many numbers; one at least."""
+    return max(1, round(density * numbers))
+
+
 def largest(sizes: Tensor, density: float) -> Tensor:
     """Which of each head's numbers are its largest.
 
@@ -84,5 +89,5 @@ def largest(sizes: Tensor, density: float) -> Tensor:
         (N, …) booleans.
     """
     flat = sizes.flatten(1)
-    kept = flat.topk(max(1, round(density * flat.shape[1])), dim=1).indices
+    kept = flat.topk(how_many(density, flat.shape[1]), dim=1).indices
     return torch.zeros_like(flat, dtype=torch.bool).scatter(1, kept, True).view(sizes.shape)

@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
+from loraweave.adapters.tensors import trained_numbers
 from loraweave.bases import Base, load_base
 from loraweave.data.mixture import Realised, realised_table
 from loraweave.errors import UserError
@@ -213,6 +214,7 @@ def _trained(
         recipe.begin(model)
         if isinstance(model, PeftModel):
             model.peft_config["default"].revision = run.config.base.revision
+        trainable = sum(trained_numbers(model).values())  # before FSDP has them in parts
         callbacks = _callbacks(run, clock, progress)
         sources = [rows for rows in (data.validation, data.training) if rows is not None]
         wait_for_trainer: list[Any] = [
@@ -242,7 +244,7 @@ def _trained(
             adapter=saved,
             learning_rate=run.config.train["learning_rate"],
             rank=getattr(adapter_config, "r", None),
-            trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            trainable_parameters=trainable,
             steps=state.global_step,
             best_step=state.best_global_step,
             best_loss=state.best_metric,
