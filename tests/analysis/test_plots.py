@@ -8,6 +8,7 @@ from loraweave.analysis import plots, plots_heads, plots_spectra, plots_subspace
 from loraweave.analysis.report_lead import lead
 from loraweave.analysis.spectra import spectrum, summarise
 from loraweave.pages.charts import Panel
+from loraweave.pages.figures import QUIET
 
 
 def table_of(section, name):
@@ -130,6 +131,21 @@ def test_a_map_of_little_of_the_variance_concludes_nothing():
     found["head_map"][0]["explained"] = [0.12, 0.09]
     assert "as little as 21 % of the variance" in note()
     assert "do the same thing everywhere" not in note()
+
+
+def test_heads_that_are_too_many_to_tell_apart_are_not_drawn_as_others():
+    found = analysis(["rlora"])
+    for entry in found["heads"]:
+        entry["norms"] = entry["since_start"]["norms"] = [1.0] * 20
+    for point in found["head_map"][0]["points"]:
+        point["head"] += 12
+    charts = {chart.name: chart for chart in plots_heads.section(found).charts}
+    assert "The first 12 of 20 heads; the data have all." in charts["head_norms"].note
+    assert "Heads from number 12 on are small grey dots." in charts["head_map"].note
+    look = drawn(charts["head_map"].panels[0]).lines[0]
+    assert (look.get_marker(), look.get_color()) == (".", QUIET)
+    few = {chart.name: chart for chart in plots_heads.section(analysis(["rlora"])).charts}
+    assert "12" not in few["head_norms"].note + few["head_map"].note
 
 
 def test_the_overlap_of_two_runs_is_one_number():

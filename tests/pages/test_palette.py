@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from loraweave.pages.palette import COLOURS, SERIES, Colour, variables
+from loraweave.pages.palette import COLOURS, SERIES, Colour, series, variables
 
 # Machado, Oliveira & Fernandes 2009, table 1, severity 1.0, for linear RGB.
 SIGHT = {
@@ -89,3 +89,10 @@ def test_every_light_colour_stands_for_one_variable():
     light = [colour.light for colour in variables().values()]
     assert len(set(light)) == len(light)
     assert light == [colour.lower() for colour in light]
+
+
+def test_more_series_than_colours_differ_too():
+    looks = [series(index) for index in range(4 * len(SERIES))]
+    assert looks[: len(SERIES)] == [*SERIES]
+    assert len({(each.colour, each.dashes) for each in looks}) == len(looks)
+    assert len({(each.colour, each.marker) for each in looks}) == len(looks)

@@ -25,7 +25,7 @@ from loraweave.pages.palette import series as look_of
 MOST_POINTS = 400  # of one map
 MOST_MAPS = 24
 MOST_OF_IT = 50.0  # percent of the variance that a map has to hold for anything to follow from it
-NORMS_BY_LINE = 12  # heads up to which norms are lines, one per head
+TOLD_APART = 12  # heads that have a look of their own
 
 
 def section(analysis: Entry) -> Section | None:
@@ -147,20 +147,23 @@ def _norm_chart(groups: Mapping[str, Sequence[Entry]], name: str, title: str, no
     """Norms by depth, a line per head, a panel per group."""
     panels: list[Panel] = []
     rows: list[list[Cell]] = []
-    most = 0
+    most = widest = 0
     for group, entries in groups.items():
         heads = max(len(entry["norms"]) for entry in entries)
+        widest = max(widest, heads)
         curves = {}
         for head in range(heads):
             points = by_depth((e for e in entries if len(e["norms"]) > head), _norm_of(head))
             rows += [[group, head, depth, value] for depth, value in points]
-            if points and head < NORMS_BY_LINE:
+            if points and head < TOLD_APART:
                 curves[head] = points
         if curves:
             panels.append(line_panel(group, curves, "layer", unit, from_zero=True))
             most = max(most, len(curves))
     shown, more = split(panels)
     legend = {head: f"head {head}" for head in range(most)}
+    if widest > TOLD_APART:
+        note += f" The first {TOLD_APART} of {widest} heads; the data have all."
     return Chart(name, title, note, shown, Table(["matrix", "head", "layer", unit], rows), more, legend)
 
 
@@ -186,11 +189,12 @@ def _map(entries: Sequence[Entry]) -> Chart:
         "head_map",
         "Map of the heads",
         "Every head of every layer, scaled to length 1, in the plane of the first two principal components; a map per "
-        f"type of module. {_held(entries)}",
+        f"type of module. {_held(entries)}"
+        + (f" Heads from number {TOLD_APART} on are small grey dots." if heads > TOLD_APART else ""),
         first,
         Table(["run", "module", "layer", "head", "x", "y"], rows),
         others[:MOST_MAPS],
-        {head: f"head {head}" for head in range(min(heads, 12))},
+        {head: f"head {head}" for head in range(min(heads, TOLD_APART))},
         markers=True,
     )
 
@@ -214,14 +218,14 @@ def _scatter(entry: Entry) -> Panel:
 
     def draw(axes: Axes) -> None:
         for head, points in by_head.items():
-            look = look_of(head)
+            look, alone = look_of(head), head < TOLD_APART
             drawn = points[::stride]
             axes.plot(
                 [number(point["x"]) for point in drawn],
                 [number(point["y"]) for point in drawn],
                 linestyle="none",
-                marker=look.marker,
-                color=look.colour.light,
+                marker=look.marker if alone else ".",
+                color=look.colour.light if alone else figures.QUIET,
                 markeredgecolor=figures.PAPER,
                 markeredgewidth=0.5,
             )

@@ -35,7 +35,8 @@ COLOURS = {
     "high": Colour("#0a4a85", "#86c4ff"),
     "low": Colour("#9c3c10", "#ff9f6e"),
 }
-SOLID, DASHED, DOTTED, DASH_DOT = (), (7, 3), (2, 3), (8, 3, 2, 3)
+DASHES: tuple[tuple[float, ...], ...] = (), (7, 3), (2, 3), (8, 3, 2, 3)
+SOLID, DASHED, DOTTED, DASH_DOT = DASHES
 # Series with the same dashes have colours that stay apart for the colour-blind.
 SERIES = (
     Series(Colour("#0072b2", "#58aef0"), SOLID, "o"),
@@ -54,8 +55,11 @@ SERIES = (
 
 
 def series(index: int) -> Series:
-    """The look of series `index`; after the last it begins again with the first."""
-    return SERIES[index % len(SERIES)]
+    """The look of series `index`; after the last the colours begin again, with other dashes and markers."""
+    again, place = divmod(index, len(SERIES))
+    look = SERIES[place]
+    dashes = DASHES[(DASHES.index(look.dashes) + again) % len(DASHES)]
+    return Series(look.colour, dashes, SERIES[(place + again) % len(SERIES)].marker)
 
 
 def variables() -> dict[str, Colour]:
