@@ -8,7 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+)
 from trl import pack_dataset
 
 from loraweave.data.collate import Collator
@@ -125,6 +132,34 @@ def test_an_architecture_whose_mask_ignores_positions_is_not_packed(tiny_model: 
 def test_an_architecture_whose_state_runs_along_the_row_is_not_packed() -> None:
     model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=1))
     assert not keeps_examples_apart(model)
+
+
+SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+TOKENS = {"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+EXPERTS = {"num_experts": 2, "num_experts_per_tok": 1}
+EXPERTS |= {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "dtype"),
+    [
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, torch.float32),  # reaches two tokens back
+        ("qwen3_5_text", {"layer_types": ["linear_attention", "full_attention"]}, torch.bfloat16),
+        ("qwen3_next", EXPERTS, torch.float32),
+    ],
+)
+def test_what_little_runs_along_the_row_is_seen(kind: str, more: dict, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**SMALL, **TOKENS, **more})
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    assert not keeps_examples_apart(model)
+    if model._is_stateful:
+        with torch.device("meta"):  # as a dry run has it
+            assert not keeps_examples_apart(AutoModelForCausalLM.from_config(config))
+
+
+def test_experts_that_round_with_all_their_tokens_are_packed(tiny_model: Callable) -> None:
+    assert keeps_examples_apart(tiny_model("mixtral").to(torch.bfloat16))
 
 
 def test_blank_rows_have_no_token_and_change_nothing(rows: TokenRows) -> None:

@@ -15,6 +15,7 @@ from loraweave.bases.load import pick_dtype
 from loraweave.bases.quantization import missing_library
 from loraweave.config import WeaveConfig
 from loraweave.data.mixture import Mixture, Realised
+from loraweave.data.packing import keeps_examples_apart
 from loraweave.data.prepare import longest_example
 from loraweave.errors import in_a_line
 from loraweave.estimate.fake_step import Batch
@@ -200,7 +201,7 @@ def _memory(
     config: RunConfig, args: SFTConfig, base: PreTrainedModel, parameters: int, names: list[str]
 ) -> dict[str, Memory]:
     """The memory of each kind of device that this run may meet."""
-    length, packed = config.train["max_length"], bool(config.train["packing"])
+    length, packed = config.train["max_length"], bool(config.train["packing"]) and keeps_examples_apart(base)
     if not packed:  # a packed row may be longer than what the model reads: positions begin anew at each example
         length = longest_example(length, base)
 
