@@ -259,3 +259,17 @@ def test_an_adapter_of_embeddings_alone_has_a_report_that_says_so(tiny_model, tm
     assert (row.rank, row.effective_rank, row.top_share) == (None, None, None)
     assert any("tensors beside the low-rank updates are left out" in note for note in found["notes"])
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_a_task_that_was_not_trained_is_said_and_no_part_of_the_means(saved):
+    _, folder = saved("own")
+    (before,) = (row for row in analyze([folder])["spectrum_summary"] if row["module"] == "all")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    for name, tensor in tensors.items():
+        if name.endswith("weave_B"):
+            tensor[1] = 0
+    save_file(tensors, folder / "adapter_model.safetensors")
+    found = analyze([folder])
+    (after,) = (row for row in found["spectrum_summary"] if row["module"] == "all")
+    assert after["effective_rank"] == pytest.approx(before["effective_rank"], rel=0.3)
+    assert any(note.startswith("own: no update at all for b in ") for note in found["notes"])

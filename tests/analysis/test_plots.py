@@ -63,6 +63,15 @@ def test_an_update_of_more_directions_than_are_kept_is_said_to_have_them():
     assert "Of more than 256 the largest 256 are shown." in next(iter(plots_spectra.section(found).charts)).note
 
 
+def test_effective_ranks_by_depth_are_of_layers_that_have_an_update():
+    found = analysis(["lora"], layers=3, modules=["q_proj"])
+    found["spectra"][1] |= spectrum(torch.zeros(8))
+    rows = table_of(plots_spectra.section(found), "effective_rank_by_depth").rows
+    first, none, last = (row[3] for row in rows)
+    assert first == last > 1
+    assert none != none
+
+
 def test_overlap_of_runs_is_that_of_the_analysis():
     found = analysis(["lora", "rlora", "full"], modules=["q_proj"])
     rows = table_of(plots_subspaces.section(found), "overlap_of_runs").rows

@@ -142,3 +142,14 @@ def test_the_summary_is_the_mean_over_layers_and_tasks():
     assert rows["q"]["effective_rank"] == pytest.approx(1.5)
     assert rows["all"]["effective_rank"] == pytest.approx(2)
     assert [rows[module]["layers"] for module in ("q", "v", "all")] == [1, 1, 2]
+
+
+def test_what_has_no_update_is_no_part_of_the_summary():
+    values = {"0.q": [1.0, 1.0], "1.q": [0.0, 0.0], "0.v": [0.0, 0.0]}
+    spectra = [
+        {"run": "a", "module": layer[-1], "layer": layer, "task": None, **spectrum(torch.tensor(each))}
+        for layer, each in values.items()
+    ]
+    rows = {row["module"]: row for row in summarise(spectra)}
+    assert rows["q"]["effective_rank"] == rows["all"]["effective_rank"] == pytest.approx(2)
+    assert (rows["all"]["layers"], rows["v"]["effective_rank"], rows["v"]["layers"]) == (1, 0, 1)

@@ -167,6 +167,7 @@ def _updates(
     pairs: dict[tuple[str, str, str, str], PairOverlap] = {}
     found: list[Entry] = []
     zero: dict[str, int] = {}
+    untrained: dict[tuple[str, str | None], int] = {}
     for number, layer in enumerate(sorted(modules, key=natural), 1):
         progress(f"layer {number} of {len(modules)}: {layer}")
         there: list[tuple[AnalysedRun, Decomposition]] = []
@@ -184,6 +185,8 @@ def _updates(
                         **spectra.spectrum(one.values * 0 if one.is_zero else one.values),
                     }
                 )
+                if one.is_zero and not whole.is_zero:
+                    untrained[run.name, task] = untrained.get((run.name, task), 0) + 1
             zero[run.name] = zero.get(run.name, 0) + whole.is_zero
             if run in compared:
                 there.append((run, whole))
@@ -197,6 +200,7 @@ def _updates(
     analysis["spectrum_summary"] = spectra.summarise(found)
     analysis["subspaces"] = [pair.as_dict() for pair in pairs.values() if pair.by_layer]
     analysis["notes"] += [f"{run}: no update at all in {count} layers" for run, count in zero.items() if count]
+    analysis["notes"] += [f"{run}: no update at all for {task} in {n} layers" for (run, task), n in untrained.items()]
     analysis["notes"] += [
         f"{run.name}: the change of {run.update.doubtful[0]} is about as large as the weight itself; "
         f"was it really fine-tuned from {run.base}?"

@@ -114,8 +114,9 @@ def _concentration(analysis: Entry, series: dict[int, str], modules: Sequence[st
     return Chart(
         "concentration",
         "How concentrated the updates are",
-        "Means over layers. More to the right in the first panel, and more to the left in the others, is an update "
-        "that is spread over more directions. A method with a higher rank has more to spread over.",
+        "Means over layers that have an update. More to the right in the first panel, and more to the left in the "
+        "others, is an update that is spread over more directions. A method with a higher rank has more to spread "
+        "over.",
         panels,
         Table(["run", "module", *(words[0] for words in MEASURES.values()), "Entropy, nats", "Layers"], rows),
         series=series,
@@ -159,13 +160,14 @@ def _depth(entries: Sequence[Entry], series: dict[int, str], modules: Sequence[s
     for module in modules:
         curves: dict[int, Points] = {}
         for index, name in series.items():
-            points = by_depth(of.get((name, module), []), lambda entry: entry["effective_rank"])
+            points = by_depth(of.get((name, module), []), lambda one: one["effective_rank"] if one["norm"] else None)
             if points and not all(math.isnan(value) for _, value in points):
                 curves[index] = points
             rows += [[module, name, depth, value] for depth, value in points]
         if curves:
             found[module] = curves
-    top = round_up(max((value for c in found.values() for p in c.values() for _, value in p), default=1.0), 1.0)
+    drawn = (value for curves in found.values() for points in curves.values() for _, value in points)
+    top = round_up(max((value for value in drawn if not math.isnan(value)), default=1.0), 1.0)
     shown, more = split(
         [
             line_panel(module, curves, "layer", "effective rank, directions", from_zero=True, top=1.04 * top)

@@ -124,12 +124,14 @@ def spectrum(values: Tensor) -> dict[str, Any]:
 
 
 def summarise(spectra: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Means over layers and tasks, per run and type of module, and per run over all ("all")."""
+    """Means over layers and tasks that have an update, per run and type of module, and per run over all ("all"); zeros
+    where none has."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for one in spectra:
         groups.setdefault((one["run"], one["module"]), []).append(one)
     for one in spectra:
         groups.setdefault((one["run"], "all"), []).append(one)
+    groups = {key: [one for one in group if one["norm"]] or group for key, group in groups.items()}
     averaged = ("entropy", "effective_rank", *(f"top{k}" for k in TOP))
     return [
         {
