@@ -2,20 +2,22 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_adapters import NAMES
-from tiny_project import write_project
+from tiny_project import byte_tokenizer, write_project
 from tiny_runs import random_run
 
 from loraweave.analysis import routing
 from loraweave.analysis.numbers import analyze
-from loraweave.analysis.sample import SEEN, sample_router
+from loraweave.analysis.sample import SEEN, _rows, sample_router
 from loraweave.analysis.subjects import open_runs
 from loraweave.data.encode import encode_all
 from loraweave.errors import UserError
 from loraweave.runs.loading import load_run
+from loraweave.tasks.examples import Example
 
 
 @pytest.mark.parametrize("name", ["mtllora", "moelora"])
@@ -116,3 +118,15 @@ def test_a_layer_with_one_head_alone_has_nothing_to_weigh_and_nothing_to_be_like
     sampled = sample_router(run, 2)
     assert {layer.rpartition(".")[2] for layer in sampled.routing} == {"up_proj"}
     assert {entry["layer"] and entry["layer"].rpartition(".")[2] for entry in sampled.tokens} == {"up_proj", None}
+
+
+def test_a_sample_passes_over_answers_that_training_left_out(tiny_model):
+    said = [Example("a:", answer) for answer in ("much too long " * 20, " b", " c", " d")]
+    task = SimpleNamespace(validation_examples=lambda: said, training_examples=lambda: [])
+    config = SimpleNamespace(train={"max_length": 16})
+    loaded = SimpleNamespace(config=config, model=tiny_model("llama"), tokenizer=byte_tokenizer(), tasks=[task])
+    rows = _rows(loaded, 2)
+    assert [loaded.tokenizer.decode(rows.joined([i])["input_ids"]).strip("</s>") for i in range(len(rows))] == [
+        "a: b",
+        "a: c",
+    ]

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,11 @@ from loraweave.analysis.routing import LayerRouting, Routing, mean_over_layers
 from loraweave.analysis.subjects import AnalysedRun
 from loraweave.bases import device
 from loraweave.data.collate import Collator
-from loraweave.data.encode import encode_all
+from loraweave.data.encode import EncodedRow, TooLongError, encode_all
 from loraweave.data.prepare import longest_example
 from loraweave.data.rows import TaskTokens, TokenRows
 from loraweave.runs.loading import Run, load_run
+from loraweave.tasks import Task
 from loraweave.tuner.context import attach
 from loraweave.tuner.probe import Probe
 
@@ -108,13 +111,21 @@ def _layer(key: str) -> str:
 
 
 def _rows(loaded: Run, count: int) -> TokenRows:
-    """The examples, as token rows."""
+    """The first examples of each task that fit, as token rows."""
     length = longest_example(loaded.config.train["max_length"], loaded.model)
-    parts = []
-    for task in loaded.tasks:
-        examples = (task.validation_examples() or task.training_examples())[:count]
-        parts.append(TaskTokens.of(encode_all(examples, loaded.tokenizer, length).rows))
-    return TokenRows(parts)
+    return TokenRows(
+        [
+            TaskTokens.of(chain.from_iterable(islice(_fitting(task, loaded.tokenizer, length), count)))
+            for task in loaded.tasks
+        ]
+    )
+
+
+def _fitting(task: Task, tokenizer: PreTrainedTokenizerBase, length: int) -> Iterator[list[EncodedRow]]:
+    """The rows of each example whose answer is not too long: training left the others out."""
+    for example in task.validation_examples() or task.training_examples():
+        with suppress(TooLongError):
+            yield encode_all([example], tokenizer, length).rows
 
 
 def _routing(sums: Tensor, counts: Tensor, names: Sequence[str]) -> LayerRouting:
