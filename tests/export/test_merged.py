@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tiny_runs import BY_TASK, EXACT, NAMES, SMALL, random_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -135,6 +136,51 @@ def test_embeddings_that_are_adapted_part_from_the_head(project, tmp_path, targe
     assert not merged.config.tie_word_embeddings  # which is all that others than transformers go by
 
 
+TOKENS = [5, 6]
+"""Tokens of the tests' texts."""
+ENDS = {
+    "tokens of the head alone": {"trainable_token_indices": {"lm_head": TOKENS}},
+    "tokens of both": {"trainable_token_indices": TOKENS},
+    "other tokens of each": {"trainable_token_indices": {"embed_tokens": TOKENS, "lm_head": TOKENS[:1]}},
+    "tokens below factors": {"trainable_token_indices": TOKENS, "target_modules": ["q_proj", "lm_head"]},
+    "the head whole": {"target_modules": ["embed_tokens"], "modules_to_save": ["lm_head"]},
+    "both tied": {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
+}
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_whatever_was_trained_of_embeddings_and_head_is_merged_into_what_it_is_meant_for(project, tmp_path, kind):
+    lora = LoraConfig(**{"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **ENDS[kind]})
+    model = get_peft_model(load_base(project / "base")[0], lora)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    model.save_pretrained(str(tmp_path / "adapter"))
+    (each,) = export(tmp_path / "adapter", "merged", tmp_path / "out", base=str(project / "base"))
+
+    def said(by: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return by.eval()(input_ids=torch.tensor([[*TOKENS, 9, *TOKENS]])).logits
+
+    expected = said(PeftModel.from_pretrained(load_base(project / "base")[0], str(tmp_path / "adapter")))
+    merged = AutoModelForCausalLM.from_pretrained(each.path, dtype=torch.float32)
+    torch.testing.assert_close(said(merged), expected, rtol=0, atol=1e-4)
+    assert ("lm_head.weight" not in load_file(each.path / "model.safetensors")) == merged.config.tie_word_embeddings
+    assert merged.config.tie_word_embeddings == (kind in ("tokens of both", "both tied"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"), [({"lora_bias": True}, "no bias"), ({"layer_replication": [[0, 2], [1, 2]]}, "other layers")]
+)
+def test_what_no_merged_model_can_hold_is_told(project, tmp_path, settings, said: str):
+    lora = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **settings)
+    get_peft_model(load_base(project / "base")[0], lora).save_pretrained(str(tmp_path / "adapter"))
+    with pytest.raises(UserError, match=said):
+        export(tmp_path / "adapter", "merged", tmp_path / "out", base=str(project / "base"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_quantised_base_is_refused_and_the_cure_named(project, tmp_path):
     run = random_run(project, {"name": "lora", **SMALL}, tmp_path / "run")
     quantised = tmp_path / "quantised"
@@ -146,23 +192,27 @@ def test_a_quantised_base_is_refused_and_the_cure_named(project, tmp_path):
         export(run, "merged", tmp_path / "out", base=str(quantised))
 
 
-def test_what_is_equal_is_linked(project, finished, tmp_path):
+def test_files_that_are_edited_are_an_exports_own(project, finished, tmp_path):
     made = export(finished({"name": "mtllora", **SMALL}), "merged", tmp_path / "out")
-    base = project / "base"
-    for each in made:
-        assert (each.path / "tokenizer.json").samefile(base / "tokenizer.json") or (
-            (each.path / "tokenizer.json").read_bytes() != (base / "tokenizer.json").read_bytes()
-        )
-    assert len({(each.path / "tokenizer.json").stat().st_ino for each in made}) == 1
-    assert len({(each.path / "model.safetensors").stat().st_ino for each in made}) == 3
+    folders = [project / "base", *(each.path for each in made[1:])]
+    before = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
+    tokenizer = AutoTokenizer.from_pretrained(made[0].path)
+    tokenizer.add_tokens(["<mine>"])
+    tokenizer.save_pretrained(made[0].path)
+    model = AutoModelForCausalLM.from_pretrained(made[0].path)
+    model.resize_token_embeddings(len(tokenizer))
+    model.generation_config.max_new_tokens = 3
+    model.save_pretrained(made[0].path)
+    assert {path: path.read_bytes() for folder in folders for path in folder.iterdir()} == before
 
 
-def test_links_change_no_contents(tmp_path):
-    for folder, files in {"one": {"a": "1", "b": "2"}, "two": {"a": "1", "b": "3", "c": "1"}}.items():
+def test_weights_that_are_equal_are_linked(tmp_path):
+    for folder, files in {"one": "aab", "two": "acab"}.items():
         (tmp_path / folder).mkdir()
-        for name, text in files.items():
-            (tmp_path / folder / name).write_text(text)
+        for number, content in enumerate(files):
+            (tmp_path / folder / f"{number}.safetensors").write_text(content)
+        (tmp_path / folder / "config.json").write_text("{}")
     link_equal(tmp_path / "two", [tmp_path / "one", tmp_path / "absent"])
-    assert {p.name: p.read_text() for p in (tmp_path / "two").iterdir()} == {"a": "1", "b": "3", "c": "1"}
-    assert (tmp_path / "two" / "a").samefile(tmp_path / "one" / "a")
-    assert not (tmp_path / "two" / "b").samefile(tmp_path / "one" / "b")
+    assert [p.read_text() for p in sorted((tmp_path / "two").glob("*.safetensors"))] == list("acab")
+    linked = {p.name for p in (tmp_path / "two").iterdir() if p.stat().st_nlink > 1}
+    assert linked == {"0.safetensors", "2.safetensors", "3.safetensors"}

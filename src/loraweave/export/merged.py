@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from loraweave.adapters.plain import PlainLora
 from loraweave.bases import base_config, is_quantised
 from loraweave.bases.gguf import holds_rounded_weights
-from loraweave.errors import UserError
+from loraweave.errors import UserError, in_a_line
 from loraweave.export.measure import told_task
 from loraweave.export.source import Source
 from loraweave.export.target import TOLERANCE, Work
@@ -34,6 +35,11 @@ def check(source: Source) -> None:
     if source.routed and source.unfixed:
         raise UserError(
             f"{source.adapter.folder}: {source.unfixed}, and heads are weighed by the input: there is no merging both"
+        )
+    if getattr(source.adapter.config, "layer_replication", None):
+        raise UserError(
+            f"{source.adapter.folder}: layer_replication builds a base of other layers, which no merged model is "
+            "written of: use the adapter as it is"
         )
     gguf = Path(source.base).is_file() and holds_rounded_weights(Path(source.base))
     if gguf or source.spec.quantization is not None or is_quantised(base_config(source.spec)):
@@ -71,9 +77,8 @@ def merged(work: Work, variant: Variant, plain: PlainLora | None) -> Iterator[Pr
     """
     if plain is None:  # more than a change of linear layers: as PEFT merges it
         model = attach(copy.deepcopy(work.base), work.source.adapter.folder)
-        _part_vocabulary(model)
         with told_task(model, work.source, variant.task):
-            yield model.merge_and_unload(safe_merge=True)
+            yield _merged_by_peft(model, work.source.adapter.folder)
         return
     old: dict[str, nn.Parameter] = {}
     head, tied = work.base.get_output_embeddings(), work.base.config.tie_word_embeddings
@@ -121,13 +126,13 @@ def rounded(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
 
 
 def link_equal(folder: Path, others: Iterable[Path]) -> None:
-    """Put a link in the place of every file in a folder that one of some other folders has too, byte by byte."""
+    """Put a link in the place of every file of weights in a folder that one of some other folders has too, byte by
+    byte. Others are copies: who saves a changed tokenizer or configuration into an export would change the base's."""
     there: dict[int, list[Path]] = {}
     for other in others:
-        for path in other.iterdir() if other.is_dir() else ():
-            if path.is_file():
-                there.setdefault(path.stat().st_size, []).append(path)
-    for path in [path for path in folder.iterdir() if path.is_file()]:
+        for path in other.glob("*.safetensors"):
+            there.setdefault(path.stat().st_size, []).append(path)
+    for path in sorted(folder.glob("*.safetensors")):
         same = next((p for p in there.get(path.stat().st_size, ()) if file_hash(p) == file_hash(path)), None)
         if same is None:
             continue
@@ -139,14 +144,38 @@ def link_equal(folder: Path, others: Iterable[Path]) -> None:
         os.replace(link, path)
 
 
-def _part_vocabulary(model: PeftModel) -> None:
-    """Give the head a weight of its own where it shares one with the embeddings and either is adapted: what is merged
-    into one of them is not meant for the other."""
+def _merged_by_peft(model: PeftModel, folder: Path) -> PreTrainedModel:
+    """The base with all of the adapter from a folder merged. A head that shares its weight with the embeddings parts
+    from them, since what is merged into one of them may not be meant for the other, and shares it again where both
+    have come out the same."""
     ends = model.get_input_embeddings(), model.get_output_embeddings()
-    if model.config.tie_word_embeddings and any(isinstance(end, BaseTunerLayer) for end in ends):
-        head: Any = ends[1].get_base_layer() if isinstance(ends[1], BaseTunerLayer) else ends[1]
+    tied = model.config.tie_word_embeddings
+    if tied:
+        head = _innermost(ends[1])
         head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-        model.config.tie_word_embeddings = False
+    try:
+        for end in ends:
+            if isinstance(end, BaseTunerLayer) and isinstance(end.base_layer, AuxiliaryTrainingWrapper):
+                # Single tokens below factors: PEFT would add those to a copy of the weight and let go of it.
+                end.base_layer = end.base_layer.unload_and_optionally_merge_module(True, True, None)
+        merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{folder}: PEFT cannot merge this adapter: {in_a_line(error)}") from error
+    if tied:
+        words, head = merged.get_input_embeddings(), merged.get_output_embeddings()
+        merged.config.tie_word_embeddings = torch.equal(words.weight, head.weight)
+        if merged.config.tie_word_embeddings:
+            head.weight = words.weight
+    return merged
+
+
+def _innermost(module: Any) -> Any:
+    """The base's own layer below all that PEFT has put around it."""
+    while isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+        module = module.base_layer if isinstance(module, BaseTunerLayer) else module.original_module
+    return module
 
 
 def _is_transposed(layer: nn.Module) -> bool:
