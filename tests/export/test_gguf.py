@@ -128,6 +128,20 @@ def test_half_precision_and_long_contexts(project, tmp_path):
     assert each.notes == ("added in float32 and rounded to bfloat16",)
 
 
+def test_what_llama_cpp_would_compute_otherwise_is_refused_or_told(project, tmp_path):
+    silu = write_shape(tmp_path / "silu", "mistral", sliding_window=8)
+    run = random_run(project, {"name": "lora", **SMALL}, tmp_path / "run", base=silu)
+    (each,) = export(run, "gguf-model", tmp_path / "my-model")
+    assert "beyond 8 tokens" in " ".join(each.notes)
+    name = gguf.GGUFReader(each.path / "model.gguf").fields["general.name"]
+    assert name.contents() == "my-model"
+    for kind, changes in {"llama": {"hidden_act": "relu"}, "gemma2": {"hidden_activation": "silu"}}.items():
+        other = write_shape(tmp_path / kind, kind, **changes)
+        run = random_run(project, {"name": "lora", **SMALL}, tmp_path / f"run-{kind}", base=other)
+        with pytest.raises(UserError, match=r"activation is '(relu|silu)', and llama\.cpp computes"):
+            export(run, "gguf-model", tmp_path / "none")
+
+
 @pytest.mark.parametrize(
     ("pretokenizer", "name"),
     [

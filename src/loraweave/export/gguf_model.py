@@ -14,12 +14,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from loraweave.adapters.plain import PlainLora
 from loraweave.bases import base_config, load_tokenizer
 from loraweave.bases.gguf import import_gguf
+from loraweave.errors import UserError
 from loraweave.export import merged
 from loraweave.export.gguf_shapes import Names, Shape, shape_of, unknown
 from loraweave.export.gguf_vocab import add_vocabulary, check_tokenizer
 from loraweave.export.source import Source
 from loraweave.export.target import Work
 from loraweave.export.variants import Variant
+from loraweave.paths import UNFINISHED
 
 NAME = "model.gguf"
 HEAD = "output.weight"
@@ -41,6 +43,12 @@ def check_config(config: Any) -> None:
     for rope in ropes:
         if (kind := rope.get("rope_type", "default")) not in ("default", "linear", "llama3"):
             raise unknown(f"positions of the kind {kind!r} are not known here")
+    activation = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", None)
+    if activation not in shape.activations:
+        raise UserError(
+            f"--to gguf: the base's activation is {activation!r}, and llama.cpp computes a {shape.architecture} model "
+            f"with {shape.activations[0]}: export --to merged"
+        )
     if shape.full_every > 1:
         wanted = [
             "full_attention" if (number + 1) % shape.full_every == 0 else "sliding_attention"
@@ -55,12 +63,13 @@ def check_config(config: Any) -> None:
 
 
 def write(work: Work, variant: Variant, plain: PlainLora | None, folder: Path) -> list[str]:
-    """Write model.gguf in the base's own dtype, norms and biases in float32; returns how it was rounded."""
+    """Write model.gguf in the base's own dtype, norms and biases in float32; returns how it was rounded, and what
+    llama.cpp does otherwise."""
     gguf, config, dtype = import_gguf(), work.base.config, merged.own_dtype(work.source)
     names = Names(config)
     writer = gguf.GGUFWriter(folder / NAME, names.shape.architecture)
     writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name(variant.task or folder.name)
+    writer.add_name(variant.task or folder.name.removesuffix(f".{UNFINISHED}"))
     _add_sizes(writer, config, names.shape)
     writer.add_file_type(_file_types(gguf)[dtype])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -76,7 +85,10 @@ def write(work: Work, variant: Variant, plain: PlainLora | None, folder: Path) -
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    return [] if dtype == torch.float32 else [f"added in float32 and rounded to {str(dtype).removeprefix('torch.')}"]
+    notes = _beyond_window(config, names.shape)
+    if dtype != torch.float32:
+        notes.append(f"added in float32 and rounded to {str(dtype).removeprefix('torch.')}")
+    return notes
 
 
 def tolerance(source: Source) -> float:
@@ -102,6 +114,15 @@ def running(work: Work, folder: Path) -> Iterator[PreTrainedModel]:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state)
     yield model.to(work.base.device).eval()
+
+
+def _beyond_window(config: Any, shape: Shape) -> list[str]:
+    """What is to be said of layers that see a window, where llama.cpp has none in such a model."""
+    window = getattr(config, "sliding_window", None)
+    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+    if shape.full_every > 1 or not (sliding and window and window < config.max_position_embeddings):
+        return []
+    return [f"llama.cpp knows no window here: beyond {window:,} tokens it sees more than the base's layers do"]
 
 
 def _own_tensors(model: PreTrainedModel) -> dict[str, Tensor]:

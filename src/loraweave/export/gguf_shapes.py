@@ -20,22 +20,26 @@ class Shape:
         permuted: rotary pairs lie beside each other in q and k, and not half a head apart as in transformers.
         norm_shift: what is added to the weights of norms, which transformers keep as their distance from 1.
         full_every: only every so many layers see everything, the others a window; 1 where all do.
+        activations: of the MLP: names that transformers has for llama.cpp's one.
     """
 
     architecture: str
     permuted: bool = False
     norm_shift: float = 0.0
     full_every: int = 1
+    activations: tuple[str, ...] = ("silu", "swish")
 
+
+_GELU = ("gelu_pytorch_tanh", "gelu", "gelu_new", "gelu_fast", "gelu_accurate")  # a thousandth apart at most
 
 SHAPES = {
     "llama": Shape("llama", permuted=True),
     "mistral": Shape("llama", permuted=True),
     "qwen2": Shape("qwen2"),
     "qwen3": Shape("qwen3"),
-    "gemma": Shape("gemma", norm_shift=1.0),
-    "gemma2": Shape("gemma2", norm_shift=1.0, full_every=2),
-    "gemma3_text": Shape("gemma3", norm_shift=1.0, full_every=6),
+    "gemma": Shape("gemma", norm_shift=1.0, activations=_GELU),
+    "gemma2": Shape("gemma2", norm_shift=1.0, full_every=2, activations=_GELU),
+    "gemma3_text": Shape("gemma3", norm_shift=1.0, full_every=6, activations=_GELU),
 }
 """By `model_type` of the base's configuration."""
 
