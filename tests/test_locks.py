@@ -19,7 +19,7 @@ from loraweave.comparison import compare
 from loraweave.errors import UserError
 from loraweave.evaluation import record as record_room
 from loraweave.files import LOCK, is_left_over, read_json
-from loraweave.locks import locked
+from loraweave.locks import locked, locked_new
 from loraweave.runs.config import RunConfig
 from loraweave.training.run import train
 
@@ -48,6 +48,19 @@ def held_by_another(folder: Path) -> Iterator[subprocess.Popen]:
             yield process
         finally:
             process.kill()
+
+
+def test_a_new_folder_is_written_by_one_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "out"
+    with pytest.raises(UserError, match="is writing this folder"), locked_new(folder), locked_new(folder):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with locked_new(folder):
+        folder.mkdir()
+        (folder / "mine.txt").touch()
+    with pytest.raises(UserError, match="something already"):
+        locked_new(folder).__enter__()
+    assert [path.name for path in folder.parent.iterdir()] == ["out"]
 
 
 def test_the_second_process_is_refused_and_told_of_the_first(tmp_path: Path) -> None:

@@ -49,6 +49,32 @@ def locked_file(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def locked_new(folder: Path) -> Iterator[None]:
+    """A folder that is still to be made, this command's alone while the block runs; its lock lies beside it.
+
+    Raises:
+        UserError: as `check_new`; or as `locked`.
+    """
+    check_new(folder)
+    new = [path for path in folder.parents if not path.exists()]
+    make_folder(folder.parent)
+    try:
+        with _held(aside(folder, "lock"), folder, "is writing this folder", 0.0):
+            check_new(folder)  # another process may just have ended there
+            yield
+    finally:
+        with suppress(OSError):
+            for path in new:
+                path.rmdir()
+
+
+def check_new(folder: Path) -> None:
+    """Raise UserError where something is at `folder` already, be it more than an empty folder."""
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder}: there is something already; choose another output")
+
+
+@contextmanager
 def _held(path: Path, what: Path, does: str, patience: float) -> Iterator[None]:
     """The lock at `path`; who has it already `does` something to `what`."""
     lock = _acquired(path, what, does, patience)

@@ -237,6 +237,21 @@ def test_a_folder_with_something_in_it_is_left_alone(finished, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_a_folder_that_another_command_writes_is_refused(finished, tmp_path, monkeypatch):
+    run, prepare = finished({"name": "lora", **SMALL}), write._prepare
+
+    def meanwhile(*args):
+        monkeypatch.setattr(write, "_prepare", prepare)
+        with pytest.raises(UserError, match=r"out: process .* is writing this folder"):
+            export(run, "merged", tmp_path / "out")
+        return prepare(*args)
+
+    monkeypatch.setattr(write, "_prepare", meanwhile)
+    (each,) = export(run, "lora", tmp_path / "out")
+    assert json.loads((each.path / "export.json").read_text())["to"] == "lora"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_folder_without_a_name_is_refused(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for output in (".", ".."):

@@ -71,7 +71,7 @@ def survives(victims: Victims, count: Count, command: str, at: list[float], how:
     for part in at:
         folder, event = victims.empty(f"torn-{command}"), int(first["events"] * part)
         for beside in folder.parent.glob(f"{folder.name}.*"):
-            shutil.rmtree(beside)
+            shutil.rmtree(beside) if beside.is_dir() else beside.unlink()
         fault = victims.order(command, folder, **{how: event}, **more)
         assert fault.get("ended") == ("stopped" if how == "ask_at" else None), (event, fault)
         assert whole_so_far(command, folder, whole), event

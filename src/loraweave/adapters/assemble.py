@@ -14,6 +14,7 @@ from loraweave.adapters.write import BASE_RECORD, fill, write_adapter
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.files import make_folder, written_whole
+from loraweave.locks import locked_new
 from loraweave.lowrank.factors import padded
 from loraweave.paths import folder_names
 
@@ -112,7 +113,7 @@ def split(adapter: str | Path, output: str | Path) -> dict[str, Path]:
     folder, written = Path(output), {}
     if folder.exists():
         raise UserError(f"{folder}: exists already; name another folder")
-    with written_whole(folder) as unfinished:
+    with locked_new(folder), written_whole(folder) as unfinished:
         for number, (task, name) in enumerate(zip(source.tasks, folder_names(source.tasks), strict=True)):
             plain = plain_lora(source, number)
             lora = plain.config(sorted(plain.pairs), config.base_model_name_or_path, config.task_type, config.revision)

@@ -11,6 +11,7 @@ from torch import Tensor
 from loraweave.adapters.file import WEIGHTS
 from loraweave.errors import UserError
 from loraweave.files import written_whole
+from loraweave.locks import locked_new
 
 BASE_RECORD = "base.json"
 """In the folder of a run's adapter: what base it is of, by its weights, and how that is loaded."""
@@ -25,7 +26,7 @@ def write_adapter(folder: Path, config: PeftConfig, tensors: Mapping[str, Tensor
     """
     if folder.exists():
         raise UserError(f"{folder}: exists already; name another folder")
-    with written_whole(folder) as unfinished:
+    with locked_new(folder), written_whole(folder) as unfinished:
         fill(unfinished, config, tensors, source)
     return folder
 

@@ -23,6 +23,7 @@ from loraweave.export.source import Source, open_source
 from loraweave.export.target import Target, Work
 from loraweave.export.variants import Variant, choose_variants
 from loraweave.files import written_whole
+from loraweave.locks import check_new, locked_new
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.adapting import take_off
 from loraweave.runs.attaching import attach
@@ -73,23 +74,22 @@ def export(
         What was written, compared with the adapter.
 
     Raises:
-        UserError: what cannot be exported so, and what can; a folder that is there; an export that does not do what
-            the adapter does. Nothing is written then.
+        UserError: what cannot be exported so, and what can; a folder that is there, or that another process
+            writes; an export that does not do what the adapter does. Nothing is written then.
     """
     output, console = Path(output), console or plain_console(stderr=True)
     if to not in TARGETS:
         raise UserError(f"--to {to}: not one of {', '.join(TARGETS)}{nearest(to, TARGETS)}")
     if output.name in ("", ".."):
         raise UserError(f"{output}: the folder of an export takes its place as a whole, so it wants a name of its own")
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UserError(f"{output}: there is something already; choose another output")
+    check_new(output)
     source = open_source(folder, base, trust_code, data_dir)
     source.check_layers()
     TARGETS[to].check(source)
     variants = choose_variants(source, tasks, uniform)
     if max_rank is not None and source.unfixed:
         raise UserError(f"--max-rank: {source.unfixed}, so there is no rank to cut")
-    with quiet_libraries(), torch.no_grad():
+    with locked_new(output), quiet_libraries(), torch.no_grad():
         model, tokenizer = source.load_base("float32")
         work = Work(source, model.to(device()), tokenizer)
         bench = Bench(source, tokenizer, limit, console)
