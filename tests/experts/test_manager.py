@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from loraweave import ExpertLibrary, ExpertManager, UserError
 from loraweave.bases import load_base
+from loraweave.errors import Notice
 from loraweave.files import write_json
 
 PROMPTS = ["Go on: a", "Stop", "abc abc abc", "x"]
@@ -24,8 +25,8 @@ def manager(library: ExpertLibrary) -> ExpertManager:
     return ExpertManager(library, embed=count_words, memory=10**9, device="cpu")
 
 
-def answer(model: Any, tokenizer: Any, prompt: str) -> str:
-    ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+def answer(model: Any, tokenizer: Any, prompt: str, last: int = 0) -> str:
+    ids = torch.tensor([tokenizer(prompt)["input_ids"][-last:]])
     how = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": 2}
     written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **how)
     return tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
@@ -49,6 +50,15 @@ def test_merged_in_turn_and_mixed_in_one_batch_answer_alike(manager: ExpertManag
     manager.close()
     assert bits(manager.model) == before
     assert manager.generate([], "base") == []
+
+
+def test_prompts_longer_than_the_model_reads_lose_their_beginning(manager: ExpertManager) -> None:
+    long = "".join(chr(97 + number % 26) for number in range(100))
+    with pytest.warns(Notice, match="1 prompts are longer than the model reads"):
+        said, short = manager.generate([long, "x"], ["small", "wide"], max_new_tokens=5)
+    with manager.using("small") as model:
+        assert said == answer(model, manager.tokenizer, long, last=64 - 5)
+    assert [short] == manager.generate(["x"], "wide", max_new_tokens=5)
 
 
 def test_requests_that_name_nobody_are_routed(manager: ExpertManager) -> None:

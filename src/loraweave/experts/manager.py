@@ -1,5 +1,6 @@
 """The experts of a library on their base: routed to, switched between, or answering in one batch."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -12,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loraweave import bases
 from loraweave.bases import Base, BaseSpec, check_fingerprint, load_base
 from loraweave.data.border import context_ids
-from loraweave.errors import UserError
-from loraweave.evaluation.lm import ends_of
+from loraweave.errors import Notice, UserError
+from loraweave.evaluation.lm import LoadedModel, ends_of
 from loraweave.evaluation.predict import Prompt
 from loraweave.experts.fitting import Fitting, Pairs
 from loraweave.experts.library import ExpertLibrary
@@ -146,7 +147,8 @@ class ExpertManager:
             prompts: texts to go on from, or chats.
             experts: for each prompt an expert's name, "base" or None for the base, or "auto" for whomever the router
                 finds; or one of these for all.
-            max_new_tokens: at most.
+            max_new_tokens: at most, and no more than the model reads together with the longest prompt; of prompts that
+                leave no room the beginning is cut, which is a `Notice`.
 
         Raises:
             UserError: an unknown expert, as many names as there are not prompts, texts and chats at once, an expert
@@ -198,7 +200,7 @@ class ExpertManager:
             raise UserError("prompts are texts or chats, and here are both: ask for one kind at a time")
         turn = turn_of(self.tokenizer) if all(chats) else None
         texts = [p if isinstance(p, str) else apply_template(self.tokenizer, p, True) for p in prompts]
-        rows = [context_ids(text, self.tokenizer) for text in texts]
+        rows, max_new_tokens = self._cut([context_ids(text, self.tokenizer) for text in texts], max_new_tokens)
         longest, pad = max(map(len, rows)), self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=self.model.device)
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self.model.device)
@@ -209,3 +211,14 @@ class ExpertManager:
         written = self.model.generate(ids, attention_mask=mask, pad_token_id=pad, tasks=tasks, **how)[:, longest:]
         answers = self.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [turn.answer(answer) if turn is not None else answer for answer in answers]
+
+    def _cut(self, rows: list[list[int]], most: int) -> tuple[list[list[int]], int]:
+        """The ids of prompts and the most tokens of an answer, cut so that the model reads both; an answer has room for
+        half of that at least."""
+        reads = LoadedModel(self.model, self.tokenizer).max_length
+        most = min(most, max(reads - max(map(len, rows)), reads // 2))
+        if cut := sum(len(row) + most > reads for row in rows):
+            warnings.warn(
+                f"{cut:,} prompts are longer than the model reads and lost their beginning", Notice, stacklevel=4
+            )
+        return [row[-(reads - most) :] for row in rows], most
