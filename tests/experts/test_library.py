@@ -111,9 +111,16 @@ def test_a_lora_is_called_as_its_folder_is_or_as_on_the_hub(
     monkeypatch.chdir(loras["small"])
     assert library.add(".").name == "small"
     snapshot = shutil.copytree(loras["small"], tmp_path / "snapshots" / "0123abcd")
-    monkeypatch.setattr("loraweave.adapters.loras.snapshot_download", lambda *_, **__: str(snapshot))
+    write_json(snapshot / "base.json", {"name": library.base["name"], "fingerprint": "f" * 16})
+
+    def download(_: str, allow_patterns: list[str]) -> str:
+        fetched = tmp_path / "fetched" / "0123abcd"
+        shutil.copytree(snapshot, fetched, ignore=lambda _, names: [n for n in names if n not in allow_patterns])
+        return str(fetched)
+
+    monkeypatch.setattr("loraweave.adapters.loras.snapshot_download", download)
     added = library.add("somebody/my-lora")
-    assert (added.name, added.source) == ("my-lora", "somebody/my-lora")
+    assert (added.name, added.source, added.fingerprint) == ("my-lora", "somebody/my-lora", "f" * 16)
 
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])

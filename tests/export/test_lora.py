@@ -136,7 +136,7 @@ def test_heads_weighed_by_the_input_are_averaged_and_the_cost_is_measured(finish
             assert found.loss[0] != found.loss[1]
             before, after = each.scores[task]
             assert before["n"] == after["n"]
-        assert "not exact" in (each.path / "README.md").read_text().lower()
+        assert "Not exact: KL" in (each.path / "README.md").read_text()
     assert set(uniform[0].differences) >= {"parity"}
 
 

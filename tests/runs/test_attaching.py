@@ -50,6 +50,15 @@ def configure(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+def test_a_vocabulary_of_another_size_is_named(save, tiny_model) -> None:
+    folder = save("lora", target_modules=["q_proj"])
+    words = "base_model.model.model.embed_tokens.weight"  # as PEFT saves it beside an adapter of a base that has grown
+    change(folder, lambda tensors: tensors.update({words: torch.zeros(66, 32)}))
+    with pytest.raises(UserError, match=rf"{re.escape(words)}.*66") as error:
+        attach(tiny_model(), folder)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", [*METHODS, "lora"])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_answers_as_when_it_was_saved(tmp_path, tiny_model, name, architecture):

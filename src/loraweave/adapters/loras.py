@@ -24,7 +24,7 @@ def fetched(where: str) -> Path:
     if Path(where).exists() or where.startswith((".", "/")) or where.count("/") != 1:
         return Path(where)
     try:
-        return Path(snapshot_download(where, allow_patterns=[NAME, WEIGHTS]))
+        return Path(snapshot_download(where, allow_patterns=[NAME, WEIGHTS, BASE_RECORD]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = in_a_line(error)
         raise UserError(f"{where}: neither a folder nor to be had from the hub: {reason}") from error

@@ -60,7 +60,8 @@ def write_card(export: Export, folder: Path, source: Source) -> None:
         "tags": sorted({"loraweave", source.method, *(["lora"] if export.to == "lora" else [])}),
     }
     parts = [f"---\n{yaml.safe_dump(front, sort_keys=True)}---\n", f"# {export.name}\n", _what(export, source)]
-    parts += ["## How near it is to the adapter\n", f"{plain_difference(export).capitalize()}.\n"]
+    near = plain_difference(export)
+    parts += ["## How near it is to the adapter\n", f"{near[0].upper()}{near[1:]}.\n"]
     if table := _table(export):
         parts.append(table)
     parts += ["## How to load it\n", _LOAD[export.to].format(base=base_arguments(source.base, source.spec.revision))]

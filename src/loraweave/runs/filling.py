@@ -14,7 +14,7 @@ from loraweave.adapters.file import VOCABULARY, AdapterFile, Size
 from loraweave.bases import check_fingerprint
 from loraweave.bases.identity import own_parameters
 from loraweave.config import WeaveConfig
-from loraweave.errors import UserError
+from loraweave.errors import UserError, in_a_line
 from loraweave.files import read_json
 from loraweave.tuner import WeaveLinear
 
@@ -58,8 +58,7 @@ def fill(model: PeftModel, adapter: AdapterFile) -> None:
     try:
         model.load_adapter(str(adapter.folder), "default", key_mapping=conversions)
     except Exception as error:  # PEFT, torch and safetensors raise what they like, and the file is the cause
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{adapter.folder}: the adapter cannot be loaded: {reason}") from error
+        raise UserError(f"{adapter.folder}: the adapter cannot be loaded: {in_a_line(error)}") from error
     changed = {name: weight for name, weight in kept.items() if not torch.equal(weight, own[name].detach().cpu())}
     model.weights_before = changed | before
 
