@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -235,6 +236,19 @@ def test_a_folder_with_something_in_it_is_left_alone(finished, tmp_path):
     with pytest.raises(UserError, match="something already"):
         export(finished({"name": "lora", **SMALL}), "lora", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_another_chat_template_beside_an_adapter_is_told(project, finished, tmp_path):
+    adapter = tmp_path / "adapter"
+    shutil.copytree(finished({"name": "lora", **SMALL}) / "adapter", adapter)
+    _, tokenizer = load_base(project / "base")
+    for template, told in ((None, False), ("{{ messages }}!", True)):
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(adapter)
+        (each,) = export(adapter, "lora", tmp_path / f"told-{told}")
+        assert ("another chat template" in "".join(each.notes)) == told
+        assert not (each.path / "chat_template.jinja").exists()
+        assert "vllm serve" in (each.path / "README.md").read_text()
 
 
 def test_a_folder_that_another_command_writes_is_refused(finished, tmp_path, monkeypatch):

@@ -89,7 +89,7 @@ def export(
         for note in each.notes:
             console.print(note, markup=False, soft_wrap=True)
         console.print(f"{to}  {each.path}", markup=False, soft_wrap=True)
-    if to == "lora" and not any(each.notes for each in made):
+    if all(each.is_for_vllm for each in made):
         modules, rank = {each.name: each.path for each in made}, max(each.rank or 1 for each in made)
         line = serve_line(made[0].base, modules, rank, made[0].revision)
         console.print(f"serve  {line}", markup=False, soft_wrap=True)

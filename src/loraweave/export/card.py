@@ -65,7 +65,7 @@ def write_card(export: Export, folder: Path, source: Source) -> None:
     if table := _table(export):
         parts.append(table)
     parts += ["## How to load it\n", _LOAD[export.to].format(base=base_arguments(source.base, source.spec.revision))]
-    if export.to == "lora" and not export.notes:
+    if export.is_for_vllm:
         modules = {export.name: Path("THIS FOLDER")}
         line = vllm.serve_line(source.base, modules, export.rank or 1, source.spec.revision)
         parts.append(f"Served by vLLM:\n\n    {line}\n")

@@ -27,7 +27,7 @@ def write(work: Work, variant: Variant, plain: PlainLora | None, folder: Path) -
     assert plain is not None
     write_lora(plain, folder, work.base, work.source.spec)
     work.tokenizer.save_pretrained(str(folder))
-    return [f"vLLM would refuse it: {why}" for why in vllm.problems(plain, work.base.config.model_type)]
+    return [f"{vllm.REFUSED}{why}" for why in vllm.problems(plain, work.base.config.model_type)]
 
 
 def tolerance(source: Source) -> float:

@@ -8,6 +8,7 @@ from loraweave.evaluation import TaskScore
 from loraweave.export.outputs import Difference
 from loraweave.export.source import Source
 from loraweave.export.variants import Variant
+from loraweave.export.vllm import REFUSED
 from loraweave.files import hashes_of, write_json
 from loraweave.runs.folder import environment
 
@@ -49,6 +50,11 @@ class Export:
     def largest(self) -> float:
         """The largest difference of any logit."""
         return max(each.largest for each in self.differences.values())
+
+    @property
+    def is_for_vllm(self) -> bool:
+        """Whether it is a LoRA that vLLM takes, as far as that is known."""
+        return self.to == "lora" and not any(note.startswith(REFUSED) for note in self.notes)
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from peft import LoraConfig
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from loraweave.adapters.config import beyond_plain
@@ -13,6 +14,7 @@ from loraweave.adapters.file import AdapterFile
 from loraweave.bases import Base, BaseSpec, empty_base, fingerprint, load_base, resolve_base
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
+from loraweave.files import read_json
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, naming_base, read_summary, recorded_base
 from loraweave.runs.loading import run_file_of, tasks_of
@@ -111,6 +113,21 @@ class Source:
                 f"{fingerprint(model)}, not {self.fingerprint}); if it is right all the same, name it with --base"
             )
         return model, tokenizer
+
+    def template_note(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """What a person should know where another chat template than the base's lies beside the adapter."""
+        template, config = self.adapter.folder / "chat_template.jinja", self.adapter.folder / "tokenizer_config.json"
+        own: Any = None
+        if template.is_file():
+            own = template.read_text(encoding="utf-8", errors="replace")
+        elif config.is_file():
+            own = read_json(config).get("chat_template")
+        if not isinstance(own, str) or own.strip() == str(tokenizer.chat_template or "").strip():
+            return []
+        return [
+            f"the tokenizer in {self.adapter.folder} has another chat template than the base's, which was written: if "
+            "the adapter was trained with its own, copy that over it"
+        ]
 
     def load_tasks(self) -> dict[str, Task]:
         """The run's tasks by name.

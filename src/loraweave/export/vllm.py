@@ -9,6 +9,9 @@ from loraweave.adapters.plain import PlainLora
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` may be."""
 
+REFUSED = "vLLM would refuse it: "
+"""How a note of an export begins that says why."""
+
 WITHOUT_LORA = frozenset({"gpt2", "gptj", "gpt_neox", "gpt_bigcode", "bloom", "falcon", "mpt", "mamba", "mamba2"})
 """Kinds of base whose classes in vLLM 0.32 take no LoRA."""
 

@@ -148,6 +148,7 @@ def _write(work: Work, bench: Bench, to: str, place: tuple[Path, Path], what: _P
     unfinished.mkdir(exist_ok=True)
     target, source = TARGETS[to], work.source
     notes = [*what.notes, *target.write(work, variant, plain, unfinished)]
+    notes += source.template_note(work.tokenizer) if to != "gguf" else []
     with target.running(work, unfinished) as model:
         after = bench.said(model, variant, False, exact, KEPT)
     differences = {name: difference(said, after.outputs[name]) for name, said in what.adapter.outputs.items()}
