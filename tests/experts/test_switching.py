@@ -291,6 +291,19 @@ def test_a_base_that_was_cast_or_trained_in_between_is_merged_anew(base: Callabl
     assert bits(changed) == switched
 
 
+def test_an_expert_of_other_layers_by_now_is_merged_anew(base: Callable, library: ExpertLibrary, loras) -> None:
+    model = base()
+    switcher = switcher_of(model, library, memory=10**9)
+    switcher.switch("small")
+    switcher.switch(None)
+    library.add(loras["wide"], "small", replace=True)
+    model.to(torch.bfloat16)
+    switcher.switch("small")
+    fresh = base().to(torch.bfloat16)
+    switcher_of(fresh, library).switch("small")
+    assert bits(model) == bits(fresh)
+
+
 def test_threads_that_use_different_experts_do_not_meet(base: Callable, library: ExpertLibrary) -> None:
     model = base()
     switcher = switcher_of(model, library, memory=10**9)

@@ -132,8 +132,9 @@ class Switcher:
             if name is None:
                 return
             if merged is None or self._is_stale(merged):
-                if pairs is None:
+                if pairs is None:  # kept, and stale: its files may be others by now
                     pairs = self._read(name)
+                    self._prepare(name, pairs)
                 merged = self._merge(pairs, spare)
             self._put(merged.weights)
             self.active, self._merged = name, merged
