@@ -17,7 +17,7 @@ from tiny_project import write_base
 from tiny_runs import ADAPTERS, BESIDE_BLOCKS, BY_TASK, EXACT, NAMES, ROUTED, SMALL, random_run
 
 import loraweave
-from loraweave.bases import load_base
+from loraweave.bases import fingerprint, load_base
 from loraweave.errors import UserError
 from loraweave.export import Export, export, write
 from loraweave.export.averages import mean_weights
@@ -358,6 +358,13 @@ def test_a_base_of_another_fingerprint_must_be_named(finished, project, tmp_path
         export(run, "lora", tmp_path / "out")
     (each,) = export(run, "lora", tmp_path / "out", base=str(tmp_path / "other"))
     assert each.exact
+    (note,) = each.notes
+    assert note.startswith("the base is not the one that the adapter was trained on")
+    (own,) = export(run, "lora", tmp_path / "own", base=str(project / "base"))
+    assert own.notes == ()
+    for made, base in ((each, tmp_path / "other"), (own, project / "base")):
+        record = json.loads((made.path / "export.json").read_text())["base"]
+        assert record == {"name": str(base), "fingerprint": fingerprint(load_base(base)[0])}
 
 
 def test_every_method_with_an_adapter_is_here():

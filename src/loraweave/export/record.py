@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loraweave.evaluation import TaskScore
 from loraweave.export.outputs import Difference
-from loraweave.export.source import Source
+from loraweave.export.target import Work
 from loraweave.export.variants import Variant
 from loraweave.export.vllm import REFUSED
 from loraweave.files import hashes_of, write_json
@@ -62,8 +62,9 @@ class Export:
         return self.variant.folder or self.path.name
 
 
-def write_record(export: Export, folder: Path, source: Source) -> None:
+def write_record(export: Export, folder: Path, work: Work) -> None:
     """Write `export.json` beside all other files of an export, which lies in `folder` until it is whole."""
+    source = work.source
     write_json(
         folder / NAME,
         {
@@ -80,7 +81,7 @@ def write_record(export: Export, folder: Path, source: Source) -> None:
             "largest_difference": export.largest,
             "differences": {name or "random tokens": asdict(each) for name, each in export.differences.items()},
             "scores": {name: {"adapter": a, "export": b} for name, (a, b) in export.scores.items()},
-            "base": {"name": source.base, "fingerprint": source.fingerprint, **source.spec.options()},
+            "base": {"name": source.base, "fingerprint": work.fingerprint, **source.spec.options()},
             "notes": list(export.notes),
             "went_in": hashes_of(source.adapter.folder),
             "files": {path: digest for path, digest in hashes_of(folder).items() if path != NAME},

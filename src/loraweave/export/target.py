@@ -25,11 +25,13 @@ class Work:
         source: what is exported.
         base: its base, in float32 and untouched.
         tokenizer: the base's.
+        fingerprint: of the base.
     """
 
     source: Source
     base: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
 
 
 class Target(Protocol):

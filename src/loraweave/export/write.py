@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from loraweave.adapters.plain import PlainLora, plain_lora
-from loraweave.bases import device
+from loraweave.bases import device, fingerprint
 from loraweave.errors import UserError, nearest
 from loraweave.evaluation.scoring import not_scored
 from loraweave.export import gguf_adapter, gguf_model, lora, merged
@@ -91,7 +91,7 @@ def export(
         raise UserError(f"--max-rank: {source.unfixed}, so there is no rank to cut")
     with locked_new(output), quiet_libraries(), torch.no_grad():
         model, tokenizer = source.load_base("float32")
-        work = Work(source, model.to(device()), tokenizer)
+        work = Work(source, model.to(device()), tokenizer, fingerprint(model))
         bench = Bench(source, tokenizer, limit, console)
         prepared = _prepare(work, bench, variants, max_rank)
         with written_whole(output) as unfinished:
@@ -149,6 +149,10 @@ def _write(work: Work, bench: Bench, to: str, place: tuple[Path, Path], what: _P
     target, source = TARGETS[to], work.source
     notes = [*what.notes, *target.write(work, variant, plain, unfinished)]
     notes += source.template_note(work.tokenizer) if to != "gguf" else []
+    if source.fingerprint not in (None, work.fingerprint):
+        notes.append(
+            f"the base is not the one that the adapter was trained on, whose fingerprint is {source.fingerprint}"
+        )
     with target.running(work, unfinished) as model:
         after = bench.said(model, variant, False, exact, KEPT)
     differences = {name: difference(said, after.outputs[name]) for name, said in what.adapter.outputs.items()}
@@ -159,7 +163,7 @@ def _write(work: Work, bench: Bench, to: str, place: tuple[Path, Path], what: _P
     about = (differences, scores, tuple(notes), source.spec.revision)
     made = Export(output, to, source.base, variant, exact, rank, native, kept, *about)
     write_card(made, unfinished, source)
-    write_record(made, unfinished, source)
+    write_record(made, unfinished, work)
     return made
 
 
