@@ -192,6 +192,17 @@ def test_a_quantised_base_is_refused_and_the_cure_named(project, tmp_path):
         export(run, "merged", tmp_path / "out", base=str(quantised))
 
 
+def test_a_base_whose_generation_config_contradicts_itself_is_merged_into(project, finished, tmp_path):
+    base, tokenizer = load_base(project / "base")
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.pad_token = tokenizer.eos_token  # another than the base's
+    tokenizer.save_pretrained(tmp_path / "base")
+    said = {"do_sample": False, "temperature": 0.6}
+    (tmp_path / "base" / "generation_config.json").write_text(json.dumps(said))
+    (each,) = export(finished({"name": "lora", **SMALL}), "merged", tmp_path / "out", base=str(tmp_path / "base"))
+    assert said.items() <= json.loads((each.path / "generation_config.json").read_text()).items()
+
+
 def test_files_that_are_edited_are_an_exports_own(project, finished, tmp_path):
     made = export(finished({"name": "mtllora", **SMALL}), "merged", tmp_path / "out")
     folders = [project / "base", *(each.path for each in made[1:])]

@@ -117,6 +117,14 @@ def test_full_fine_tuning_saves_a_model_and_base_saves_none(project: Path) -> No
     assert all(torch.equal(same[name], value) for name, value in before.items())
 
 
+def test_a_base_whose_generation_config_contradicts_itself_is_trained_and_saved(project: Path) -> None:
+    said = {"do_sample": False, "temperature": 0.6, "eos_token_id": [2, 5]}
+    (project / "base" / "generation_config.json").write_text(json.dumps(said))
+    run(project, "method=full", "train.max_steps=1", output=project / "full")
+    saved = json.loads((project / "full" / "model" / "generation_config.json").read_text())
+    assert said.items() <= saved.items()
+
+
 def test_the_same_seed_gives_the_same_run_and_all_methods_the_same_data(project: Path) -> None:
     first = run(project, output=project / "first")
     again = run(project, output=project / "again")

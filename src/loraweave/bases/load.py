@@ -104,6 +104,15 @@ def load_base(name: BaseName, dtype: str | None = None, trust_code: bool = False
     return model.eval(), tokenizer
 
 
+def let_save(model: Any) -> None:
+    """Let transformers save the whole model though its base's generation_config contradicts itself (a temperature
+    beside `do_sample: false`): it does so with one that is as it was published, and refuses where tokens for padding or
+    for the end were changed since, after a whole training."""
+    how = getattr(model, "generation_config", None)
+    if how is not None:
+        how._original_object_hash = hash(how)
+
+
 def is_quantised(config: PreTrainedConfig) -> bool:
     """Whether the weights behind a configuration are held in fewer bits than they compute in."""
     return getattr(config, "quantization_config", None) is not None

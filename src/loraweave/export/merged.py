@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from loraweave.adapters.plain import PlainLora
-from loraweave.bases import base_config, is_quantised
+from loraweave.bases import base_config, is_quantised, let_save
 from loraweave.bases.gguf import holds_rounded_weights
 from loraweave.errors import UserError, in_a_line
 from loraweave.export.measure import told_task
@@ -52,6 +52,7 @@ def write(work: Work, variant: Variant, plain: PlainLora | None, folder: Path) -
     """Write the merged model in the base's own dtype, with tokenizer and template; returns how it was rounded."""
     dtype = own_dtype(work.source)
     with merged(work, variant, plain) as model:
+        let_save(model)
         model.save_pretrained(str(folder), state_dict=rounded(model.state_dict(), dtype))
         config = copy.deepcopy(model.config)
     for part in (config, config.get_text_config()):

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.integrations import TensorBoardCallback
 
 from loraweave.adapters.tensors import trained_numbers
-from loraweave.bases import Base, load_base
+from loraweave.bases import Base, let_save, load_base
 from loraweave.data.mixture import Realised, realised_table
 from loraweave.errors import UserError
 from loraweave.files import disk_is_full, hashes_of, read_json, write_json, written_whole
@@ -293,6 +293,7 @@ def _save(
     if not main:
         return target
     with written_whole(target) as unfinished:
+        let_save(model)
         with without_checkpoint_wrappers(model):
             model.save_pretrained(unfinished, state_dict=state)
         if is_adapter:

@@ -12,6 +12,7 @@ from transformers.trainer_utils import IntervalStrategy, rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from loraweave.bases import let_save
 from loraweave.config import WeaveConfig
 from loraweave.data.collate import Collator
 from loraweave.data.order import EpochSampler
@@ -280,6 +281,7 @@ class MultiTaskTrainer(SFTTrainer):
             super()._load_best_model()
 
     def save_model(self, *args: Any, **kwargs: Any) -> None:
+        let_save(self.model)
         with without_checkpoint_wrappers(self.model):
             super().save_model(*args, **kwargs)
 
