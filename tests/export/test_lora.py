@@ -249,6 +249,10 @@ def test_another_chat_template_beside_an_adapter_is_told(project, finished, tmp_
         assert ("another chat template" in "".join(each.notes)) == told
         assert not (each.path / "chat_template.jinja").exists()
         assert "vllm serve" in (each.path / "README.md").read_text()
+    (adapter / "chat_template.jinja").unlink()
+    (adapter / "tokenizer_config.json").write_text("torn")
+    (each,) = export(adapter, "lora", tmp_path / "torn")
+    assert each.notes == ()
 
 
 def test_a_folder_that_another_command_writes_is_refused(finished, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """What is to be exported: a finished run or an adapter's folder, the base that it belongs to and the tasks it knows."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,8 @@ class Source:
         if template.is_file():
             own = template.read_text(encoding="utf-8", errors="replace")
         elif config.is_file():
-            own = read_json(config).get("chat_template")
+            with suppress(UserError):  # nothing else here needs the file
+                own = read_json(config).get("chat_template")
         if not isinstance(own, str) or own.strip() == str(tokenizer.chat_template or "").strip():
             return []
         return [
