@@ -302,14 +302,6 @@ def test_bad_rows_are_skipped_where_that_is_asked_for(tmp_path: Path) -> None:
         loaded(tmp_path, [{"prompt": "a", "completion": ""}], on_bad_row="skip")
 
 
-@pytest.mark.parametrize("split_name", ["validation", "test"])
-def test_a_file_named_to_be_held_out_of_which_no_row_can_be_used_is_an_error(split_name: str, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "held.jsonl", [{"prompt": "a", "completion": ""}])
-    rows = [{"prompt": f"{number}", "completion": "b"} for number in range(40)]
-    with pytest.raises(UserError, match=rf"held.jsonl: {split_name}: no row of it can be used; .*line 1.*empty"):
-        loaded(tmp_path, rows, on_bad_row="skip", **{split_name: "held.jsonl"})
-
-
 def test_the_split_is_recorded_and_no_seed_changes_it(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "mine.jsonl", [{"prompt": f"p{i}", "completion": "c"} for i in range(60)])
     tasks = [load_tasks(["mine.jsonl"], tmp_path, seed=seed)[0] for seed in (0, 7)]

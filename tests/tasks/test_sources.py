@@ -337,3 +337,12 @@ def test_plain_text_in_pieces(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(UserError, match="is empty"):
         read_rows(tmp_path / "empty.txt")
+
+
+@pytest.mark.parametrize("split_name", ["validation", "test"])
+def test_a_file_named_to_be_held_out_of_which_no_row_can_be_used_is_an_error(split_name: str, tmp_path: Path) -> None:
+    write(tmp_path / "mine.jsonl", [{"prompt": str(number), "completion": "b"} for number in range(40)])
+    write(tmp_path / "held.jsonl", [{"prompt": "a", "completion": ""}])
+    task = {"task": "mine.jsonl", "on_bad_row": "skip", split_name: "held.jsonl"}
+    with pytest.raises(UserError, match=rf"held.jsonl: {split_name}: no row of it can be used; .*line 1.*empty"):
+        load_tasks([task], tmp_path)
