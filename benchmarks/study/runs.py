@@ -110,17 +110,21 @@ def take_over(place: Place, stage: Stage) -> None:
     if not here.is_file():
         return  # the first stage searches for itself
     results = read_json(here)
-    known = {search["method"] for search in results["searches"]}
+    tried = [search for search in results["searches"] if search["trials"] or TAKEN_FROM in search]
+    wanted = {*stage.methods} - {search["method"] for search in tried}
+    taken = []
     for other in REGIMES:
         if other != stage.regime and (found := place.results(other)) is not None:
             ended = {(run["method"], run["learning_rate"]) for run in found["runs"] if run["status"] == "finished"}
-            results["searches"] += [
+            taken += [
                 {**search, TAKEN_FROM: other}
                 for search in found["searches"]
-                if search["method"] in {*stage.methods} - known and (search["method"], search["chosen"]) in ended
+                if search["method"] in wanted and (search["method"], search["chosen"]) in ended
             ]
-    if len(results["searches"]) > len(known):
-        write_json(here, results)
+    if taken:
+        names = {search["method"] for search in taken}
+        kept = [search for search in results["searches"] if search["method"] not in names]
+        write_json(here, {**results, "searches": kept + taken})
 
 
 def outstanding(place: Place, stage: Stage) -> Stage | None:

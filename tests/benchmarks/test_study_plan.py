@@ -146,8 +146,10 @@ def test_a_rate_is_taken_over_once_its_search_has_ended(tmp_path):
     place = Place(BUDGETS["small"], tmp_path / "work", tmp_path, tmp_path)
     here = place.comparison("shared") / "results.json"
     here.parent.mkdir(parents=True)
-    here.write_text(json.dumps({"searches": []}))
-    searches = [{"method": method, "chosen": 0.002} for method in ("lora", "rlora", "own")]
+    stopped = {"method": "lora", "chosen": None, "trials": []}  # before its first training had ended
+    here.write_text(json.dumps({"searches": [stopped]}))
+    trials = [{"learning_rate": 0.002, "validation_loss": 0.5}]
+    searches = [{"method": method, "chosen": 0.002, "trials": trials} for method in ("lora", "rlora", "own")]
     runs = [
         {"method": "lora", "learning_rate": 0.002, "status": "finished"},
         {"method": "rlora", "learning_rate": 0.001, "status": "finished"},
