@@ -20,12 +20,13 @@ from loraweave.pages import figures
 from loraweave.pages.charts import Cell, Chart, Panel, Table, split
 from loraweave.pages.heat import Scale
 from loraweave.pages.lines import line_panel, number
+from loraweave.pages.palette import SERIES
 from loraweave.pages.palette import series as look_of
 
 MOST_POINTS = 400  # of one map
 MOST_MAPS = 24
 MOST_OF_IT = 50.0  # percent of the variance that a map has to hold for anything to follow from it
-TOLD_APART = 12  # heads that have a look of their own
+TOLD_APART = len(SERIES)  # heads that have a look of their own
 
 
 def section(analysis: Entry) -> Section | None:

@@ -5,7 +5,7 @@ what a token that spans prompt and answer holds of the answer, it leaves an end 
 adds one, and it asks the first prompt of a batch alone whether it has a start already.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from loraweave.data.border import context_ids, opened_ids, split_ids
 from loraweave.data.notices import longest_answer
 from loraweave.evaluation.scored_tokens import batches, score_rows
 from loraweave.evaluation.shared_prompt import score_answers
+from loraweave.quiet import quiet_libraries
 from loraweave.tasks.chat import asked
 from loraweave.tasks.sandbox import sandbox_chat_templates
 from loraweave.tasks.thoughts import end_of_thought
@@ -32,6 +33,27 @@ TOKENS_ELSEWHERE = 2**15
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 """Prompt and answer as texts, and the ids of each."""
+
+
+def cut_to_fit(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], longest: int
+) -> tuple[list[list[int]], int, int]:
+    """Prompts and the most tokens of an answer, cut so that the model reads both; an answer has room for half of that
+    at least.
+
+    Args:
+        model, tokenizer: as loaded.
+        rows: the ids of each prompt, at least one.
+        longest: tokens wanted for an answer.
+
+    Returns:
+        The ids without the beginnings that do not fit, the most tokens of an answer, and how many prompts were cut.
+    """
+    with quiet_libraries():
+        reads = LoadedModel(model, tokenizer).max_length
+    longest = min(longest, max(reads - max(map(len, rows)), reads // 2))
+    room = reads - longest
+    return [row[-room:] for row in rows], longest, sum(len(row) > room for row in rows)
 
 
 class ProgressHook(CacheHook):

@@ -19,7 +19,7 @@ from loraweave.bases import Base, BaseName, BaseSpec, check_fingerprint, fingerp
 from loraweave.data.border import context_ids
 from loraweave.errors import Notice, UserError, nearest
 from loraweave.evaluation.beside import untouched
-from loraweave.evaluation.lm import LoadedModel, ends_of
+from loraweave.evaluation.lm import LoadedModel, cut_to_fit, ends_of
 from loraweave.evaluation.predict import Prediction, Prompt, predict_rows, write_answers
 from loraweave.files import file_hash
 from loraweave.quiet import quiet_libraries, without_bars
@@ -167,15 +167,11 @@ class Loaded:
             raise failures[0]
 
     def _fitting(self, text: str, longest: int) -> tuple[list[int], int]:
-        """The ids of a prompt and the most tokens of its answer, cut so that the model reads both; the answer has room
-        for half of that at least."""
-        ids = context_ids(text, self.tokenizer)
-        with quiet_libraries():
-            reads = LoadedModel(self.model, self.tokenizer).max_length
-        longest = min(longest, max(reads - len(ids), reads // 2))
-        if len(ids) + longest > reads:
+        """The ids of a prompt and the most tokens of its answer, as `cut_to_fit` has them."""
+        (ids,), longest, cut = cut_to_fit(self.model, self.tokenizer, [context_ids(text, self.tokenizer)], longest)
+        if cut:
             warnings.warn("what is asked is longer than the model reads and lost its beginning", Notice, stacklevel=3)
-        return ids[-(reads - longest) :], longest
+        return ids, longest
 
     def predict(self, task: str, rows: Sequence[Mapping[str, Any]], first: int = 1) -> list[Prediction]:
         """Answers to rows as an evaluation without solved examples finds them: labels ranked, or text with the task's

@@ -14,7 +14,7 @@ from loraweave import bases
 from loraweave.bases import Base, BaseSpec, check_fingerprint, load_base
 from loraweave.data.border import context_ids
 from loraweave.errors import Notice, UserError
-from loraweave.evaluation.lm import LoadedModel, ends_of
+from loraweave.evaluation.lm import cut_to_fit, ends_of
 from loraweave.evaluation.predict import Prompt
 from loraweave.experts.fitting import Fitting, Pairs
 from loraweave.experts.library import ExpertLibrary
@@ -213,12 +213,10 @@ class ExpertManager:
         return [turn.answer(answer) if turn is not None else answer for answer in answers]
 
     def _cut(self, rows: list[list[int]], most: int) -> tuple[list[list[int]], int]:
-        """The ids of prompts and the most tokens of an answer, cut so that the model reads both; an answer has room for
-        half of that at least."""
-        reads = LoadedModel(self.model, self.tokenizer).max_length
-        most = min(most, max(reads - max(map(len, rows)), reads // 2))
-        if cut := sum(len(row) + most > reads for row in rows):
+        """The ids of prompts and the most tokens of an answer, as `cut_to_fit` has them."""
+        rows, most, cut = cut_to_fit(self.model, self.tokenizer, rows, most)
+        if cut:
             warnings.warn(
                 f"{cut:,} prompts are longer than the model reads and lost their beginning", Notice, stacklevel=4
             )
-        return [row[-(reads - most) :] for row in rows], most
+        return rows, most
