@@ -1,6 +1,6 @@
 """Amounts as people read them."""
 
-from loraweave.amounts import count, duration, fixed, memory
+from loraweave.amounts import count, duration, fixed, listed, memory
 
 
 def test_numbers_in_words():
@@ -14,3 +14,4 @@ def test_numbers_in_words():
     ]
     assert [memory(None), memory(812_000_000), memory(3_400_000_000)] == ["–", "812 MB", "3.4 GB"]
     assert [fixed(0.254, 2), fixed(-0.091, 2), fixed(-0.001, 2), fixed(0.0, 1)] == ["0.25", "−0.09", "0.00", "0.0"]
+    assert [listed("a"), listed(["a", "b"]), listed(iter([0, 1, 2]))] == ["a", "a and b", "0, 1 and 2"]

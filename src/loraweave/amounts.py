@@ -1,4 +1,6 @@
-"""Amounts as people read them: numbers of parameters, seconds, bytes, decimals."""
+"""Amounts and names as people read them: numbers of parameters, seconds, bytes, decimals, lists."""
+
+from collections.abc import Iterable
 
 
 def count(number: int | None) -> str:
@@ -33,3 +35,9 @@ def memory(size: int | None) -> str:
 def fixed(value: float, digits: int) -> str:
     """`"0.25"`, `"−0.09"`; no sign on what reads as zero."""
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def listed(names: Iterable[object]) -> str:
+    """`"a"`, `"a and b"`, `"a, b and c"`."""
+    *most, end = map(str, names)
+    return f"{', '.join(most)} and {end}" if most else end

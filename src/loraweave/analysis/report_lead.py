@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from loraweave.amounts import fixed
+from loraweave.amounts import fixed, listed
 from loraweave.analysis.plots import Entry, grouped
 from loraweave.analysis.plots_spectra import ALL
 from loraweave.analysis.plots_subspaces import overlap_of
@@ -37,7 +37,7 @@ def _spectrum(analysis: Entry) -> str:
     first, *others = _ends(ranked)
     said = [f"The update of {first} spreads over {wide[first]} directions"]
     said += [f"that of {run} over {wide[run]}" for run in others]
-    return f"{_listed(said)}{_others(ranked)}."
+    return f"{listed(said)}{_others(ranked)}."
 
 
 def _overlap(analysis: Entry) -> str:
@@ -74,7 +74,7 @@ def _similarities(heads: Iterable[Entry]) -> str:
     alike = {run: mean(entry["mean_similarity"] for entry in entries) for run, entries in by_run.items()}
     ranked = sorted((run for run in alike if not math.isnan(alike[run])), key=lambda run: -alike[run])
     said = [f"{fixed(alike[run], 2)} in {run}" for run in _ends(ranked)]
-    return f"{_listed(said)}{_others(ranked)}" if said else ""
+    return f"{listed(said)}{_others(ranked)}" if said else ""
 
 
 def _routing(analysis: Entry) -> str:
@@ -84,7 +84,7 @@ def _routing(analysis: Entry) -> str:
     said = [f"{100 * entropies[run]:.0f} % in {run}" for run in _ends(ranked)]
     if not said:
         return ""
-    return f"The routing's entropy, 100 % where all heads weigh alike, is {_listed(said)}{_others(ranked)}."
+    return f"The routing's entropy, 100 % where all heads weigh alike, is {listed(said)}{_others(ranked)}."
 
 
 def _gradients(analysis: Entry) -> str:
@@ -126,9 +126,3 @@ def _ends(ranked: Sequence[str]) -> list[str]:
 
 def _others(ranked: Sequence[str]) -> str:
     return f"; the other {len(ranked) - MOST_RUNS} runs lie between" if len(ranked) > MOST_RUNS else ""
-
-
-def _listed(parts: Iterable[str]) -> str:
-    """'a', 'a and b', 'a, b and c'."""
-    *firsts, last = parts
-    return f"{', '.join(firsts)} and {last}" if firsts else last

@@ -11,6 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
+from loraweave.amounts import listed
 from loraweave.comparison.records import BASE, Results, RunRecord, Score
 from loraweave.comparison.statistics import Pool, holm, over_seeds, pool
 from loraweave.evaluation.mean import MeanRule, mean_rule
@@ -224,5 +225,4 @@ def _by_stderr(score: TaskScore) -> Estimate:
 
 
 def _seeds(runs: Mapping[int, RunRecord]) -> str:
-    *most, last = map(str, runs)
-    return f"seeds {', '.join(most)} and {last}" if most else f"seed {last}"
+    return f"seed{'s' if len(runs) > 1 else ''} {listed(runs)}"

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from loraweave.amounts import listed
 from loraweave.comparison import words
 from loraweave.comparison.differences import against
 from loraweave.comparison.evidence import Evidence
@@ -54,7 +55,7 @@ def notes(results: Results) -> list[str]:
     if not names:
         return []
     return [
-        f"{words.listed(names)}: not trained for. Each method's score minus that of the untouched base, with its 95 % "
+        f"{listed(names)}: not trained for. Each method's score minus that of the untouched base, with its 95 % "
         "interval; the base has its own score."
     ]
 

@@ -46,7 +46,7 @@ def recommend(evidence: Evidence) -> Recommendation:
         return Recommendation(method=None, text=text, points=points)
     if not all(better.values()):
         worse = [method for method in better if not better[method]]
-        points.append(f"Not better than the untouched base beyond chance: {words.listed(worse)}.")
+        points.append(f"Not better than the untouched base beyond chance: {amounts.listed(worse)}.")
     take = "So far, take" if _missing(results) else "Take"
     beside = [_better_beside(each) for each in to_base if each["method"] == found.taken and is_better(each)]
     text = " ".join([f"{take} {found.taken}.", *_reasons(found), *filter(None, beside), *_one_seed(found)])
@@ -79,7 +79,7 @@ def _better_beside(each: Against) -> str:
     """By what a method is better than the base, where it is not by the mean."""
     if each["apart"] and each["mean"] is not None and each["mean"]["verdict"] == "win":
         return ""
-    tasks = words.listed([task for task, told in each["beside"].items() if told == "win"])
+    tasks = amounts.listed([task for task, told in each["beside"].items() if told == "win"])
     return f"It is better than the untouched base on {tasks}, beside the mean, by which the two cannot be told apart."
 
 
@@ -91,10 +91,10 @@ def _as_good(found: Ranking) -> list[str]:
     if plain := [method for method in others if method not in failed]:
         be = "is" if len(plain) == 1 else "are"
         within = f"the margin of {found.margin_in_words}" if found.taken == found.best else "it"
-        said.append(f"{words.listed(plain)} {be} within {within} too, but {be} not simpler.")
+        said.append(f"{amounts.listed(plain)} {be} within {within} too, but {be} not simpler.")
     if failed:
         be = "is" if len(failed) == 1 else "are"
-        said.append(f"{words.listed(failed)} {be} simpler and within the margin, but had a run that failed.")
+        said.append(f"{amounts.listed(failed)} {be} simpler and within the margin, but had a run that failed.")
     return said
 
 
@@ -108,7 +108,7 @@ def _open(found: Ranking) -> list[str]:
             f"{found.at_worst(method)}."
         )
     if others := [method for method in found.open if method not in simpler and found.off(method)]:
-        said.append(f"{words.listed(others)} cannot be told from {found.best} either way.")
+        said.append(f"{amounts.listed(others)} cannot be told from {found.best} either way.")
     for method in found.open:
         if found.off(method) is None:
             said.append(f"{method} cannot be compared with {found.best}: {found.to_best[method]['missing']}.")
@@ -155,13 +155,13 @@ def _worse(found: Ranking) -> list[str]:
     each = [f"{method} {' '.join(words.signed(mean, found.unit))}" for method, mean in off.items() if mean is not None]
     if each:
         unit = words.points(found.unit) or "score"
-        said.append(f"Worse than {found.best} beyond chance, in {unit}: {words.listed(each)}.")
+        said.append(f"Worse than {found.best} beyond chance, in {unit}: {amounts.listed(each)}.")
     for method in found.ranked:
         beside = found.to_best[method]["beside"] if method != found.best else {}
         for verdict, word in (("loss", "Worse"), ("win", "Better")):
             tasks = [task for task, told in beside.items() if told == verdict]
             if tasks:
-                on = words.listed(tasks)
+                on = amounts.listed(tasks)
                 said.append(f"{word} than {found.best} beyond chance, beside the mean: {method} on {on}.")
     return said
 
@@ -205,7 +205,7 @@ def _not_made(results: Results) -> list[str]:
     failed = {row["method"]: row for row in results["summary"] if row["failed"]}
     if failed:
         each = [f"{method} {row['failed']} of {row['finished'] + row['failed']}" for method, row in failed.items()]
-        said.append(f"Runs that failed: {words.listed(each)}.")
+        said.append(f"Runs that failed: {amounts.listed(each)}.")
     if missing := _missing(results):
         said.append("1 run is not made yet." if missing == 1 else f"{missing} runs are not made yet.")
     return said
@@ -225,7 +225,7 @@ def _not_ranked(evidence: Evidence) -> Iterator[str]:
         lacking = [task for task in evidence.rule.counted if any(task not in run["scores"] for run in runs)]
         if lacking:
             of = "it" if len(runs) == 1 else "one of its runs"
-            yield f"{method} has no mean and is not ranked: {of} has no score for {words.listed(lacking)}."
+            yield f"{method} has no mean and is not ranked: {of} has no score for {amounts.listed(lacking)}."
 
 
 def _no_means(evidence: Evidence) -> str:

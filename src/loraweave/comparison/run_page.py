@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from loraweave.amounts import listed
 from loraweave.comparison import words
 from loraweave.comparison.records import Spread
 from loraweave.evaluation import interval
@@ -108,9 +109,7 @@ def about(found: Beside) -> list[str]:
     if found.majority:
         said.append("Majority: how often the most frequent answer is right; whoever knows nothing else gets as much.")
     if found.forgetting is not None:
-        said.append(
-            f"{words.listed([*found.forgetting.scores])}: not trained for; beside the base it tells what was forgotten."
-        )
+        said.append(f"{listed(found.forgetting.scores)}: not trained for; beside the base it tells what was forgotten.")
     untrained = {} if found.forgetting is None else found.forgetting.scores
     said += [*about_cut({**found.scores, **untrained}), *about_one_answer(found.samples), *about_repeats(found.scores)]
     rule = mean_rule(found.scores)

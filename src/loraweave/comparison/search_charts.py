@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from loraweave.comparison import words
+from loraweave import amounts
 from loraweave.comparison.cost_charts import series_of
 from loraweave.comparison.records import Results, Search
 from loraweave.comparison.search import losses_of, rate_name, rounds_of, trials_at
@@ -50,7 +50,7 @@ def search_chart(results: Results) -> Chart | None:
         "in nats per token."
     )
     if lengths := dict.fromkeys(
-        words.listed([f"{steps:,}" for steps in each]) for search in searches if (each := search.get("rounds"))
+        amounts.listed(f"{steps:,}" for steps in each) for search in searches if (each := search.get("rounds"))
     ):
         note += (
             f" These trainings are shorter than the runs, with {' or '.join(lengths)} steps; each round is of the "

@@ -1,6 +1,6 @@
 """What sharing does to each task: every method beside a LoRA of its own for each, which shares nothing (`own`)."""
 
-from loraweave.comparison import words
+from loraweave.amounts import listed
 from loraweave.comparison.differences import against
 from loraweave.comparison.evidence import Evidence
 from loraweave.comparison.records import BASE
@@ -28,14 +28,14 @@ def transfer(evidence: Evidence) -> list[str]:
             continue
         better = [task for task, found in each["tasks"].items() if found["verdict"] == "win"]
         worse = [task for task, found in each["tasks"].items() if found["verdict"] == "loss"]
-        parts = [f"better on {words.listed(better)} (transfer)"] if better else []
-        parts += [f"worse on {words.listed(worse)} (interference)"] if worse else []
+        parts = [f"better on {listed(better)} (transfer)"] if better else []
+        parts += [f"worse on {listed(worse)} (interference)"] if worse else []
         if parts:
             said.append(f"{name} is {' and '.join(parts)}")
         else:
             alike.append(name)
     if alike:
-        said.append(f"{words.listed(alike)} cannot be told from it on any task")
+        said.append(f"{listed(alike)} cannot be told from it on any task")
     if not said:
         return []
     return [f"Beside one LoRA for each task, which shares nothing ({own}), task by task: {'; '.join(said)}."]

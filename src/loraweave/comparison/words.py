@@ -1,7 +1,7 @@
 """Numbers as people read them; the same words on the terminal and on the page."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from loraweave.bases import BaseSpec
@@ -99,12 +99,6 @@ def holds_for(results: Results) -> str:
     ]
     otherwise = "with another base, other data or a longer training it may come out otherwise."
     return f"{' '.join(filter(None, parts))}; {otherwise}"
-
-
-def listed(names: Sequence[str], last: str = "and") -> str:
-    """`"a"`, `"a and b"`, `"a, b and c"`."""
-    *most, end = names
-    return f"{', '.join(most)} {last} {end}" if most else end
 
 
 def metric(info: TaskInfo) -> str:
