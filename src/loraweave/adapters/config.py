@@ -1,5 +1,6 @@
 """The configuration of an adapter in a folder."""
 
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import peft
 from peft import LoraConfig, PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from transformers import PreTrainedTokenizerBase
 
 from loraweave.adapters.fields import check_fields
 from loraweave.config import WeaveConfig
@@ -48,6 +50,19 @@ def read_config(folder: Path) -> PeftConfig:
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise UserError(f"{folder}: an adapter of the method {kind}; only LoRA and this package's can be read")
     return config
+
+
+def has_other_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer with another chat template than this one's, the base's, lies beside an adapter, as trainers
+    leave it there that save what they trained with."""
+    template, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    own: Any = None
+    if template.is_file():
+        own = template.read_text(encoding="utf-8", errors="replace")
+    elif config.is_file():
+        with suppress(UserError):  # nothing else here needs the file
+            own = read_json(config).get("chat_template")
+    return isinstance(own, str) and own.strip() != str(tokenizer.chat_template or "").strip()
 
 
 def _check_known(values: dict[str, Any], where: str) -> None:

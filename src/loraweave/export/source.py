@@ -1,6 +1,5 @@
 """What is to be exported: a finished run or an adapter's folder, the base that it belongs to and the tasks it knows."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from loraweave.adapters.config import beyond_plain
+from loraweave.adapters.config import beyond_plain, has_other_template
 from loraweave.adapters.file import AdapterFile
 from loraweave.bases import Base, BaseSpec, empty_base, fingerprint, load_base, resolve_base
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
-from loraweave.files import read_json
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, naming_base, read_summary, recorded_base
 from loraweave.runs.loading import run_file_of, tasks_of
@@ -117,14 +115,7 @@ class Source:
 
     def template_note(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """What a person should know where another chat template than the base's lies beside the adapter."""
-        template, config = self.adapter.folder / "chat_template.jinja", self.adapter.folder / "tokenizer_config.json"
-        own: Any = None
-        if template.is_file():
-            own = template.read_text(encoding="utf-8", errors="replace")
-        elif config.is_file():
-            with suppress(UserError):  # nothing else here needs the file
-                own = read_json(config).get("chat_template")
-        if not isinstance(own, str) or own.strip() == str(tokenizer.chat_template or "").strip():
+        if not has_other_template(self.adapter.folder, tokenizer):
             return []
         return [
             f"the tokenizer in {self.adapter.folder} has another chat template than the base's, which was written: if "
