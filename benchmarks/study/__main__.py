@@ -8,6 +8,7 @@ from pathlib import Path
 
 from loraweave.errors import UserError
 from loraweave.stopping import Stopped
+from study.method_pages import write_method_pages
 from study.page import write_page
 from study.place import REPOSITORY, Place
 from study.plan import BUDGETS, REGIMES, Stage, expected_seconds, stages
@@ -28,7 +29,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data", help="the public sets")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "study", help="base, data and run folders")
     parser.add_argument("--estimate", action="store_true", help="say what is left and what it may take; run nothing")
-    parser.add_argument("--page", action="store_true", help="write docs/study.md and the README table; run nothing")
+    parser.add_argument("--page", action="store_true", help="write what the records come to into the docs; run nothing")
     parser.add_argument("--report", action="store_true", help="analyse the adapters that are here; run nothing")
     parser.add_argument("--plan", action="store_true", help="bring the tables of PLAN.md up to date; run nothing")
     given = parser.parse_args()
@@ -58,9 +59,10 @@ def main() -> int:
 
 
 def write_pages(place: Place) -> None:
-    """What the records come to: docs/study.md, and the README's table."""
+    """What the records come to: docs/study.md, the README's table, and figures on the pages of the methods."""
     write_page(place)
     write_readme_table(place)
+    write_method_pages(place)
 
 
 def say(words: str) -> None:

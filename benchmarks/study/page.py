@@ -6,6 +6,7 @@ from typing import Any
 
 from loraweave.comparison.records import BASE
 from loraweave.comparison.summary import in_order
+from loraweave.evaluation.paired import PairedDifference
 from loraweave.files import write_text
 from study.place import PAGE, Place
 from study.plan import CLAIMS, MARGIN, REGIMES, Claim, Test, stages
@@ -98,9 +99,7 @@ def _row(found: Finding, planned: int) -> list[str]:
     start = [REGIME_NAMES[test.regime], decided_by(test)]
     if found.difference is None or found.left is None or found.right is None:
         return [*start, "–", "–", "–", "0", f"**{found.verdict}**"]
-    difference = _signed(found.difference.mean, digits)
-    if found.difference.interval is not None:
-        difference += f" ± {found.difference.interval:.{digits}f}"
+    difference = in_words(found.difference, digits)
     p = "–" if found.p is None or found.difference.p is None else "below 0.001" if found.p < 0.001 else f"{found.p:.3f}"
     so_far = f" (so far: {len(found.seeds)} of {planned} seeds)" if len(found.seeds) < planned else ""
     values = f"{found.left:.{digits}f}, {found.right:.{digits}f}"
@@ -236,6 +235,12 @@ def _geometry(measured: Geometry) -> str:
     return table([*head, "cosine of heads", "cosine of what heads learned", "seeds"], rows) + (
         "\nMeans over layers and seeds; [analysis](analysis.md) says how each is measured.\n"
     )
+
+
+def in_words(found: PairedDifference, digits: int) -> str:
+    """A difference with its 95 % interval, where there is one: "+1.2 ± 0.4"."""
+    interval = "" if found.interval is None else f" ± {found.interval:.{digits}f}"
+    return _signed(found.mean, digits) + interval
 
 
 def _signed(value: float, digits: int) -> str:

@@ -9,7 +9,7 @@ from loraweave.comparison.evidence import MEAN, Evidence
 from loraweave.comparison.statistics import holm, over_seeds
 from loraweave.evaluation.paired import Estimate, PairedDifference, Variance, judged
 from study.place import Place
-from study.plan import MARGIN, REGIMES, Test, tests
+from study.plan import MARGIN, REGIMES, Regime, Test, tests
 
 Verdict = Literal["seen here", "not seen", "cannot be told at this size", "no runs yet"]
 LEVEL = 0.05
@@ -43,8 +43,7 @@ Geometry = Mapping[str, Mapping[tuple[str, int], Mapping[str, float | None]]]
 
 def judge(place: Place) -> dict[Test, Finding]:
     """Every planned test, from what is recorded."""
-    recorded: dict[str, Any] = {regime: place.results(regime) for regime in REGIMES}
-    evidence = {regime: Evidence(results) for regime, results in recorded.items() if results is not None}
+    evidence = evidence_of(place)
     geometry = {regime: place.measured(regime) for regime in REGIMES}
     planned = tests()
     raw = [_compared(test, evidence, geometry) for test in planned]
@@ -52,20 +51,32 @@ def judge(place: Place) -> dict[Test, Finding]:
     return {test: _finding(test, found, p) for test, found, p in zip(planned, raw, ps, strict=True)}
 
 
+def evidence_of(place: Place) -> dict[Regime, Evidence]:
+    """What is recorded of each regime that has been begun."""
+    recorded: dict[Regime, Any] = {regime: place.results(regime) for regime in REGIMES}
+    return {regime: Evidence(results) for regime, results in recorded.items() if results is not None}
+
+
 Compared = tuple[PairedDifference, tuple[int, ...], float, float]
 """The difference, its seeds, and both values."""
 
 
-def _compared(test: Test, evidence: Mapping[str, Evidence], geometry: Geometry) -> Compared | None:
+def compare_scores(found: Evidence, left: str, right: str) -> Compared | None:
+    """Two methods' mean scores over the seeds that both have; None where there are none, or none to compare."""
+    if not {left, right} <= found.runs.keys() or found.why_not(left, right, MEAN) is not None:
+        return None
+    seeds = tuple(found.shared(left, right))
+    one, two = (_mean([_score(found, method, seed) for seed in seeds]) for method in (left, right))
+    return found.difference(left, right, MEAN), seeds, one, two
+
+
+def _compared(test: Test, evidence: Mapping[Regime, Evidence], geometry: Geometry) -> Compared | None:
     found = evidence.get(test.regime)
     if found is None or not {test.left, test.right} <= found.runs.keys():
         return None
-    seeds = tuple(found.shared(test.left, test.right))
     if test.measure is None:
-        if found.why_not(test.left, test.right, MEAN) is not None:
-            return None
-        left, right = (_mean([_score(found, method, seed) for seed in seeds]) for method in (test.left, test.right))
-        return found.difference(test.left, test.right, MEAN), seeds, left, right
+        return compare_scores(found, test.left, test.right)
+    seeds = found.shared(test.left, test.right)
     values = {
         seed: (
             _measured(found, geometry, test, test.left, seed),

@@ -57,6 +57,36 @@ def test_the_table_of_the_readme_is_made_from_the_records():
     assert README.read_text() == with_table(README.read_text(), place), "cd benchmarks && python -m study --page"
 
 
+def test_the_figures_on_the_pages_of_methods_are_made_from_the_records():
+    from study.method_pages import pages, with_figures
+    from study.place import REPOSITORY, Place
+    from study.plan import BUDGETS
+    from study.verdicts import evidence_of
+
+    found = evidence_of(Place(BUDGETS["small"], REPOSITORY / "runs" / "study", REPOSITORY))
+    assert {"multilora", "rlora", "hydralora", "mtllora"} <= pages().keys()
+    for method, path in pages().items():
+        text = path.read_text()
+        assert text == with_figures(text, method, found), "cd benchmarks && python -m study --page"
+
+
+def test_a_methods_page_says_what_its_scores_are_beside_loras_and_from_how_many_seeds(tmp_path):
+    from study.method_pages import with_figures
+    from study.place import Place
+    from study.plan import BUDGETS
+    from study.verdicts import evidence_of
+
+    place = Place(BUDGETS["small"], tmp_path, tmp_path, tmp_path)
+    answers = {"lora": seeds(*["10" * 200] * 2), "rlora": seeds("1110" * 100), "own": seeds(*["1110" * 100] * 2)}
+    place.record("apart").write_text(json.dumps(with_answers(BASE | answers)))
+    marks = "<!-- study -->\n<!-- end of study -->\n"
+    one, two = (with_figures(marks, method, evidence_of(place)) for method in ("rlora", "own"))
+    assert "- tasks apart, 75.0 and 50.0, +25.0 ± 4.3 (1 seed: the interval is of its examples alone)" in one
+    assert "- tasks apart, 75.0 and 50.0, +25.0 ± " in two
+    assert "(2 seeds)" in two
+    assert "- tasks that share their texts, not run yet" in two
+
+
 def test_a_method_is_in_the_readme_from_two_seeds_on(tmp_path):
     from study.place import Place
     from study.plan import BUDGETS
