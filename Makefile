@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CODE := src tests scripts benchmarks examples packages
 
 .PHONY: quickstart test test-long reliability compatibility llama-cpp vllm exports runfile docs bench bench-gpu bench-serve lint format clean
 
@@ -70,13 +71,13 @@ bench-serve: $(STAMP)
 	cd benchmarks && ../$(BIN)/python -m serving
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests scripts benchmarks examples
-	$(BIN)/ruff format --check src tests scripts benchmarks examples
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 
 format: $(STAMP)
-	$(BIN)/ruff check --fix src tests scripts benchmarks examples
-	$(BIN)/ruff format src tests scripts benchmarks examples
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 clean:
 	rm -rf $(VENV) runs

@@ -1,4 +1,4 @@
-"""Registers loraweave's method with PEFT in every program that loads torch; torch calls `register` (see pyproject.toml)."""
+"""Registers the method with PEFT in every program that loads torch, which calls `register` (see pyproject.toml)."""
 
 import warnings
 
