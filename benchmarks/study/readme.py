@@ -3,12 +3,13 @@
 from statistics import mean
 from typing import Any
 
+from loraweave.comparison.evidence import Evidence
 from loraweave.comparison.records import BASE
 from loraweave.files import write_text
-from study.page import between, table
+from study.page import REFERENCE, between, in_words, table
 from study.place import REPOSITORY, Place
-from study.plan import METHODS, REGIMES, Regime
-from study.verdicts import forgetting
+from study.plan import METHODS, Regime
+from study.verdicts import compare_scores, evidence_of, forgetting
 
 ORDER: tuple[Regime, ...] = ("apart", "shared")
 HEAD = ["method", "tasks apart", "questions about the same texts", "bits per byte of other text, tasks apart", "seeds"]
@@ -22,12 +23,12 @@ def write_readme_table(place: Place) -> None:
 
 def with_table(text: str, place: Place) -> str:
     """README.md with the table as the records have it; a method is in it from two seeds on."""
-    results = {regime: found for regime in REGIMES if (found := place.results(regime)) is not None}
-    runs = {regime: _told(found) for regime, found in results.items()}
+    evidence = evidence_of(place)
+    runs = {regime: _told(found) for regime, found in evidence.items()}
     rows = []
     for method in (BASE, *METHODS):
         if any(method in made for made in runs.values()):
-            cells = [_score(results[regime], method) if method in runs.get(regime, {}) else "–" for regime in ORDER]
+            cells = [_score(evidence[regime], method) if method in runs.get(regime, {}) else "–" for regime in ORDER]
             losses = [forgetting(run) for run in runs.get("apart", {}).get(method, ())]
             known = [loss for loss in losses if loss is not None]
             seeds = [str(len(runs.get(regime, {}).get(method, ()))) for regime in ORDER]
@@ -36,15 +37,19 @@ def with_table(text: str, place: Place) -> str:
     return between(text, "study", table(HEAD, rows))
 
 
-def _told(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def _told(found: Evidence) -> dict[str, list[dict[str, Any]]]:
     """The finished runs of the methods that have them with two seeds or more."""
     made: dict[str, list[dict[str, Any]]] = {}
-    for run in results["runs"]:
+    for run in found.results["runs"]:
         if run["status"] == "finished":
             made.setdefault(run["method"], []).append(run)
     return {method: each for method, each in made.items() if method == BASE or len(each) > 1}
 
 
-def _score(results: dict[str, Any], method: str) -> str:
-    found = next(row["mean"] for row in results["summary"] if row["method"] == method)
-    return "–" if found is None else f"{found['mean']:.1f} ± {found['interval']:.1f}"
+def _score(found: Evidence, method: str) -> str:
+    """Its mean, and for an adapter what that is more or less than that of LoRA."""
+    row = next(row["mean"] for row in found.results["summary"] if row["method"] == method)
+    if row is None:
+        return "–"
+    beside = None if method in (REFERENCE, BASE) else compare_scores(found, method, REFERENCE)
+    return f"{row['mean']:.1f}" + ("" if beside is None else f" ({in_words(beside[0], 1)})")

@@ -93,13 +93,14 @@ def test_a_method_is_in_the_readme_from_two_seeds_on(tmp_path):
     from study.readme import with_table
 
     place = Place(BUDGETS["small"], tmp_path, tmp_path, tmp_path)
-    answers = BASE | {"lora": seeds(*["10" * 200] * 2), "rlora": seeds("1110" * 100)}
+    answers = BASE | {"lora": seeds(*["10" * 200] * 2), "rlora": seeds("1110" * 100), "own": seeds(*["1110" * 100] * 2)}
     place.record("apart").write_text(json.dumps(with_answers(answers)))
     text = with_table("before\n<!-- study -->\nold\n<!-- end of study -->\nafter\n", place)
     before, start, *rows, end, after = text.splitlines()
     assert (before, start, end, after) == ("before", "<!-- study -->", "<!-- end of study -->", "after")
-    assert [row.split(" | ")[0] for row in rows[2:]] == ["| `base`", "| `lora`"]
-    assert rows[3].split(" | ")[1].startswith("50.0 ± ")
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| `base`", "| `lora`", "| `own`"]
+    assert rows[3].split(" | ")[1] == "50.0"
+    assert rows[4].split(" | ")[1].startswith("75.0 (+25.0 ± ")
     assert rows[3].split(" | ")[2] == "–"  # nothing was run on the other tasks
 
 
