@@ -174,7 +174,7 @@ def test_an_analysis_has_a_row_for_each_run(result, project, tmp_path, monkeypat
     assert 0 < rlora.top_share <= 1 <= rlora.effective_rank <= rlora.rank
     assert found.notes == json.loads((found.folder / "analysis.json").read_text())["notes"]
     assert analyze([other.folder]).folder == Path("runs/analysis-2")
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="something already"):
         analyze([other.folder], "runs/analysis")
     with pytest.raises(UserError, match="a list of folders"):
         analyze(str(other.folder))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from loraweave import analysis, evaluation
-from loraweave.analysis.numbers import check_free
 from loraweave.comparison.run_page import write_run_page
 from loraweave.errors import UserError
 from loraweave.evaluation import TaskScore
@@ -20,7 +19,7 @@ from loraweave.evaluation.record import evaluation_settings, record
 from loraweave.evaluation.samples import Sample, write_samples
 from loraweave.evaluation.scoring import Progress, not_scored, without_score
 from loraweave.evaluation.subject import Subject, load_subject, subject_of
-from loraweave.locks import locked
+from loraweave.locks import check_new, locked
 from loraweave.runs.folder import RunFolder, next_free
 from loraweave.runs.loading import Run
 from loraweave.runs.origin import scored_data
@@ -287,7 +286,7 @@ def analyze(
     if isinstance(runs, (str, Path)):
         raise UserError(f"runs: a list of folders, got {str(runs)!r} alone")
     folder = next_free("analysis") if output is None else Path(output)
-    check_free(folder)  # before the work, not after it
+    check_new(folder)  # before the work, not after it
     numbers = analysis.analyze(
         [Path(run) for run in runs],
         full=None if full is None else Path(full),

@@ -200,8 +200,11 @@ def test_other_refusals(tiny_model: Callable, loras: dict[str, Path], tmp_path: 
     with pytest.raises(UserError, match="different bases"):
         loraweave.assemble({**loras, "other": other}, tmp_path / "all")
     (tmp_path / "there").mkdir()
-    with pytest.raises(UserError, match="exists already"):
+    (tmp_path / "there" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="there is something already"):
         loraweave.assemble(loras, tmp_path / "there")
+    (tmp_path / "empty").mkdir()
+    assert (loraweave.assemble(loras, tmp_path / "empty") / "adapter_config.json").is_file()
     adapted(tiny_model(), "rlora").save_pretrained(str(tmp_path / "routed"))
     with pytest.raises(UserError, match="weighs its heads by the input, so no task has a LoRA of its own"):
         loraweave.split(tmp_path / "routed", tmp_path / "parts")

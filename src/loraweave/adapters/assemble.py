@@ -31,7 +31,7 @@ def assemble(
 
     Args:
         loras: {name: folder, or name of a repository on the hub}; the names become the tasks.
-        output: the folder to write; it must not exist yet.
+        output: the folder to write; not there yet, or empty.
         gate: "own": each answers its own task. "uniform": their mean. "token": a router on x that starts at equal
             weights, so at their mean, to be trained on.
         base: the name of the base, where the LoRAs have other names for it; else theirs.
@@ -41,7 +41,7 @@ def assemble(
 
     Raises:
         UserError: fewer than two, no plain LoRA (DoRA, biases, modules trained whole, starts that change the base, and
-            layers that are not linear are named), different bases or sizes, or a folder that exists.
+            layers that are not linear are named), different bases or sizes, or a folder with something in it.
     """
     if len(loras) < 2:
         raise UserError(f"assemble takes two LoRAs or more, got {len(loras)}")
@@ -90,14 +90,14 @@ def split(adapter: str | Path, output: str | Path) -> dict[str, Path]:
 
     Args:
         adapter: the folder of an adapter of this package, such as one of `own`, or an assembled one.
-        output: the folder to write the LoRAs' folders into, named after the tasks.
+        output: the folder to write the LoRAs' folders into, named after the tasks; not there yet, or empty.
 
     Returns:
         The folder of each task's LoRA.
 
     Raises:
         UserError: no such adapter, one without tasks, one whose update depends on the input or lies beside whole
-            blocks, or a folder that exists.
+            blocks, or a folder with something in it.
     """
     source = AdapterFile(Path(adapter))
     source.check_values()
@@ -111,8 +111,6 @@ def split(adapter: str | Path, output: str | Path) -> dict[str, Path]:
     if source.others:
         raise UserError(f"{adapter}: {source.others[0]} is no low-rank update and cannot be divided among tasks")
     folder, written = Path(output), {}
-    if folder.exists():
-        raise UserError(f"{folder}: exists already; name another folder")
     with locked_new(folder), written_whole(folder) as unfinished:
         for number, (task, name) in enumerate(zip(source.tasks, folder_names(source.tasks), strict=True)):
             plain = plain_lora(source, number)

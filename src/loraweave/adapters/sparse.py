@@ -22,14 +22,14 @@ def sparsify(adapter: str | Path, density: float, output: str | Path) -> Path:
     Args:
         adapter: the folder of a trained adapter of this package.
         density: the share of each head's B that is trained, above 0 and below 1; 0.1 in the paper.
-        output: the folder to write; it must not exist yet.
+        output: the folder to write; not there yet, or empty.
 
     Returns:
         The folder.
 
     Raises:
         UserError: no such adapter, one whose B does not start at zero or is shared by its heads, a share out of range,
-            or a folder that exists.
+            or a folder with something in it.
     """
     source = AdapterFile(Path(adapter))
     source.check_values()

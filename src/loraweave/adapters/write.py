@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from loraweave.adapters.file import WEIGHTS
-from loraweave.errors import UserError
 from loraweave.files import written_whole
 from loraweave.locks import locked_new
 
@@ -22,10 +21,8 @@ def write_adapter(folder: Path, config: PeftConfig, tensors: Mapping[str, Tensor
     folder `source` knows of its base, which is the same, is kept.
 
     Raises:
-        UserError: the folder exists already, or cannot be written.
+        UserError: the folder holds something already, or cannot be written.
     """
-    if folder.exists():
-        raise UserError(f"{folder}: exists already; name another folder")
     with locked_new(folder), written_whole(folder) as unfinished:
         fill(unfinished, config, tensors, source)
     return folder

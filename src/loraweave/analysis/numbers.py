@@ -19,6 +19,7 @@ from loraweave.analysis.subjects import AnalysedRun, open_runs
 from loraweave.analysis.subspaces import PairOverlap
 from loraweave.errors import UserError
 from loraweave.files import make_folder, write_json
+from loraweave.locks import check_new
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.folder import environment
 
@@ -101,18 +102,12 @@ def save(analysis: Entry, folder: Path) -> Path:
     """
     from loraweave.analysis.report import write
 
-    check_free(folder)
+    check_new(folder)
     make_folder(folder)
     path = folder / "analysis.json"
     write_json(path, analysis, indent=None)
     write(analysis, folder)
     return path
-
-
-def check_free(folder: Path) -> None:
-    """Raise UserError where something lies already: no analysis is written over another."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: already there and not empty; choose another --output")
 
 
 def module_types(layers: Iterable[str]) -> dict[str, str]:
