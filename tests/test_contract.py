@@ -49,7 +49,7 @@ CONTRACT: dict[str, str] = {
     "transformers:PreTrainedModel": "_no_split_modules",
     "transformers.utils.chat_template_utils": "_compile_jinja_template ImmutableSandboxedEnvironment",
     "transformers.modeling_layers:GradientCheckpointingLayer": "_gradient_checkpointing_func",
-    "transformers:GenerationMixin": "_supports_logits_to_keep",
+    "transformers:GenerationMixin": "_supports_logits_to_keep _prepare_special_tokens _get_logits_processor",
     # of its continuous batching, which has no promise of its own: also names without an underscore
     "transformers.generation.continuous_batching.continuous_api:ContinuousBatchingManager": "_generation_step "
     "_run_generation_loop batch_processor logit_processor output_router background_thread_status distributed_helper "
@@ -63,7 +63,8 @@ CONTRACT: dict[str, str] = {
     "transformers.generation.continuous_batching.cb_logits_processors:ContinuousBatchingLogitsProcessorList": ""
     "tensors_required check_kwargs prepare_tensor_args",
     "transformers.generation.continuous_batching.requests:FutureRequestState": "state query_length",
-    "transformers.generation.continuous_batching.requests:RequestState": "logit_processor_kwargs position_offset",
+    "transformers.generation.continuous_batching.requests:RequestState": "logit_processor_kwargs position_offset "
+    "generated_tokens",
     "transformers.generation.continuous_batching.requests:GenerationOutput": "generated_tokens error is_finished",
     "transformers.generation.continuous_batching.utils": "find_head_dim find_num_key_value_heads",
     "transformers.cli.serving.server": "build_server",

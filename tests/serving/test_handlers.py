@@ -1,6 +1,7 @@
 """From a body to tokens and back, without HTTP: what is refused, and that places are given back whatever happens."""
 
 import asyncio
+import json
 import time
 from contextlib import suppress
 
@@ -101,4 +102,26 @@ def test_a_long_list_of_tokens_is_refused_before_it_is_read(loaded, monkeypatch)
             await handler.handle_request({**BODY, "prompt": [5] * 400_000}, "1")
         assert caught.value.code == "context_length_exceeded"
 
+    with_handler(loaded, work)
+
+
+def test_what_the_bases_own_generation_configuration_says_of_answers_holds_as_in_an_evaluation(loaded, monkeypatch):
+    """Qwen 2.5's chat models penalise what was said before."""
+    asked = [("parity", "3 is"), ("double", "Double ax:"), ("notes", "aaaa aaaa")]
+
+    def alone():
+        return [loaded.generate(task, prompt, max_new_tokens=16) for task, prompt in asked]
+
+    async def work(handler, engine):
+        bodies = [{"model": f"mixed:{task}", "prompt": prompt, "max_tokens": 16} for task, prompt in asked]
+        answers = await asyncio.gather(*(handler.handle_request(body, "1") for body in bodies))
+        assert [json.loads(answer.body)["choices"][0]["text"] for answer in answers] == alone()
+        sampled = await handler.handle_request({**bodies[0], "temperature": 1.5, "top_p": 1e-6}, "1")
+        assert json.loads(sampled.body)["choices"][0]["text"] == alone()[0], "before it is drawn, too"
+
+    without, how = alone(), loaded.model.get_base_model().generation_config
+    monkeypatch.setattr(how, "repetition_penalty", 1.5)
+    monkeypatch.setattr(how, "suppress_tokens", loaded.tokenizer.encode("f"))
+    monkeypatch.setattr(how, "begin_suppress_tokens", [5, 6, 7])
+    assert all(one != other for one, other in zip(alone(), without, strict=True))
     with_handler(loaded, work)

@@ -21,7 +21,7 @@ from loraweave.serving.engine import Engine, FailedError
 from loraweave.serving.formats import ChatFormat, TextFormat, event, usage_of
 from loraweave.serving.records import RECORD, Record
 from loraweave.serving.refusals import RefusalError, told
-from loraweave.serving.sampling import Asked, Sampling
+from loraweave.serving.sampling import Asked, Sampling, rules_of
 from loraweave.serving.text import Words
 from loraweave.serving.voices import BASE
 from loraweave.tasks.examples import Example, Message
@@ -81,6 +81,7 @@ class Handler:
         record.prompt = text if self._log_words else None
         stops, ends = self._stops(body)
         asked = Asked(tuple(prompt), BASE, self._longest(body, prompt), (*self._ends, *ends), _sampling(body))
+        asked = replace(asked, rules=rules_of(self._engine.base, asked))
         words = Words(self._tokenizer, stops, turn, () if turn else prompt[-BEFORE:])
         pieces = self._pieces(asked, body.model, said, words, form, record)
         if not body.stream:
