@@ -336,10 +336,12 @@ def test_sparsify_takes_adapters_of_some_layers_and_of_more(
 
 def test_the_commands(loras: dict[str, Path], tmp_path: Path) -> None:
     given = [f"{name}={folder}" for name, folder in loras.items()]
-    run = CliRunner().invoke(app, ["assemble", *given, "--output", str(tmp_path / "all")], catch_exceptions=False)
-    assert "3 heads, gate own" in run.output.replace("\n", " ")
-    run = CliRunner().invoke(app, ["split", str(tmp_path / "all"), "--output", str(tmp_path / "parts")])
-    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == sorted(loras)
+    whole, parts = tmp_path / ("all-of-them-" * 12), tmp_path / ("parts-of-it-" * 12)  # longer than a line
+    run = CliRunner().invoke(app, ["assemble", *given, "--output", str(whole)], catch_exceptions=False)
+    assert run.output == f"{whole}: 3 heads, gate own\n"
+    run = CliRunner().invoke(app, ["split", str(whole), "--output", str(parts)])
+    assert sorted(run.output.splitlines()) == sorted(f"{name}: {parts / name}" for name in loras)
+    assert sorted(path.name for path in parts.iterdir()) == sorted(loras)
     with pytest.raises(UserError, match="NAME=FOLDER"):
         CliRunner().invoke(app, ["assemble", "x", "--output", str(tmp_path / "b")], catch_exceptions=False)
     with pytest.raises(UserError, match="named twice"):

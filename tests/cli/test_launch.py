@@ -66,12 +66,17 @@ def test_a_program_without_the_import_loads_an_adapter(project, adapter, tmp_pat
     assert done.stdout.strip().endswith("WeaveModel")
 
 
-def test_a_programs_exit_code_and_options_are_its_own(tmp_path):
+def test_a_programs_exit_code_options_and_errors_are_its_own(tmp_path):
     (tmp_path / "program.py").write_text("import sys; print(sys.argv[1:]); sys.exit(7)")
     call = ("-c", "from loraweave.cli import main; main()", "run", "--")
     done = python(*call, tmp_path / "program.py", "--help", "-x", "1")
     assert (done.returncode, done.stdout) == (7, "['--help', '-x', '1']\n")
     assert python(*call, "nothing_like_it").returncode == 2
+    (tmp_path / "program.py").write_text("def deep():\n    raise ValueError('its own')\n\n\ndeep()\n")
+    for program in ([tmp_path / "program.py"], ["-m", "program"]):
+        done = python(*call, *program, path=tmp_path)
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "ValueError: its own")
+        assert "line 2, in deep" in done.stderr, "where, as Python tells it"
 
 
 @pytest.mark.parametrize(

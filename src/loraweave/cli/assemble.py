@@ -32,7 +32,7 @@ def assemble(
             raise UserError(f"{name!r} is named twice")
         named[name] = where
     folder = assemble(named, output, gate, base)  # type: ignore[arg-type]
-    console.print(f"{folder}: {len(named)} heads, gate {gate}", markup=False)
+    console.print(f"{folder}: {len(named)} heads, gate {gate}", markup=False, soft_wrap=True)
 
 
 def split(adapter: Adapter, output: Output) -> None:
@@ -40,7 +40,7 @@ def split(adapter: Adapter, output: Output) -> None:
     from loraweave.adapters.assemble import split
 
     for task, folder in split(adapter, output).items():
-        console.print(f"{task}: {folder}", markup=False)
+        console.print(f"{task}: {folder}", markup=False, soft_wrap=True)
 
 
 def sparsify(
@@ -51,4 +51,4 @@ def sparsify(
     """Start an adapter anew with most of its B held at zero (LoRI)."""
     from loraweave.adapters.sparse import sparsify
 
-    console.print(f"{sparsify(adapter, density, output)}: trains {density:.0%} of B", markup=False)
+    console.print(f"{sparsify(adapter, density, output)}: trains {density:.0%} of B", markup=False, soft_wrap=True)

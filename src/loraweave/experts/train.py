@@ -129,7 +129,7 @@ def _scores(base: Base, folder: Path, wanted: _Wanted, console: Console) -> dict
     `eval` says; nothing where there is nothing to score it on, which is said."""
     config, run = wanted.config, RunFolder(folder)
     how = {**config.eval.model_dump(exclude={"forgetting"}), "seed": config.seed}
-    console.print(f"scoring   {wanted.task.name}", markup=False)
+    console.print(f"scoring   {wanted.task.name}", markup=False, soft_wrap=True)
     with unchanged(base[0]):
         with quiet_libraries():
             model = attach(base[0], run.adapter if run.adapter.is_dir() else folder)
