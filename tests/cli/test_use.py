@@ -13,11 +13,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from tiny_project import write_base
-from tiny_runs import SMALL, random_run
+from tiny_runs import SMALL, random_run, whole_run
 
 from loraweave.cli import output
 from loraweave.evaluation import predictions
-from loraweave.evaluation.loaded import Loaded
+from loraweave.evaluation.loaded import Loaded, load
 from loraweave.files import write_json
 from loraweave.locks import locked_file
 
@@ -186,3 +186,12 @@ def test_a_conversation_ends_with_its_input(command, run, monkeypatch):
     assert command("chat", run)[0] == 0
     code, _, err = command("chat", run, "--task", "nots")
     assert (code, "did you mean 'notes'" in err) == (2, True)
+
+
+def test_a_conversation_goes_on_after_what_cannot_be_had(command, project, tmp_path, monkeypatch):
+    model = whole_run(project, tmp_path / "run") / "model"  # by itself, so that nothing says what its base was
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/base\nNote 1:\n/base\nNote 1:\n"))
+    code, out, err = command("chat", model, "--max-new-tokens", 6)
+    said = "".join(load(model).stream(None, "Note 1:", max_new_tokens=6))
+    assert (code, out.count(said)) == (0, 1)
+    assert "nothing here says which base it was made from" in err

@@ -138,6 +138,17 @@ def test_the_base_of_a_model_that_was_trained_whole_is_the_one_before(project, t
         list(alone.stream(None, "Note 1:", adapter=False))
 
 
+def test_other_weights_under_an_adapter_are_said(project, run, tmp_path):
+    write_base(tmp_path / "same")
+    write_base(tmp_path / "other", seed=1)
+    for folder in (run, run / "adapter"):
+        with pytest.warns(Notice, match=rf"{folder}: .*other has other weights \(fingerprint \w+\) than the base"):
+            loraweave.load(folder, base=str(tmp_path / "other"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Notice)
+            loraweave.load(folder, base=str(tmp_path / "same"))
+
+
 @pytest.mark.parametrize(
     "settings", [{"bias": "all"}, {"init_lora_weights": "pissa"}, {"layer_replication": [[0, 2], [0, 2]]}]
 )

@@ -260,8 +260,10 @@ def test_a_full_queue_gets_429_and_the_others_their_answers(run):
             if status == 429:
                 assert headers["retry-after"] == "5"
                 assert json.loads(content)["error"]["code"] == "rate_limit_exceeded"
-        answers = {json.loads(content)["choices"][0]["text"] for status, _, content in back if status == 200}
-        assert len(answers) == 1
+        answers = [json.loads(content)["choices"][0]["text"] for status, _, content in back if status == 200]
+        assert len(set(answers)) == 1
+        counted = f'loraweave_prompt_tokens_total{{model="mixed:parity"}} {float(len(answers) * len(ASKED["prompt"]))}'
+        until(lambda: counted in ask(server.address, "/metrics")[1].splitlines(), 10)  # of no other
 
 
 def test_what_takes_too_long_gets_503_or_the_end_of_its_stream(run):

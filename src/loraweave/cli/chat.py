@@ -75,7 +75,11 @@ def _converse(loaded: Any, task: str | None, longest: int) -> None:
         elif word.startswith("/"):
             console.print(HELP, style="dim", markup=False)
         else:
-            _answer(loaded, task, said, messages, beside, longest)
+            try:
+                _answer(loaded, task, said, messages, beside, longest)
+            except UserError as error:  # such as a base that nobody knows the place of: the conversation goes on
+                console.print()
+                errors.print(str(error), markup=False, soft_wrap=True)
 
 
 def _answer(
@@ -83,11 +87,8 @@ def _answer(
 ) -> None:
     """Print what the adapter answers, and the base before it where that is wanted; keeps the conversation."""
     chat = loaded.takes_chats(task)
-    if chat:
-        messages.append({"role": "user", "content": said})
-        prompt: Any = list(messages)
-    else:
-        prompt = said.replace("\\n", "\n")
+    asked = {"role": "user", "content": said}
+    prompt: Any = [*messages, asked] if chat else said.replace("\\n", "\n")
     if beside:
         console.print("base  ", style="dim", end="")
         for piece in loaded.stream(task, prompt, max_new_tokens=longest, adapter=False):
@@ -99,4 +100,4 @@ def _answer(
         console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
     console.print()
     if chat:
-        messages.append({"role": "assistant", "content": answer})
+        messages += [asked, {"role": "assistant", "content": answer}]

@@ -254,8 +254,8 @@ def load(
     Args:
         folder: of any of these.
         base: name, folder or file of the base, in the place of the one that the folder names; it is loaded as that one
-            was, quantised for example, unless it is a `BaseSpec`. Of a model that was trained whole, or merged, it is
-            what it is shown beside.
+            was, quantised for example, unless it is a `BaseSpec`. Other weights than the adapter was trained on are a
+            `Notice`. Of a model that was trained whole, or merged, it is what it is shown beside.
         tasks: as in a run file, in the place of the run's, or for an adapter without its run.
         data_dir: where a run's task and data files are now, by the paths that they had from its run file's folder.
         dtype: of the base's weights, as of `bases.load_base`; as they were loaded for training when None.
@@ -298,9 +298,16 @@ def load(
             raise UserError(f"{folder}: nothing here says which base it was made from; name it with base=, or --base")
         with naming_base(folder, base):
             model, tokenizer = load_base(spec, dtype, trust_code)
-        known = read_shaped(run.base, BaseRecord) if base is None and run.base.is_file() else {}
-        if "fingerprint" in known:
-            check_fingerprint(model, known["fingerprint"], str(folder))
+        known = read_shaped(run.base, BaseRecord).get("fingerprint") if run.base.is_file() else None
+        if known is not None and base is None:
+            check_fingerprint(model, known, str(folder))
+        elif known is not None and whole is None and fingerprint(model) != known:
+            warnings.warn(
+                f"{folder}: {spec.name} has other weights (fingerprint {fingerprint(model)}) than the base that the "
+                f"adapter was trained on ({known})",
+                Notice,
+                stacklevel=2,
+            )
         return model.to(where), tokenizer
 
     with quiet_libraries():

@@ -43,7 +43,7 @@ class Metrics:
         self._requests.labels(record.model, str(record.status)).inc()
         if not record.model:
             return
-        self._prompt.labels(record.model).inc(record.prompt_tokens)
+        self._prompt.labels(record.model).inc(0 if record.first is None else record.prompt_tokens)
         self._written.labels(record.model).inc(record.completion_tokens)
         if record.queued is not None:
             self._queued.labels(record.model).observe(record.queued)
