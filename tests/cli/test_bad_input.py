@@ -103,10 +103,21 @@ def test_a_model_folder_without_weights(command, project, tmp_path):
     )
 
 
-def test_eval_of_a_comparison_names_its_runs(command, tmp_path):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("eval", "{}"),
+        ("chat", "{}"),
+        ("predict", "{}", "--task", "x", "--file", "{}/rows.jsonl", "--output", "{}/out.jsonl"),
+        ("serve", "{}", "--port", "0"),
+        ("export", "{}", "--to", "lora", "--output", "{}/out"),
+    ],
+)
+def test_a_comparison_where_one_run_is_wanted_names_its_runs(words, command, tmp_path):
     (tmp_path / "runs" / "lora-seed0").mkdir(parents=True)
     (tmp_path / "results.json").write_text("{}")
-    refused(command("eval", tmp_path), "holds a comparison", "lora-seed0")
+    (tmp_path / "rows.jsonl").write_text('{"x": 1}\n')
+    refused(command(*(word.format(tmp_path) for word in words)), "holds a comparison", "lora-seed0")
 
 
 def test_results_that_are_not_ours_are_left_alone(command, trained):

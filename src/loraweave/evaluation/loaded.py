@@ -25,7 +25,15 @@ from loraweave.evaluation.predict import Prediction, Prompt, predict_rows, write
 from loraweave.files import file_hash
 from loraweave.quiet import quiet_libraries, without_bars
 from loraweave.runs.attaching import attach
-from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, naming_base, read_summary, recorded_base
+from loraweave.runs.folder import (
+    BaseRecord,
+    RunFolder,
+    check_no_comparison,
+    check_trained,
+    naming_base,
+    read_summary,
+    recorded_base,
+)
 from loraweave.runs.loading import run_file_of, tasks_of
 from loraweave.runs.origin import plain_tasks
 from loraweave.shapes import read_shaped
@@ -283,6 +291,7 @@ def load(
     elif (folder / "config.json").is_file():
         whole = folder
     else:
+        check_no_comparison(folder)
         raise UserError(f"{folder}: holds no run, no adapter and no model")
     found: Any = None if config is None else partial(tasks_of, run, config, data_dir)
     if tasks is not None:

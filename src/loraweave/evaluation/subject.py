@@ -13,7 +13,7 @@ from loraweave.config import WeaveConfig
 from loraweave.errors import UserError, nearest
 from loraweave.evaluation.loaded import load
 from loraweave.runs.config import EvalConfig
-from loraweave.runs.folder import RunFolder, naming_base
+from loraweave.runs.folder import RunFolder, check_no_comparison, naming_base
 from loraweave.runs.loading import Run, load_run
 from loraweave.tasks import Task, load_tasks
 from loraweave.tasks.untrained import load_untrained
@@ -99,7 +99,7 @@ def load_subject(
     Raises:
         UserError: there is nothing of the kind, or it is broken; a task is unknown, or none is named.
     """
-    _check_no_comparison(folder)
+    check_no_comparison(folder)
     if RunFolder(folder).config.is_file():
         if chat_template:
             raise UserError(f"{folder}: a run, whose run file says whether prompts go through the chat template")
@@ -128,12 +128,6 @@ def load_subject(
         settings=EvalConfig(),
         seed=0,
     )
-
-
-def _check_no_comparison(folder: Path) -> None:
-    if (folder / "results.json").is_file() and (folder / "runs").is_dir():
-        inside = next((folder / "runs").iterdir(), folder / "runs")
-        raise UserError(f"{folder} holds a comparison; name one of its runs, such as {inside}")
 
 
 def _chosen(available: Sequence[Task], names: Sequence[str] | None) -> list[Task]:

@@ -15,7 +15,15 @@ from loraweave.bases import Base, BaseSpec, empty_base, fingerprint, load_base, 
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, naming_base, read_summary, recorded_base
+from loraweave.runs.folder import (
+    BaseRecord,
+    RunFolder,
+    check_no_comparison,
+    check_trained,
+    naming_base,
+    read_summary,
+    recorded_base,
+)
 from loraweave.runs.loading import run_file_of, tasks_of
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
@@ -148,9 +156,7 @@ def open_source(
         UserError: there is no adapter, a broken one, or nobody says which base it belongs to.
     """
     folder = Path(folder)
-    if (folder / "results.json").is_file() and (folder / "runs").is_dir():
-        inside = next((folder / "runs").iterdir(), folder / "runs")
-        raise UserError(f"{folder} holds a comparison; name one of its runs, such as {inside}")
+    check_no_comparison(folder)
     run, config = RunFolder(folder), None
     at = folder
     if run.config.is_file():

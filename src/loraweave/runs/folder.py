@@ -225,6 +225,13 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
     return read_shaped(run.summary, _Summary)
 
 
+def check_no_comparison(folder: Path) -> None:
+    """Raise `UserError` where a folder holds a comparison, which is several runs; names one."""
+    if (folder / "results.json").is_file() and (folder / "runs").is_dir():
+        inside = next((folder / "runs").iterdir(), folder / "runs")
+        raise UserError(f"{folder} holds a comparison; name one of its runs, such as {inside}")
+
+
 def check_trained(folder: Path, summary: Mapping[str, Any]) -> None:
     """Raise `UserError` where the files of the adapter, or of the trained model, are not as the run wrote them."""
     found = damage(folder, summary.get("trained_files", {}))
