@@ -21,8 +21,9 @@ from typer.testing import CliRunner
 from loraweave import UserError
 from loraweave.bases import fingerprint, load_base
 from loraweave.cli.app import app
+from loraweave.data.mixture import Realised
 from loraweave.experts.library import ExpertLibrary
-from loraweave.files import hashes_of, write_json
+from loraweave.files import hashes_of, read_json, write_json
 from loraweave.locks import locked
 
 
@@ -98,6 +99,10 @@ def test_a_finished_run_brings_its_name_and_its_base_s_fingerprint(base_folder: 
     shutil.copytree(base_folder, project / "base")
     (project / "notes.jsonl").write_text(json.dumps({"prompt": "a", "completion": " b"}) + "\n")
     run = random_run(project, {"name": "lora", "r": 2}, tmp_path / "run", tasks=["notes.jsonl"])
+    got = dict.fromkeys(Realised.__annotations__, 1)
+    summary = read_json(run / "summary.json") | {"mixture": [got | {"task": "notes"}]}
+    write_json(run / "summary.json", summary)
+    (project / "notes.jsonl").unlink()  # what it is called is known without its data
     library = ExpertLibrary.of_lora(tmp_path / "library", run)
     assert library.add(run).name == "notes"
     model, _ = load_base(project / "base")

@@ -36,7 +36,7 @@ from loraweave.export.source import Source, open_source
 from loraweave.files import aside, check_links, damage, hashes_of, is_left_over, written_whole
 from loraweave.locks import locked
 from loraweave.paths import REPLACED, folder_names
-from loraweave.runs.folder import BaseRecord
+from loraweave.runs.folder import BaseRecord, read_summary
 
 PATIENCE = 600.0
 """Seconds that a writer waits for another one: what was trained for hours must not be lost to a moment."""
@@ -349,7 +349,8 @@ def _discard(folder: Path) -> None:
 def _own_name(source: Source, where: str) -> str:
     """What an expert is called if nobody says it; `where` it came from, which on the hub is no folder."""
     last = Path(where).name or source.folder.resolve().name
-    tasks = [task.name for task in source.config.load_tasks()] if source.config is not None else [last]
+    run = None if source.config is None else read_summary(source.folder)  # its data may be elsewhere by now
+    tasks = [last] if run is None else [row["task"] for row in run["mixture"]]
     if len(tasks) > 1:
         raise UserError(f"{source.folder}: trained on {len(tasks)} tasks ({', '.join(tasks)}): name the expert")
     return tasks[0]
