@@ -15,10 +15,12 @@ from transformers import LlamaForCausalLM
 
 import loraweave
 from loraweave import UserError
-from loraweave.bases import load_base
+from loraweave.bases import BaseSpec, load_base
 from loraweave.errors import Notice
 from loraweave.evaluation import evaluate
 from loraweave.evaluation.loaded import Loaded, _answer
+from loraweave.files import write_json
+from loraweave.runs.origin import describe_base
 from loraweave.tasks.turn import Turn
 
 CHAT = (
@@ -147,6 +149,30 @@ def test_other_weights_under_an_adapter_are_said(project, run, tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("error", Notice)
             loraweave.load(folder, base=str(tmp_path / "same"))
+
+
+def test_another_chat_template_than_the_trained_one_is_said(project, tmp_path):
+    write_base(tmp_path / "base")
+    run = random_run(project, {"name": "moelora", **SMALL}, tmp_path / "run", base=tmp_path / "base")
+    described = describe_base(BaseSpec.of(str(tmp_path / "base")), *load_base(tmp_path / "base"))
+    for folder in (run, run / "adapter"):
+        write_json(folder / "base.json", described)
+
+    def loads():
+        return loraweave.load(run), loraweave.load(run / "adapter"), loraweave.load_run(run)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        loads()
+    (tmp_path / "base" / "chat_template.jinja").write_text(CHAT)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", Notice)
+        loads()
+    said = [str(each.message).split(": ") for each in caught if each.category is Notice]
+    assert [folder for folder, _ in said] == [str(run), str(run / "adapter"), str(run)]
+    assert {what for _, what in said} == {
+        f"the tokenizer of {tmp_path / 'base'} or its chat template is another one than when this was trained"
+    }
 
 
 @pytest.mark.parametrize(

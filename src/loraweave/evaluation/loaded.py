@@ -35,7 +35,7 @@ from loraweave.runs.folder import (
     recorded_base,
 )
 from loraweave.runs.loading import run_file_of, tasks_of
-from loraweave.runs.origin import plain_tasks
+from loraweave.runs.origin import plain_tasks, say_other_tokenizer
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task, load_tasks
 from loraweave.tasks.template import apply_template
@@ -262,8 +262,9 @@ def load(
     Args:
         folder: of any of these.
         base: name, folder or file of the base, in the place of the one that the folder names; it is loaded as that one
-            was, quantised for example, unless it is a `BaseSpec`. Other weights than the adapter was trained on are a
-            `Notice`. Of a model that was trained whole, or merged, it is what it is shown beside.
+            was, quantised for example, unless it is a `BaseSpec`. Other weights than the adapter was trained on, or
+            another tokenizer or chat template, are a `Notice`. Of a model that was trained whole, or merged, it is what
+            it is shown beside.
         tasks: as in a run file, in the place of the run's, or for an adapter without its run.
         data_dir: where a run's task and data files are now, by the paths that they had from its run file's folder.
         dtype: of the base's weights, as of `bases.load_base`; as they were loaded for training when None.
@@ -307,7 +308,8 @@ def load(
             raise UserError(f"{folder}: nothing here says which base it was made from; name it with base=, or --base")
         with naming_base(folder, base):
             model, tokenizer = load_base(spec, dtype, trust_code)
-        known = read_shaped(run.base, BaseRecord).get("fingerprint") if run.base.is_file() else None
+        record = read_shaped(run.base, BaseRecord) if run.base.is_file() else {}
+        known = record.get("fingerprint")
         if known is not None and base is None:
             check_fingerprint(model, known, str(folder))
         elif known is not None and whole is None and fingerprint(model) != known:
@@ -317,6 +319,8 @@ def load(
                 Notice,
                 stacklevel=2,
             )
+        if whole is None:
+            say_other_tokenizer(folder, record, spec.name, tokenizer)
         return model.to(where), tokenizer
 
     with quiet_libraries():

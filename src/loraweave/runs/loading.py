@@ -16,7 +16,7 @@ from loraweave.runs.adapting import take_off
 from loraweave.runs.attaching import attach
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, naming_base, read_summary
-from loraweave.runs.origin import check_moved_data
+from loraweave.runs.origin import check_moved_data, say_other_tokenizer
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
 
@@ -55,7 +55,7 @@ def load_run(
     data_dir: str | Path | None = None,
     trust_code: bool = False,
 ) -> Run:
-    """Load a finished run.
+    """Load a finished run. A tokenizer or chat template that has changed since it was trained is a `Notice`.
 
     Args:
         folder: of the run.
@@ -84,7 +84,9 @@ def load_run(
         else:
             with naming_base(run.path, given):
                 model, tokenizer = base or load_base(config.base)
-            check_fingerprint(model, read_shaped(run.base, BaseRecord).get("fingerprint", "none"), str(run.path))
+            record = read_shaped(run.base, BaseRecord)
+            check_fingerprint(model, record.get("fingerprint", "none"), str(run.path))
+            say_other_tokenizer(run.path, record, config.base.name, tokenizer)
         if summary["adapter"] == run.adapter.name:
             model = attach(model, run.adapter)
         if not tasks:

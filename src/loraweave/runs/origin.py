@@ -1,6 +1,7 @@
 """What a run is made from beside its run file: the base and the data. A run that goes on must have the same."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import nn
 
 from loraweave.bases import BaseSpec, fingerprint, resolve_base
 from loraweave.data.identity import content_hash, tokenizer_hash
-from loraweave.errors import UserError
+from loraweave.errors import Notice, UserError
 from loraweave.files import file_hash, write_json, write_json_lines
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import BaseRecord, RunFolder
@@ -112,6 +113,23 @@ def check_base(folder: Path, before: Mapping[str, Any], now: Mapping[str, str]) 
     was, is_now = (BaseSpec.of_record(each) for each in (before, now))
     if was.options() != is_now.options():
         raise UserError(f"{folder}: cannot resume, this was begun with the base {was}, and now it is {is_now}")
+
+
+def say_other_tokenizer(folder: Path, before: Mapping[str, Any], name: str, tokenizer: Any) -> None:
+    """Say, as a `Notice`, that what is in a folder was trained with another tokenizer or chat template.
+
+    Args:
+        folder: of a run or an adapter.
+        before: its base.json; older ones do not tell.
+        name: of the base whose tokenizer it has now.
+        tokenizer: that one.
+    """
+    if "tokenizer" in before and before["tokenizer"] != tokenizer_hash(tokenizer):
+        warnings.warn(
+            f"{folder}: the tokenizer of {name} or its chat template is another one than when this was trained",
+            Notice,
+            stacklevel=3,
+        )
 
 
 def check_data(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
