@@ -175,6 +175,17 @@ def test_another_chat_template_than_the_trained_one_is_said(project, tmp_path):
     }
 
 
+@pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_chat_template_that_lies_beside_an_adapter_of_another_tool_is_said(file, run, tmp_path):
+    alone = Path(shutil.copytree(run / "adapter", tmp_path / "alone"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        loraweave.load(alone)
+    (alone / file).write_text(CHAT if file.endswith("jinja") else json.dumps({"chat_template": CHAT}))
+    with pytest.warns(Notice, match=f"alone: the tokenizer in {alone} has another chat template than that of .*base"):
+        loraweave.load(alone)
+
+
 @pytest.mark.parametrize(
     "settings", [{"bias": "all"}, {"init_lora_weights": "pissa"}, {"layer_replication": [[0, 2], [0, 2]]}]
 )

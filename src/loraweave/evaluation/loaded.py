@@ -319,8 +319,8 @@ def load(
                 Notice,
                 stacklevel=2,
             )
-        if whole is None:
-            say_other_tokenizer(folder, record, spec.name, tokenizer)
+        if adapter is not None:
+            say_other_tokenizer(folder, record, adapter, spec.name, tokenizer)
         return model.to(where), tokenizer
 
     with quiet_libraries():

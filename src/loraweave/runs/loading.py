@@ -86,7 +86,7 @@ def load_run(
                 model, tokenizer = base or load_base(config.base)
             record = read_shaped(run.base, BaseRecord)
             check_fingerprint(model, record.get("fingerprint", "none"), str(run.path))
-            say_other_tokenizer(run.path, record, config.base.name, tokenizer)
+            say_other_tokenizer(run.path, record, run.adapter, config.base.name, tokenizer)
         if summary["adapter"] == run.adapter.name:
             model = attach(model, run.adapter)
         if not tasks:

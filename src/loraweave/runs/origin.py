@@ -12,7 +12,7 @@ from torch import nn
 from loraweave.bases import BaseSpec, fingerprint, resolve_base
 from loraweave.data.identity import content_hash, tokenizer_hash
 from loraweave.errors import Notice, UserError
-from loraweave.files import file_hash, write_json, write_json_lines
+from loraweave.files import file_hash, read_json, write_json, write_json_lines
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import BaseRecord, RunFolder
 from loraweave.shapes import read_shaped
@@ -115,21 +115,39 @@ def check_base(folder: Path, before: Mapping[str, Any], now: Mapping[str, str]) 
         raise UserError(f"{folder}: cannot resume, this was begun with the base {was}, and now it is {is_now}")
 
 
-def say_other_tokenizer(folder: Path, before: Mapping[str, Any], name: str, tokenizer: Any) -> None:
-    """Say, as a `Notice`, that what is in a folder was trained with another tokenizer or chat template.
+def say_other_tokenizer(folder: Path, before: Mapping[str, Any], adapter: Path, name: str, tokenizer: Any) -> None:
+    """Say, as a `Notice`, that what is in a folder was trained with another tokenizer or chat template than it has now,
+    or may have been.
 
     Args:
         folder: of a run or an adapter.
-        before: its base.json; older ones do not tell.
+        before: its base.json; older ones, and adapters of other tools, do not tell.
+        adapter: the adapter's own folder.
         name: of the base whose tokenizer it has now.
         tokenizer: that one.
     """
-    if "tokenizer" in before and before["tokenizer"] != tokenizer_hash(tokenizer):
-        warnings.warn(
-            f"{folder}: the tokenizer of {name} or its chat template is another one than when this was trained",
-            Notice,
-            stacklevel=3,
+    said = ""
+    if "tokenizer" not in before and has_other_template(adapter, tokenizer):
+        said = (
+            f"the tokenizer in {adapter} has another chat template than that of {name}, which is used: if this was "
+            "trained with its own, save the base with that and name it with --base (base=…)"
         )
+    if "tokenizer" in before and before["tokenizer"] != tokenizer_hash(tokenizer):
+        said = f"the tokenizer of {name} or its chat template is another one than when this was trained"
+    if said:
+        warnings.warn(f"{folder}: {said}", Notice, stacklevel=3)
+
+
+def has_other_template(adapter: Path, tokenizer: Any) -> bool:
+    """Whether another chat template than a tokenizer's lies beside an adapter; `adapter`: its folder."""
+    template, config = adapter / "chat_template.jinja", adapter / "tokenizer_config.json"
+    own: Any = None
+    if template.is_file():
+        own = template.read_text(encoding="utf-8", errors="replace")
+    elif config.is_file():
+        with suppress(UserError):  # nothing else here needs the file
+            own = read_json(config).get("chat_template")
+    return isinstance(own, str) and own.strip() != str(tokenizer.chat_template or "").strip()
 
 
 def check_data(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
