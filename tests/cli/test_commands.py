@@ -188,6 +188,7 @@ def test_the_tasks_of_a_run_file_have_their_data_where_the_option_says(command, 
 def test_tasks_list_of_a_folder(command, project):
     code, out, _ = command("tasks", "list", "par", "--folder", project)
     assert (code, out.split()) == (0, ["parity", "(file)"])
+    assert command("tasks", "list", "none-like-it", "--folder", project)[:2] == (0, ""), "no line, not an empty one"
 
 
 def test_help_and_version(command):

@@ -59,6 +59,7 @@ def test_labels_are_ranked_as_an_evaluation_ranks_them(project, loaded):
         assert each["scores"][each["prediction"]] == max(each["scores"].values())
     unlabelled = [{key: value for key, value in row.items() if key != "label"} for row in rows]
     assert loaded.predict("parity", unlabelled) == found
+    assert loaded.predict("parity", []) == []
 
 
 def test_prompts_that_are_cut_are_said(loaded):

@@ -43,7 +43,8 @@ def list_all(
     with errors.status("reading lm-eval's index"):
         found = list_tasks(pattern, folders=folder or (), builtin=not folder)
     # Plain lines at once: Rich takes some ten seconds to lay out fourteen thousand.
-    typer.echo("\n".join(item.name if item.kind == "task" else f"{item.name}  ({item.kind})" for item in found))
+    lines = (item.name if item.kind == "task" else f"{item.name}  ({item.kind})" for item in found)
+    typer.echo("".join(f"{line}\n" for line in lines), nl=False)
     errors.print(f"{len(found):,} found", style="dim")
 
 

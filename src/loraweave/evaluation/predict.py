@@ -39,6 +39,8 @@ def predict_rows(lm: LoadedModel, task: Task, rows: Sequence[Mapping[str, Any]],
     Raises:
         UserError: a row lacks what the task's templates read; the row's number is named.
     """
+    if not rows:
+        return []
     places = [f"row {number}" for number in range(first, first + len(rows))]
     asked = [task.question(row, place) for row, place in zip(rows, places, strict=True)]
     if task.lm_eval is None or any(question is not None for question in asked):
