@@ -4,6 +4,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from loraweave import UserError
 from loraweave.serving.engine import Engine, FailedError, FullError
@@ -250,3 +251,15 @@ def test_room_is_what_a_full_batch_takes(tiny_model):
     room = room_for(tiny_model(), Limits(batch=3, context=40))
     assert (room.context, room.pages) == (40, 3 * Room.pages_of(40))
     assert room_for(tiny_model(), Limits(batch=3)).context == 64
+
+
+def test_requests_are_no_longer_than_what_leaves_the_positions_of_others_alone():
+    """Phi 3 and 4 mini (longrope) turn all positions of a batch by its longest request."""
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_theta": 10_000.0}
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "pad_token_id": 0}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    long = {"original_max_position_embeddings": 16, "rope_parameters": rope}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("phi3", **sizes, **heads, **long))
+    assert room_for(model, Limits(batch=3)).context == 16
+    with pytest.raises(UserError, match=r"a context of 17 tokens: one request above 16 turns .*--context 16 at most"):
+        room_for(model, Limits(context=17))

@@ -1,6 +1,9 @@
 """What the server takes at most, and the memory that this needs."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -77,7 +80,13 @@ def room_for(base: PreTrainedModel, limits: Limits) -> Room:
     reads = getattr(config, "max_position_embeddings", None) or LONGEST_CONTEXT
     if limits.context is not None and limits.context > reads:
         raise UserError(f"a context of {limits.context:,} tokens is more than the base was made for, {reads:,}")
-    context = limits.context or min(reads, LONGEST_CONTEXT)
+    alike = _alike(config)
+    if limits.context is not None and limits.context > alike:
+        raise UserError(
+            f"a context of {limits.context:,} tokens: one request above {alike:,} turns the positions of all others in "
+            f"its batch in another way on this base (longrope), and so their answers; --context {alike} at most"
+        )
+    context = limits.context or int(min(reads, LONGEST_CONTEXT, alike))
     tokens_at_once = max(limits.batch, 2048 if base.device.type == "cuda" else 512)
     size = base.dtype.itemsize
     kept = config.num_hidden_layers * 2 * find_num_key_value_heads(config) * find_head_dim(config) * size
@@ -106,6 +115,14 @@ def room_for(base: PreTrainedModel, limits: Limits) -> Room:
         auto_switch_to_flash=False,
     )
     return Room(context, pages, settings)
+
+
+def _alike(config: Any) -> float:
+    """Up to how many tokens a base turns positions in one and the same way, whoever else is in the batch."""
+    said = getattr(config, "rope_parameters", None) or {}
+    kinds = [said, *(each for each in said.values() if isinstance(each, Mapping))]  # one for each kind of layer
+    long = (each for each in kinds if each.get("rope_type") == "longrope")
+    return min((each["original_max_position_embeddings"] for each in long), default=math.inf)
 
 
 def _to_be_had(device: torch.device) -> int:
