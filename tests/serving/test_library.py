@@ -85,6 +85,8 @@ def test_auto_goes_by_rule_and_prefix_and_says_who_answered(project, library):
                 first = json.loads(content.split("\n\n")[0].removeprefix("data: ")) if stream else json.loads(content)
                 assert first["model"] == who
             assert said(server, "lib:auto", prompt) == said(server, who, prompt)
+        tokens = [1, *AutoTokenizer.from_pretrained(project / "chat").encode("Sum: 1 2")]  # behind the start of a text
+        assert ask(server.address, "/v1/completions", asked("lib:auto", tokens))[1]["model"] == "lib:sums"
         chat = {"model": "lib:auto", "messages": [{"role": "user", "content": "Colour of the sky"}], "max_tokens": 4}
         assert ask(server.address, "/v1/chat/completions", chat)[1]["model"] == "lib:colours"
         chat["messages"] = [{"role": "system", "content": "Colour of the sky"}]

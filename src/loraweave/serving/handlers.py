@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -216,7 +217,8 @@ class TextHandler(Handler):
         tokens = [token for token in prompt if isinstance(token, int)]
         self._longest(read, tokens)
         text = str(await self._aside(self._tokenizer.decode, tokens))
-        return await self._respond(read, tokens, TextFormat(read.model), None, text, text)
+        said = str(await self._aside(partial(self._tokenizer.decode, tokens, skip_special_tokens=True)))
+        return await self._respond(read, tokens, TextFormat(read.model), None, text, said)
 
 
 class _Stream(StreamingResponse):
