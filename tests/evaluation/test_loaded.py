@@ -94,6 +94,15 @@ def test_text_is_written_with_the_tasks_stop_rules_and_filter(project, loaded):
     assert not any(" " in text or "\n" in text for text in found)
 
 
+def test_how_long_an_answer_is_is_not_the_bases_generation_configuration_to_say(project, loaded, monkeypatch):
+    rows = rows_of(project, "double_test.jsonl")
+    written, predicted = loaded.generate("notes", "Note 1:", max_new_tokens=16), loaded.predict("double", rows)
+    for most in (3, 40):
+        monkeypatch.setattr(loaded.model.generation_config, "max_new_tokens", most)
+        assert loaded.generate("notes", "Note 1:", max_new_tokens=16) == written
+        assert loaded.predict("double", rows) == predicted
+
+
 def test_a_plain_file_is_answered_from_its_prompts(loaded):
     (found,) = loaded.predict("notes", [{"prompt": "Note 1:", "completion": "never looked at"}])
     assert found["prediction"] == loaded.generate("notes", "Note 1:")

@@ -259,6 +259,8 @@ class LoadedModel(HFLM):
         if self.turn is not None:  # what ends an answer may well stand in a thought before it
             stop = [*(() if self.thinks else stop), self.turn.words]
         how.setdefault("eos_token_id", ends_of(self.model, self.tokenizer, self.turn))
+        # A base's generation configuration may say how many tokens an answer has, and would be heard first.
+        how.setdefault("max_new_tokens", max_length - context.shape[1])
         return super()._model_generate(context, max_length, [text for text in stop if text], **how)
 
 
