@@ -120,6 +120,10 @@ def test_a_comparison_where_one_run_is_wanted_names_its_runs(words, command, tmp
     refused(command(*(word.format(tmp_path) for word in words)), "holds a comparison", "lora-seed0")
 
 
+def test_what_only_a_library_is_asked_is_refused_elsewhere(command, tmp_path):
+    refused(command("serve", tmp_path, "--experts", 3), "--experts is of a library of experts, and this is none")
+
+
 def test_results_that_are_not_ours_are_left_alone(command, trained):
     (trained / "results.json").write_text(json.dumps(["mine"]))
     refused(command("eval", trained, "--limit", 1), "results.json")

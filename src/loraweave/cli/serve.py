@@ -43,7 +43,9 @@ def serve(
     dtype: Annotated[
         str | None, typer.Option(help="Of the base's weights: auto, float32, bfloat16, float16; as trained by default.")
     ] = None,
-    experts: Annotated[int, typer.Option(min=1, help="Of a library: experts kept in memory while idle.")] = 64,
+    experts: Annotated[
+        int | None, typer.Option(min=1, help="Of a library: experts kept in memory while idle; 64 by default.")
+    ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Of a library: the cosine below which NAME:auto is answered by the base.")
     ] = None,
@@ -61,6 +63,7 @@ def serve(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"serve needs {error.name}: pip install 'loraweave[serve]'") from None
+    from loraweave.experts.manifest import NAME as MANIFEST
     from loraweave.serving.keys import read_keys
     from loraweave.serving.limits import Limits
     from loraweave.serving.server import Server, Serving
@@ -68,8 +71,10 @@ def serve(
     for option, given in (("--timeout", timeout), ("--cache-gb", cache_gb), ("--threshold", threshold)):
         if given is not None and not math.isfinite(given):
             raise UserError(f"{option} {given}: a finite number is wanted")
+    if experts is not None and not (run / MANIFEST).is_file():
+        raise UserError(f"{run}: --experts is of a library of experts, and this is none")
     memory = None if cache_gb is None else int(cache_gb * 1e9)
-    limits = Limits(batch, queue, context, answer, timeout, max_body, memory, experts=experts)
+    limits = Limits(batch, queue, context, answer, timeout, max_body, memory, experts=experts or Limits.experts)
     keys = read_keys(api_keys)
     how = (limits, keys, base, dtype, log_prompts, trust_code, threshold, embedding)
     server = Server(Serving(run, name, host, port, *how))
