@@ -23,10 +23,17 @@ OF_THE_SYSTEM = (
 
 NAME = "loraweave-traceback-"
 _FULL = ("OutOfMemoryError", "can't allocate memory", "not enough memory")  # as torch says it, on GPUs and CPUs
-_MEMORY = (
-    "memory is full: {}; lower train.per_device_train_batch_size or train.max_length, or set "
+_TRAINING = (
+    "lower train.per_device_train_batch_size or train.max_length, or set "
     "train.gradient_checkpointing: true (loraweave train RUN.YAML --dry-run says what a step holds)"
 )
+_WAY_OUT = {
+    **dict.fromkeys(("train", "compare", "quickstart", "experts"), _TRAINING),
+    "eval": "lower eval.batch_size in the run's run.yaml, or load the base in fewer bits",
+    "serve": "lower --batch, --context or --cache-gb, or load the base with --dtype bfloat16",
+}
+"""By command, what needs less memory."""
+_OTHERWISE = "it wants a machine with more, or a base that takes less"
 
 
 def caught(error: BaseException, arguments: Sequence[str]) -> str:
@@ -38,7 +45,9 @@ def caught(error: BaseException, arguments: Sequence[str]) -> str:
     """
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, MemoryError) or any(words in f"{type(error).__name__}: {first}" for words in _FULL):
-        return _MEMORY.format(first[:200] or "no more is to be had")
+        command = next((word for word in arguments if not word.startswith("-")), "")
+        said = first[:200] or "no more is to be had"
+        return f"memory is full: {said}; {_WAY_OUT.get(command, _OTHERWISE)}"
     kept = _kept(error, arguments)
     said = f"{type(error).__name__}: {first}" if first else type(error).__name__
     where = f"the traceback is in {kept}; please report it with that file" if kept else "its traceback was not kept"
