@@ -195,3 +195,17 @@ def test_a_conversation_goes_on_after_what_cannot_be_had(command, project, tmp_p
     said = "".join(load(model).stream(None, "Note 1:", max_new_tokens=6))
     assert (code, out.count(said)) == (0, 1)
     assert "nothing here says which base it was made from" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [(("serve", "--port", 0), "lower --batch, --context or --cache-gb"), (("chat",), "a base that takes less")],
+)
+def test_where_memory_is_full_the_advice_is_not_a_trainings(words, way, command, tmp_path, monkeypatch):
+    def full(*_, **how):
+        raise MemoryError
+
+    for place in ("loraweave.evaluation.loaded.load", "loraweave.serving.server.load"):
+        monkeypatch.setattr(place, full)
+    code, _, err = command(words[0], tmp_path, *words[1:])
+    assert (code, "memory is full" in err, way in err, "train." in err) == (70, True, True, False)
