@@ -309,21 +309,6 @@ def test_an_adapter_alone_answers_and_predicts_with_its_tasks_named(project, run
     assert named.predict("parity", [{"number": 1}]) == loaded.predict("parity", [{"number": 1}])
 
 
-def test_another_chat_template_beside_an_adapter_is_told(project, run, tmp_path):
-    adapter, other = tmp_path / "adapter", tmp_path / "base"
-    shutil.copytree(run / "adapter", adapter)
-    shutil.copytree(project / "base", other)
-    _, tokenizer = load_base(project / "base")
-    tokenizer.chat_template = CHAT
-    tokenizer.save_pretrained(adapter)
-    with pytest.warns(Notice, match="another chat template than the base's"):
-        loraweave.load(adapter)
-    tokenizer.save_pretrained(other)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Notice)
-        assert loraweave.load(adapter, base=str(other)).tokenizer.chat_template == CHAT
-
-
 def test_exports_load_too(project, run, loaded, tmp_path):
     from loraweave.export import export
 

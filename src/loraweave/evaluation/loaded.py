@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 
 from loraweave import bases
 from loraweave.adapters.config import NAME as ADAPTER_CONFIG
-from loraweave.adapters.config import has_other_template
 from loraweave.bases import Base, BaseName, BaseSpec, check_fingerprint, fingerprint, load_base
 from loraweave.data.border import context_ids
 from loraweave.errors import Notice, UserError, nearest
@@ -326,13 +325,6 @@ def load(
     with quiet_libraries():
         model, tokenizer = load_named() if whole is None else load_base(whole, dtype, trust_code=trust_code)
         trained = model if adapter is None else attach(model, adapter)
-    if adapter == folder and has_other_template(folder, tokenizer):
-        warnings.warn(
-            f"the tokenizer in {folder} has another chat template than the base's, which chats go through: if the "
-            "adapter was trained with its own, name a copy of the base that has that one (base=, or --base)",
-            Notice,
-            stacklevel=2,
-        )
     names = getattr(getattr(trained, "active_peft_config", None), "task_names", None) or names
     names = names or ([] if tasks is None else [task.name for task in found])
     plain = [] if config is None else plain_tasks(run, config, names)

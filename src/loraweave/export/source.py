@@ -25,7 +25,6 @@ from loraweave.runs.folder import (
     recorded_base,
 )
 from loraweave.runs.loading import run_file_of, tasks_of
-from loraweave.runs.origin import has_other_template
 from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from loraweave.adapters.config import has_other_template
 from loraweave.bases import BaseSpec, fingerprint, resolve_base
 from loraweave.data.identity import content_hash, tokenizer_hash
 from loraweave.errors import Notice, UserError
-from loraweave.files import file_hash, read_json, write_json, write_json_lines
+from loraweave.files import file_hash, write_json, write_json_lines
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import BaseRecord, RunFolder
 from loraweave.shapes import read_shaped
@@ -136,18 +137,6 @@ def say_other_tokenizer(folder: Path, before: Mapping[str, Any], adapter: Path, 
         said = f"the tokenizer of {name} or its chat template is another one than when this was trained"
     if said:
         warnings.warn(f"{folder}: {said}", Notice, stacklevel=3)
-
-
-def has_other_template(adapter: Path, tokenizer: Any) -> bool:
-    """Whether another chat template than a tokenizer's lies beside an adapter; `adapter`: its folder."""
-    template, config = adapter / "chat_template.jinja", adapter / "tokenizer_config.json"
-    own: Any = None
-    if template.is_file():
-        own = template.read_text(encoding="utf-8", errors="replace")
-    elif config.is_file():
-        with suppress(UserError):  # nothing else here needs the file
-            own = read_json(config).get("chat_template")
-    return isinstance(own, str) and own.strip() != str(tokenizer.chat_template or "").strip()
 
 
 def check_data(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
