@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_project import write_base
-from transformers import AutoTokenizer
+from tiny_project import byte_tokenizer, write_base
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from loraweave.bases import check_fingerprint, empty_base, fingerprint, load_base
 from loraweave.bases import load as load_module
@@ -171,3 +171,33 @@ def test_tokens_that_are_met_in_any_text_need_a_row(copy: Path, added: object) -
     tokenizer.save_pretrained(copy)
     with pytest.raises(UserError, match="the tokenizer has 260 tokens, and the model's embedding 259 rows"):
         load_base(copy)
+
+
+def written(folder: Path, kind: str, **settings: object) -> Path:
+    """A folder with a random model of two layers and a tokenizer."""
+    tokenizer = byte_tokenizer()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **sizes, **ids, **settings)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "roformer", "gemma3_text"])
+def test_a_model_that_sees_what_comes_after_a_token_is_refused(tmp_path: Path, kind: str) -> None:
+    """BERT and its family as they come, whose answers would be given to them; and embedding models like Gemma's."""
+    more = {"use_bidirectional_attention": True, "head_dim": 8} if kind == "gemma3_text" else {}
+    base = written(tmp_path / kind, kind, **more)
+    with pytest.raises(UserError, match=rf"{kind}: {kind} is no causal language model: .* given the answers"):
+        load_base(base)
+    if kind in ("bert", "roberta"):
+        with pytest.raises(UserError, match="no causal language model"):
+            empty_base(base)
+
+
+@pytest.mark.parametrize(("kind", "more"), [("bert", {"is_decoder": True}), ("gpt_neox_japanese", {})])
+def test_a_causal_model_whose_configuration_leaves_that_open_is_tried(tmp_path: Path, kind: str, more: dict) -> None:
+    assert load_base(written(tmp_path / kind, kind, **more))
+    assert empty_base(tmp_path / kind)

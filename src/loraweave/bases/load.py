@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils.quantization_config import GgufConfig
 
+from loraweave.bases.causal import check_causal
 from loraweave.bases.gguf import SUFFIX, as_plain_model, check_gguf, existing_gguf, import_gguf
 from loraweave.bases.identity import keep_samples
 from loraweave.bases.quantization import keep_unpacked, quantization_settings
@@ -73,7 +74,7 @@ def load_base(name: BaseName, dtype: str | None = None, trust_code: bool = False
 
     Raises:
         UserError: the folder lacks its config, weights or tokenizer; the name is neither a folder nor within reach on
-            the hub; or a library that it needs is not installed.
+            the hub; a library that it needs is not installed; or it is no causal model.
     """
     spec = BaseSpec.of(name, trust_code)
     source = resolve_base(spec)
@@ -94,6 +95,7 @@ def load_base(name: BaseName, dtype: str | None = None, trust_code: bool = False
     if source.endswith(SUFFIX):
         as_plain_model(model, source)
     _check_complete(loaded, source)
+    check_causal(model, source)
     if is_quantised(model.config):
         keep_samples(model, *_hub_or_folder(spec))
         keep_unpacked(model)
@@ -190,7 +192,9 @@ def empty_base(name: BaseName, trust_code: bool = False) -> PreTrainedModel:
     spec = BaseSpec.of(name, trust_code)
     config = base_config(spec)
     with _told(spec), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_code)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_code)
+    check_causal(model, resolve_base(spec))
+    return model
 
 
 def load_tokenizer(name: BaseName, trust_code: bool = False) -> PreTrainedTokenizerBase:
