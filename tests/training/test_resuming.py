@@ -344,3 +344,18 @@ def test_a_kill_before_older_checkpoints_were_taken_away_leaves_none_too_many(
     resumed = run(project, *EVERY_STEP, resume=True)
     names = [{path.name for path in (each.folder / "checkpoints").iterdir()} for each in (whole, resumed)]
     assert names[0] == names[1] == {"checkpoint-4", "checkpoint-5"}
+
+
+def test_a_schedule_that_follows_evaluations_hears_of_one_that_a_stop_has_left_out(project: Path) -> None:
+    """A stop in an epoch's last step saves it before it is evaluated."""
+    plateau = (
+        "train.num_train_epochs=3",
+        "train.lr_scheduler_type=reduce_lr_on_plateau",
+        "train.lr_scheduler_kwargs={patience: 0, threshold: 100, threshold_mode: abs}",  # all but the first is worse
+    )
+    whole = run(project, *plateau, output=project / "whole")
+    with pytest.raises(Stopped):
+        run(project, *plateau, progress=At(whole.steps // 3 - 1, ask_to_end))
+    run(project, *plateau, resume=True)
+    assert len({line["learning_rate"] for line in logged(project / "out") if "loss" in line}) == 2
+    assert same_adapter(project / "out", project / "whole")

@@ -72,7 +72,7 @@ class MissedEvaluation(TrainerCallback):
         due = args.eval_strategy == IntervalStrategy.EPOCH and args.eval_delay <= epoch and state.global_step > 0
         if due and at_end and not is_logged({"step": state.global_step, "eval_loss": None}, state):
             assert self.trainer is not None
-            metrics = self.trainer._evaluate(None, None, skip_scheduler=True)
+            metrics = self.trainer._evaluate(None, None)
             self.trainer._determine_best_metric(metrics, None)
 
 
