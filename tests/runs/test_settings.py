@@ -8,7 +8,8 @@ import torch
 from trl import SFTConfig
 
 from loraweave.errors import UserError
-from loraweave.runs.settings import build_arguments
+from loraweave.runs import settings
+from loraweave.runs.settings import build_arguments, check_best_metric
 
 
 def test_a_process_takes_one_device_whatever_it_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +44,35 @@ def test_what_data_that_is_encoded_already_would_not_follow_cannot_be_set(tmp_pa
     """TRL gives the tokenizer another end after the rows were made with its own, and would save it with the adapter."""
     with pytest.raises(UserError, match=f"train.{next(iter(given))} cannot be set: "):
         build_arguments(given, 0, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_kwargs: the schedule cosine_with_min_lr .* min_lr"),
+        ({"lr_scheduler_kwargs": {"cycles": 2}}, r".*the schedule cosine does not go with {'cycles': 2}: .*'cycles'"),
+        ({"optim": "galore_adamw"}, "optim: You need to install `galore_torch`"),
+        ({"use_liger_kernel": True}, "use_liger_kernel needs the package liger-kernel"),
+    ],
+)
+def test_what_transformers_looks_at_when_training_begins_is_told_before(
+    tmp_path: Path, given: dict, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "is_liger_kernel_available", lambda: False)
+    with pytest.raises(UserError, match=rf"train\.{words}"):
+        build_arguments(given, 0, tmp_path)
+
+
+@pytest.mark.parametrize("given", [{"lr_scheduler_type": "polynomial"}, {"optim": "sgd"}, {"report_to": None}])
+def test_what_goes_together_is_taken(tmp_path: Path, given: dict) -> None:
+    assert build_arguments({"learning_rate": 0.0, "metric_for_best_model": None, **given}, 0, tmp_path)
+
+
+def test_the_best_checkpoint_is_chosen_by_a_loss_of_a_validation(tmp_path: Path) -> None:
+    for metric in ("eval_loss", "loss", "eval_loss_macro", "eval_loss/mine", "loss/mine"):
+        check_best_metric(build_arguments({"metric_for_best_model": metric}, 0, tmp_path), ["mine"])
+    for metric in ("accuracy", "eval_loss/mime"):
+        args = build_arguments({"metric_for_best_model": metric}, 0, tmp_path)
+        with pytest.raises(UserError, match=f"train.metric_for_best_model: a validation has no '{metric}', it takes "):
+            check_best_metric(args, ["mine"])
+    check_best_metric(build_arguments({"metric_for_best_model": "x", "eval_strategy": "no"}, 0, tmp_path), ["mine"])

@@ -20,7 +20,7 @@ from loraweave.errors import UserError
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder
 from loraweave.runs.methods import ChosenMethod, choose_method
-from loraweave.runs.settings import DEFAULTS, build_arguments
+from loraweave.runs.settings import DEFAULTS, build_arguments, check_best_metric
 from loraweave.tasks import Task
 
 
@@ -53,7 +53,9 @@ class ResolvedRun:
     def prepare_data(
         self, tasks: Sequence[Task], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, console: Console
     ) -> tuple[RunData, RowPlan, RowPlan | None]:
-        """The rows to train on and those to validate on; arguments and errors as of `data.prepare.prepare`."""
+        """The rows to train on and those to validate on; arguments and errors as of `data.prepare.prepare`, and
+        UserError where the best checkpoint is to be chosen by what no validation gives."""
+        check_best_metric(self.args, [task.name for task in tasks if task.validation_examples()])
         return prepare(
             tasks,
             tokenizer,

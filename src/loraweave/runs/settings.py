@@ -6,7 +6,7 @@ Every field of TRL's SFTConfig (a TrainingArguments) may be set, except those th
 import math
 import operator
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from enum import Enum
 from functools import cache
@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 from pydantic import TypeAdapter, ValidationError
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.utils import is_liger_kernel_available
 from trl import SFTConfig
 
 from loraweave.bases import device
@@ -79,6 +80,8 @@ _SETTLED = {
     "hub_token": "the hub's client knows it: hf auth login, or HF_TOKEN",
     "trust_remote_code": "set `trust_code` at the top of the run file",
 }
+BEST = "eval_loss_macro"
+"""What the best checkpoint is chosen by where nothing else is said: the mean over tasks of their losses."""
 ONLY = "only"
 """The one field that is not Hugging Face's: what of an adapter is trained, the rest staying as it is."""
 KNOWN = {f.name for f in fields(SFTConfig)} - set(_SETTLED)
@@ -201,11 +204,12 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
             "use_reentrant": False,
             **(values.get("gradient_checkpointing_kwargs") or {}),
         }
-    values.setdefault("metric_for_best_model", "eval_loss_macro")
+    values["metric_for_best_model"] = values.get("metric_for_best_model") or BEST
     if "loss" in values["metric_for_best_model"]:
         values.setdefault("greater_is_better", False)  # transformers sees a loss only in names that end in it
     if isinstance(values["report_to"], str):
         values["report_to"] = [values["report_to"]]
+    values["report_to"] = values["report_to"] or []
     try:
         args = SFTConfig(
             **{
@@ -225,7 +229,47 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
         raise UserError(f"train: {in_a_line(error)}") from error
     if args.n_gpu > 1:  # without a launcher: one device per process, where transformers would take them all
         args._n_gpu = 1
+    _check_begins(args)
     return args
+
+
+def _check_begins(args: SFTConfig) -> None:
+    """Raise UserError for what transformers looks at when training begins alone, after all examples were encoded."""
+    from transformers import Trainer, get_scheduler
+
+    if args.use_liger_kernel and not is_liger_kernel_available():
+        raise UserError("train.use_liger_kernel needs the package liger-kernel: pip install liger-kernel")
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Linear(1, 1))
+    except ImportError as error:
+        raise UserError(f"train.optim: {in_a_line(error)}") from error
+    except ValueError:  # some look for layers that the real model has
+        pass
+    one = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate or 1.0)
+    how = args.lr_scheduler_kwargs
+    try:
+        get_scheduler(args.lr_scheduler_type, one, 1, 100, scheduler_specific_kwargs=how)
+    except (ValueError, TypeError, AttributeError) as error:
+        kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+        raise UserError(
+            f"train.lr_scheduler_kwargs: the schedule {kind} does not go with {how or 'none'}: {in_a_line(error)}"
+        ) from error
+
+
+def check_best_metric(args: SFTConfig, names: Iterable[str]) -> None:
+    """Raise UserError where the best checkpoint is to be chosen by what no validation gives; it would be told after the
+    first one.
+
+    Args:
+        names: of the tasks that have rows to validate on.
+    """
+    losses = ["eval_loss", BEST, *(f"eval_loss/{name}" for name in names)]
+    metric = str(args.metric_for_best_model)
+    if args.eval_strategy != "no" and f"eval_{metric.removeprefix('eval_')}" not in losses:
+        raise UserError(
+            f"train.metric_for_best_model: a validation has no {metric!r}, it takes {', '.join(losses)}"
+            f"{nearest(metric, losses)}"
+        )
 
 
 def uses_fsdp(args: SFTConfig) -> bool:

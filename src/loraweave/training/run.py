@@ -259,7 +259,7 @@ def _trained(
 
 def _callbacks(run: ResolvedRun, clock: Clock, progress: RunProgress | None) -> list[TrainerCallback]:
     callbacks: list[TrainerCallback] = [clock, MetricsFile(run.folder.metrics, clock)]
-    if "tensorboard" in run.config.train["report_to"]:
+    if "tensorboard" in (run.config.train["report_to"] or ()):
         callbacks.append(TensorBoardCallback(SummaryWriter(str(run.folder.tensorboard))))
     if progress is not None:
         callbacks.append(Reporter(run.method.name, progress, clock))
