@@ -42,6 +42,8 @@ def quiet_libraries() -> Iterator[None]:
             for category in (FutureWarning, DeprecationWarning):
                 warnings.simplefilter("ignore", category)
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+            # of PEFT, also where the key fits a weight that is no layer; keys that fit nothing are refused here
+            warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)

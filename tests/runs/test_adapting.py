@@ -1,13 +1,17 @@
 """A base lent to an adapter comes back as it was, whatever its start did to it."""
 
+import copy
+import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from loraweave.errors import UserError
+from loraweave.errors import Notice, UserError
 from loraweave.evaluation.beside import untouched
 from loraweave.runs.adapting import adapted, take_off
 from loraweave.runs.attaching import attach
@@ -122,3 +126,57 @@ def test_what_stands_beside_such_an_adapter_is_the_real_base(tiny_model: Callabl
     loaded = tiny_model()
     with untouched(get_peft_model(tiny_model(), config), lambda: loaded) as found:
         assert found is loaded
+
+
+def test_what_peft_adapts_as_weights_is_known_by_the_names_that_it_goes_by(tiny_model: Callable) -> None:
+    """Transformers fuses Mixtral's experts; people and older adapters name their layers."""
+    base = tiny_model("mixtral")
+    layers = r"set lora_dropout: 0, or name layers alone, target_modules: \[k_proj, o_proj, q_proj, v_proj\]"
+    with pytest.raises(UserError, match=f"method lora: .* the experts of this base; {layers}"), on(base, {}):
+        pass
+    with pytest.raises(UserError, match=r"method dora: .* this base; name layers alone"), on(base, {}, "dora"):
+        pass
+    given = {"lora_dropout": 0.0, "target_modules": ["q_proj", "w1", "w2", "w3"], "rank_pattern": {"down_proj": 2}}
+    before = copy.deepcopy(given)
+    with on(base, given) as model:
+        trained = {name: p.shape for name, p in model.named_parameters() if p.requires_grad and ".1.mlp." in name}
+    assert given == before
+    assert sorted(shape[0] for name, shape in trained.items() if ".lora_A." in name) == [2 * 4, 8 * 4]  # r, by experts
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"target_parameters": ["experts.gate"]}, "target_parameters names 'experts.gate', which is no weight"),
+        ({"exclude_modules": ["gate"]}, r"exclude_modules leaves out model.layers.0.mlp.gate, and PEFT adapts it all"),
+        ({"exclude_modules": r".*\.1\.mlp\.experts"}, "exclude_modules leaves out model.layers.1.mlp.experts"),
+        ({"target_modules": ["q_proj", "w2"], "layers_to_transform": [1]}, "leaves out model.layers.0.mlp.experts"),
+    ],
+)
+def test_what_peft_would_pass_over_of_weights_is_refused(tiny_model: Callable, given: dict, words: str) -> None:
+    base = tiny_model("mixtral")
+    before = bits(base)
+    with pytest.raises(UserError, match=words), on(base, {"lora_dropout": 0.0, **given}):
+        pass
+    assert same(bits(base), before)
+
+
+def test_experts_that_a_lora_does_not_reach_are_said(tiny_model: Callable) -> None:
+    """PEFT knows those of Mixtral's and Qwen's kind, and no others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        with on(tiny_model("mixtral"), {"lora_dropout": 0.0}):
+            pass
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    more = {"intermediate_size": 48, "num_local_experts": 4, "head_dim": 8, "pad_token_id": 0, "eos_token_id": 2}
+    base = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt_oss", vocab_size=64, **sizes, **more))
+    with (
+        pytest.warns(Notice, match=r"fused in one tensor: model\.layers\.\*\.mlp\.experts\.gate_up_proj"),
+        on(base, {}),
+    ):
+        pass
+
+
+def on(base: torch.nn.Module, given: dict, name: str = "lora") -> AbstractContextManager:
+    """The base with an adapter of rank 4."""
+    return adapted(base, choose_method({"name": name, "r": 4, **given}), ["one"], seed=0, keep_base=True)

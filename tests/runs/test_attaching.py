@@ -153,3 +153,18 @@ def test_a_configuration_of_lora_over_weave_tensors(save, tiny_model):
     (folder / "adapter_config.json").write_bytes((other / "adapter_config.json").read_bytes())
     with pytest.raises(UserError, match=re.escape("unexpected: an adapter of the type LORA has no such tensors")):
         attach(tiny_model(), folder)
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_4", "lora_ga"])
+def test_an_adapter_of_a_base_that_its_start_changed_for_good_is_refused(
+    save: Callable[..., Path], tiny_model: Callable, start: str
+) -> None:
+    """PEFT draws a start such as PiSSA's by few rounds anew when it loads it: the base would be changed otherwise."""
+    folder = save("lora")
+    values = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**values, "init_lora_weights": start}))
+    base = tiny_model()
+    before = {name: weight.clone() for name, weight in base.state_dict().items()}
+    with pytest.raises(UserError, match=f"init_lora_weights is '{start}': it was trained on a base that this start"):
+        attach(base, folder)
+    assert all(torch.equal(weight, before[name]) for name, weight in base.state_dict().items())

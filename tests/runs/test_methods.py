@@ -221,3 +221,23 @@ def test_a_number_of_heads_for_a_layer_that_is_not_there_is_refused(tiny_model: 
 def test_a_presets_choice_of_heads_can_be_taken_back() -> None:
     assert choose_method("mola").peft_config(["a"]).top_k == 2
     assert choose_method({"name": "mola", "top_k": None}).peft_config(["a"]).top_k is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"init_lora_weights": "eva"}, "init_lora_weights: eva cannot be set: it is worked out from data before"),
+        ({"init_lora_weights": "lora_ga"}, "init_lora_weights: lora_ga cannot be set: .* PEFT would begin as without"),
+        (
+            {"init_lora_weights": "pissa_niter_16"},
+            ".*pissa_niter_16 cannot be set: .* drawn anew .*: take pissa$",
+        ),
+        ({"kasa_config": {}}, "kasa_config cannot be set: its tensors are no LoRA's"),
+        ({"monteclora_config": {"num_samples": 4}}, "monteclora_config cannot be set"),
+        ({"alora_invocation_tokens": [5]}, "alora_invocation_tokens cannot be set: it counts from the last of these"),
+    ],
+)
+def test_what_peft_leaves_to_whoever_trains_with_it_is_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=f"method lora: {words}"):
+        choose_method({"name": "lora", **given})
+    assert choose_method({"name": "lora", "init_lora_weights": "mica"})

@@ -82,6 +82,13 @@ def changes_base(config: PeftConfig) -> bool:
     return str(getattr(config, "init_lora_weights", "")).lower().startswith(_CHANGE_BASE)
 
 
+def start_is_lost(config: PeftConfig) -> bool:
+    """Whether such an adapter goes with a base that PEFT has changed by numbers which nothing has kept: drawn at
+    random, or worked out from data."""
+    start = str(getattr(config, "init_lora_weights", "")).lower()
+    return "_niter_" in start or start == "lora_ga"
+
+
 def beyond_plain(config: LoraConfig) -> str | None:
     """What in the configuration of PEFT's LoRA makes it more than two factors and a scaling, in words; None if nothing
     does."""

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils.other import get_pattern_key
@@ -118,13 +118,13 @@ def check_saved(config: Any, names: Sequence[str], where: str) -> None:
             raise UserError(f"{where}: modules_to_save names {name!r}, and the base has no such module")
 
 
-def check_layer_names(given: Mapping[str, Any], names: Collection[str], adapted: Collection[str], where: str) -> None:
+def check_layer_names(given: Mapping[str, Any], names: Collection[str], adapted: "Adapted", where: str) -> None:
     """Refuse names that fit nothing in a base: PEFT passes over them, and what was meant would be left as it is.
 
     Args:
         given: of a configuration's fields those that somebody wrote; expressions among them come to an end.
         names: of all modules of the base.
-        adapted: of those that were adapted.
+        adapted: what was adapted.
         where: for the message.
 
     Raises:
@@ -133,27 +133,70 @@ def check_layer_names(given: Mapping[str, Any], names: Collection[str], adapted:
     check_none(f"{where}: {problem}" for problem in _fitting_nothing(given, names, adapted))
 
 
-def _fitting_nothing(given: Mapping[str, Any], names: Collection[str], adapted: Collection[str]) -> Iterator[str]:
+class Adapted(NamedTuple):
+    """What PEFT has adapted in a base.
+
+    Attributes:
+        layers: their names.
+        weights: those that are adapted as weights and not as layers, such as experts that are fused in one tensor.
+        targets: what is left of `target_modules`, where these weights' names were among them.
+    """
+
+    layers: Collection[str]
+    weights: Collection[str] = ()
+    targets: Collection[str] | None = None
+
+
+def _fitting_nothing(given: Mapping[str, Any], names: Collection[str], adapted: Adapted) -> Iterator[str]:
     def hint(name: str, among: Collection[str]) -> str:
         return nearest(name, {path.rpartition(".")[2] for path in among} - {name})
 
-    for field, among, what in (("target_modules", adapted, "adapted layer"), ("exclude_modules", names, "module")):
+    everything = [*adapted.layers, *adapted.weights]
+    for field, among, what in (("target_modules", everything, "adapted layer"), ("exclude_modules", names, "module")):
         value = given.get(field)
         if isinstance(value, str):
             if value.lower() != "all-linear" and not any(re.fullmatch(value, path) for path in among):
                 yield f"{field}={shown(value)} fits no {what} of the base"
             continue
         for name in value or ():
-            if not any(f".{path}".endswith(f".{name}") for path in among):
+            as_weight = field == "target_modules" and adapted.targets is not None and name not in adapted.targets
+            if not as_weight and not _ends(name, among):
                 yield f"{field} names {name!r}, which is no {what} of the base{hint(name, names)}"
+    for name in given.get("target_parameters") or ():
+        if not _ends(name, adapted.weights):
+            yield f"target_parameters names {name!r}, which is no weight of the base"
     for field in BY_LAYER:
         for pattern in given.get(field) or ():
-            if not any(get_pattern_key([pattern], path) == pattern for path in adapted):
-                yield f"{field} names {pattern!r}, which fits no adapted layer{hint(pattern, adapted)}"
+            if not any(get_pattern_key([pattern], path) == pattern for path in everything):
+                yield f"{field} names {pattern!r}, which fits no adapted layer{hint(pattern, adapted.layers)}"
     indices = given.get("layers_to_transform")
-    for index in [indices] if isinstance(indices, int) else indices or ():
-        if not any(f".{index}." in path for path in adapted):
+    indices = [indices] if isinstance(indices, int) else indices or ()
+    for index in indices:
+        if not any(f".{index}." in path for path in adapted.layers):
             yield f"layers_to_transform names {index}, and no adapted layer has this index"
+    yield from _adapted_all_the_same(given, indices, adapted.weights)
+
+
+def _adapted_all_the_same(
+    given: Mapping[str, Any], indices: Collection[int], weights: Collection[str]
+) -> Iterator[str]:
+    """PEFT leaves out layers, and no weights that it adapts as such."""
+    excluded = given.get("exclude_modules") or ()
+    for weight in weights:
+        owner = weight.rpartition(".")[0]
+        out = re.fullmatch(excluded, owner) if isinstance(excluded, str) else any(_ends(e, [owner]) for e in excluded)
+        beyond = indices and not any(f".{index}." in weight for index in indices)
+        if out or beyond:
+            yield (
+                f"{'exclude_modules' if out else 'layers_to_transform'} leaves out {owner}, and PEFT adapts it all the "
+                "same, for it is a weight to it and no layer: name the layers that are wanted as target_modules"
+            )
+            return
+
+
+def _ends(name: str, paths: Collection[str]) -> bool:
+    """Whether any of the paths ends with a name."""
+    return any(f".{path}".endswith(f".{name}") for path in paths)
 
 
 def _is_plain(name: str) -> bool:

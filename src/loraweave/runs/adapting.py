@@ -3,20 +3,22 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from loraweave.adapters.config import changes_base
-from loraweave.adapters.fields import check_expressions, check_layer_names, check_saved
+from loraweave.adapters.fields import Adapted, check_expressions, check_layer_names, check_saved
 from loraweave.errors import UserError, in_a_line
 from loraweave.runs.filling import check_start, start_from, train_only
 from loraweave.runs.language import check_excluded, freeze_beside_language
 from loraweave.runs.methods import ChosenMethod
 from loraweave.tuner.context import detach
+from loraweave.tuner.model import warn_of_fused_experts
 
 _REFUSALS = (ValueError, TypeError, NotImplementedError, ImportError)
 
@@ -68,7 +70,11 @@ def adapted(
         model = inject(base, config, method.name)
         freeze_beside_language(base)  # `bias: all` trains those of every part
         try:
-            check_layer_names(method.given, names, model.base_model.targeted_module_names, f"method {method.name}")
+            found = _adapted_in(model, config)
+            check_layer_names(method.given, names, found, f"method {method.name}")
+            everywhere = method.adapter is None and method.given.get("target_modules", "all-linear") == "all-linear"
+            if everywhere and isinstance(config, LoraConfig):
+                warn_of_fused_experts(base, set(found.weights))
             _check_head(base, method.name)
             if method.adapter is not None:
                 start_from(model, method.adapter)
@@ -77,6 +83,13 @@ def adapted(
             yield model
         finally:
             take_off(model)
+
+
+def _adapted_in(model: PeftModel, config: PeftConfig) -> Adapted:
+    """What an adapter was put on. PEFT makes weights of targets that transformers has fused (experts)."""
+    weights = getattr(model.base_model, "targeted_parameter_names", ())
+    targets = getattr(config, "target_modules", None)
+    return Adapted(model.base_model.targeted_module_names, weights, targets if weights else None)
 
 
 def _check_head(base: PreTrainedModel, method: str) -> None:
@@ -114,8 +127,26 @@ def inject(base: PreTrainedModel, config: PeftConfig, method: str) -> PeftModel:
         _put_back(base, weights)
         detach(base)
         if isinstance(error, _REFUSALS) and not isinstance(error, UserError):  # PEFT's and torch's words
-            raise UserError(f"method {method}: {in_a_line(error)}") from error
+            raise UserError(f"method {method}: {in_a_line(error)}{_cure(error, config, modules)}") from error
         raise
+
+
+def _cure(error: Exception, config: PeftConfig, modules: Mapping[str, nn.Module]) -> str:
+    """What to do where PEFT's layer for weights refuses a setting; `modules` of the base, by path."""
+    if "ParamWrapper" not in str(error):
+        return ""
+    base: Any = modules[""]
+    head = base.get_output_embeddings()
+    linear = {
+        path.rpartition(".")[2]
+        for path, module in modules.items()
+        if isinstance(module, nn.Linear) and module is not head
+    }
+    without = "" if getattr(config, "use_dora", False) else "set lora_dropout: 0, or "
+    return (
+        " That is how PEFT adapts weights that are no layers, such as the experts of this base; "
+        f"{without}name layers alone, target_modules: [{', '.join(sorted(linear))}]"
+    )
 
 
 def take_off(model: PeftModel) -> PreTrainedModel:

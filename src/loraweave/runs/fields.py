@@ -32,6 +32,17 @@ _HINTS: dict[str, Any] = {
     "layers_to_transform": int | list[int] | None,
     "init_lora_weights": bool | str,
 }
+_NO_LORA = "its tensors are no LoRA's, and nothing here could load, score or export what comes out"
+_OTHER_PLACE = "it counts from the last of these tokens in a text, and here rows hold several texts or begin in one"
+_FROM_DATA = "it is worked out from data before training, which is not done here: PEFT would begin as without it"
+NOT_DONE: dict[str, str] = {
+    **dict.fromkeys(("kasa_config", "monteclora_config", "velora_config"), _NO_LORA),
+    **dict.fromkeys(("eva_config", "corda_config", "lora_ga_config"), _FROM_DATA),
+    "alora_invocation_tokens": _OTHER_PLACE,
+    "arrow_config": "it routes among LoRAs that are there: loraweave assemble --gate token does",
+    **dict.fromkeys(("megatron_config", "megatron_core"), "no base is loaded with Megatron's layers here"),
+}
+"""Fields of PEFT's LoRA that a run file cannot set, with the reason."""
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
@@ -59,6 +70,19 @@ def field_problems(method: str, config_class: Any, given: Mapping[str, Any]) -> 
             problem = min(error.errors(), key=lambda one: -len(one["loc"]))
             inner = f" ({shown(problem['input'])})" if problem["loc"] else ""
             yield f"method {method}: {name}: {problem['msg']}{inner}, got {shown(value)}"
+
+
+def not_done(name: str, value: Any) -> str | None:
+    """Why a field of PEFT's LoRA, or this value of one, is of no use in a run file; None where it is."""
+    start = str(value).lower() if name == "init_lora_weights" else ""
+    if start in ("eva", "corda", "lora_ga"):
+        return f"{name}: {value} cannot be set: {_FROM_DATA}"
+    if "_niter_" in start:
+        return (
+            f"{name}: {value} cannot be set: it begins with numbers that are drawn anew wherever the adapter is put on "
+            f"its base, which it would no longer fit: take {start.partition('_niter_')[0]}"
+        )
+    return f"{name} cannot be set: {NOT_DONE[name]}" if name in NOT_DONE else None
 
 
 def field_hint(config_class: Any, name: str) -> Any:

@@ -8,6 +8,7 @@ comparison tells two of the same name apart (`{name: lora, label: lora-r32, r: 3
 A new method is one entry in `METHODS`.
 """
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -36,7 +37,7 @@ from loraweave.config import (
     WeaveConfig,
 )
 from loraweave.errors import UserError, check_none, in_a_line, nearest, shown
-from loraweave.runs.fields import field_problems
+from loraweave.runs.fields import NOT_DONE, field_problems, not_done
 from loraweave.runs.language import beside_language, leaving_out
 from loraweave.runs.loss_config import LossConfig
 
@@ -74,7 +75,8 @@ class Method:
         """Names that a run file may set for this method."""
         if self.config_class is None:
             return []
-        return [f.name for f in fields(self.config_class) if f.name not in _SET_BY_US] + list(LossConfig.model_fields)
+        own = [f.name for f in fields(self.config_class) if f.name not in _SET_BY_US and f.name not in NOT_DONE]
+        return own + list(LossConfig.model_fields)
 
 
 _LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "target_modules": "all-linear"}
@@ -265,7 +267,8 @@ class ChosenMethod:
         if self.adapter is not None:
             return self._trained_on(self.adapter, task_names)
         fields_of_class = {key: value for key, value in self.given.items() if key not in LossConfig.model_fields}
-        values = {**self.method.defaults, **fields_of_class, "task_type": "CAUSAL_LM"}
+        # PEFT writes into what it is given: ranks of experts that transformers has fused into one weight
+        values = copy.deepcopy({**self.method.defaults, **fields_of_class, "task_type": "CAUSAL_LM"})
         if issubclass(config_class, WeaveConfig):
             values["task_names"] = list(task_names)
         if base is not None and (parts := beside_language(base)):
@@ -328,8 +331,10 @@ def _problems(
 ) -> Iterator[str]:
     """What is wrong with the fields that are set of a method, a line each."""
     name = method.name
-    for key in given:
-        if key not in known:
+    for key, value in given.items():
+        if method.config_class is LoraConfig and (reason := not_done(key, value)) is not None:
+            yield f"method {name}: {reason}"
+        elif key not in known:
             allowed = nearest(key, known) if known else f": {name} takes none"
             yield f"method {name}: unknown field {shown(key)}{allowed}"
     rank = given.get("r", 1)

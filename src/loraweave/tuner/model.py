@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,7 +55,7 @@ class WeaveModel(BaseTuner):
         config.beside_blocks = any(isinstance(layer, WeaveBlock) for layer in layers)
         _check_is_used(config, [layer.layer_name for layer in layers])
         if all_linear:
-            _warn_of_fused_experts(model)
+            warn_of_fused_experts(model)
 
     def _copy_tensors(self, source: str, target: str) -> None:
         """Give one adapter, frozen, the values that another has now, in every layer."""
@@ -232,15 +232,20 @@ def _check_is_used(config: WeaveConfig, layers: list[str]) -> None:
             warnings.warn(f"num_heads_pattern names {pattern!r}, which fits no adapted layer", Notice, stacklevel=3)
 
 
-def _warn_of_fused_experts(model: nn.Module) -> None:
-    """Name the weights that are a stack of matrices, one per expert: they are no linear layers and stay as they are."""
+def warn_of_fused_experts(model: nn.Module, adapted: Collection[str] = ()) -> None:
+    """Name the weights that are a stack of matrices, one per expert: they are no linear layers and stay as they are.
+
+    Args:
+        adapted: weights by their names that PEFT's own LoRA has adapted.
+    """
     fused: dict[str, int] = {}
     for name, module in model.named_modules():
         if isinstance(module, (WeaveLinear, nn.ParameterDict, nn.modules.conv._ConvNd)):
             continue
         for parameter, tensor in module.named_parameters(recurse=False):
-            if tensor.ndim == 3 and min(tensor.shape) > 1:
-                key = re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", f"{name}.{parameter}")
+            path = f"{name}.{parameter}".replace("base_layer.", "")
+            if tensor.ndim == 3 and min(tensor.shape) > 1 and path not in adapted:
+                key = re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", path)
                 fused[key] = fused.get(key, 0) + 1
     if fused:
         listed = ", ".join(f"{key} ({count})" for key, count in fused.items())
