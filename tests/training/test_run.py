@@ -15,6 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tiny_project import write_base
 from tiny_training import run
+from trl import SFTTrainer
 
 from loraweave.bases import load_base
 from loraweave.errors import UserError
@@ -23,6 +24,7 @@ from loraweave.runs.config import RunConfig
 from loraweave.runs.loading import load_run
 from loraweave.training.progress import ProgressBar
 from loraweave.training.run import train
+from loraweave.training.trainer import MultiTaskTrainer
 
 
 class Steps:
@@ -365,3 +367,14 @@ def test_a_folder_with_other_files_is_left_alone(project: Path) -> None:
     with pytest.raises(UserError, match="holds something else than a run"):
         train(RunConfig.load(project / "run.yaml"), project / "mine")
     assert [p.name for p in (project / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_loss_that_is_not_a_number_is_seen_where_nothing_is_logged_or_saved_after_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU no step waits to be looked at: the adapter would be saved as it is."""
+    monkeypatch.setattr(MultiTaskTrainer, "training_step", SFTTrainer.training_step)
+    never = ("train.logging_strategy=no", "train.save_strategy=no", "train.eval_strategy=no", "train.max_steps=4")
+    with pytest.raises(UserError, match="the loss became NaN or infinite at step"):
+        run(project, *never, "train.learning_rate=1e38")
+    assert not (project / "out" / "adapter").exists()

@@ -226,3 +226,32 @@ def test_the_base_is_given_back_untouched(tiny_model: Callable, make_trainer: Ca
         assert not base.training
     with adapted(base, choose_method("full"), NAMES, 0, keep_base=True) as model:
         assert model is not base
+
+
+def test_experts_are_evened_out_over_tokens_and_not_over_padding(
+    tiny_model: Callable, make_trainer: Callable, rows: TokenRows
+) -> None:
+    model = tiny_model("mixtral")
+    before = (model.config.output_router_logits, model.config.router_aux_loss_coef)
+    trainer = make_trainer(model, rows, router_aux_loss_coef=0.5)
+    assert (model.config.output_router_logits, model.config.router_aux_loss_coef) == before  # as it will be saved
+    batch = trainer.data_collator([rows.joined([0]), rows.joined([1])])
+    assert batch["padding"].any()
+    seen = trainer.scored_outputs(model, batch)
+    trainer.release()
+    told = {"attention_mask": (~batch["padding"]).long(), "output_router_logits": True}
+    expected = model(input_ids=batch["input_ids"], **told).aux_loss
+    torch.testing.assert_close(seen.aux_loss, expected)
+
+
+def test_noise_on_embeddings_goes_with_a_training_that_failed(
+    tiny_model: Callable, make_trainer: Callable, rows: TokenRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is trained on the base afterwards would get it too."""
+    model = tiny_model()
+    trainer = make_trainer(model, rows, neftune_noise_alpha=5.0)
+    monkeypatch.setattr(trainer, "compute_loss", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    trainer.release()
+    assert not model.get_input_embeddings()._forward_hooks

@@ -230,6 +230,7 @@ def _trained(
         try:
             with request.holding():
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.task_losses["train"].check()  # of steps since the last that was logged or saved
             saved = _save(folder, model, base[1], tasks, run.method, run.is_main, trainer)
         finally:
             trainer.release()

@@ -65,6 +65,8 @@ class MultiTaskTrainer(SFTTrainer):
         flash = "flash" in attention
         self._own_forward = base.__dict__.get("forward")
         trained = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
+        text, routers = base.config.get_text_config(), ("output_router_logits", "router_aux_loss_coef")
+        written = {name: getattr(text, name) for name in routers if hasattr(text, name)}
         super().__init__(
             model=model,
             args=args,
@@ -78,6 +80,8 @@ class MultiTaskTrainer(SFTTrainer):
         # modules trained whole have the type of the base's weights, and autocast takes them in 32 bits too.
         for parameter, values in trained:
             parameter.data = values.float() if args.bf16 or args.fp16 else values
+        for name, value in written.items():  # TRL sets them for its own forward, and they would be saved and stay
+            setattr(text, name, value)
         self.train_dataset = train  # TRL takes only a `datasets.Dataset`, and reads no more of it than one row
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = (
@@ -137,6 +141,9 @@ class MultiTaskTrainer(SFTTrainer):
             forward["tasks"] = inputs["tasks"]
         if self.aux_loss_enabled:
             forward["output_router_logits"] = True
+            if "position_ids" not in forward and inputs["tokens"] < inputs["input_ids"].numel():
+                # else experts would be evened out over padding too
+                forward["attention_mask"] = (~inputs["padding"]).long()
         targets = inputs["labels"].flatten()[inputs["scored"] + 1]
         with hidden_states_at(self.base, inputs["scored"]):
             if self.fused:
@@ -191,8 +198,11 @@ class MultiTaskTrainer(SFTTrainer):
         return output
 
     def release(self) -> None:
-        """Give the base back as it was: TRL had replaced its forward, and losses on A x had hooked its layers."""
+        """Give the base back as it was: TRL had replaced its forward, losses on A x had hooked its layers, and noise
+        its embeddings where training did not come to its end."""
         self._restore_forward()
+        if (noise := getattr(self, "neftune_hook_handle", None)) is not None:
+            noise.remove()
         self.auxiliary.release()
 
     def _restore_forward(self) -> None:
