@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from peft import LoraConfig
 from tiny_project import write_project
 from tiny_runs import BESIDE_BLOCKS, BY_TASK, EXACT, NAMES, ROUTED, SMALL, random_run
 
 from loraweave.cli.app import app
+from loraweave.config import MtLoraConfig, WeaveConfig
 from loraweave.errors import UserError
 from loraweave.export import export
 from loraweave.runs.methods import METHODS, choose_method
@@ -59,8 +61,21 @@ def test_as_many_heads_as_tasks_may_be_said_before_the_tasks_are_known():
 def test_more_than_layers_or_whole_blocks_is_no_lora():
     assert outlook(choose_method({"name": "lora", "bias": "all"})).lora == "no"
     assert outlook(choose_method({"name": "mlora", "modules_to_save": ["lm_head"]})).exports == ("merged",)
-    assert outlook(choose_method("lora"), blocks=True).served == HERE
-    assert outlook(choose_method("mtlora"), blocks=False).served == HERE  # it is routed too
+    assert outlook(choose_method("weave"), WeaveConfig(beside_blocks=True)).served == HERE
+    assert outlook(choose_method("mtlora"), MtLoraConfig()).served == HERE  # it is routed too
+
+
+def test_a_lora_that_is_more_than_its_factors_is_no_plain_one():
+    """As export says, which merges it."""
+    experts = LoraConfig(target_modules=["q_proj"], target_parameters=["experts.down_proj"])
+    for found in (
+        outlook(choose_method("lora"), experts),
+        outlook(choose_method({"name": "lora", "init_lora_weights": "pissa"})),
+        outlook(choose_method({"name": "lora", "trainable_token_indices": [1]})),
+    ):
+        assert (found.lora, found.exports) == ("no", ("merged",))
+        assert "no plain LoRA does the same" in found.why
+    assert outlook(choose_method({"name": "lora", "layer_replication": [[0, 2], [1, 3]]})).exports == ()
 
 
 @pytest.mark.parametrize("name", METHODS)

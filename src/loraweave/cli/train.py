@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -95,7 +95,7 @@ def train(
     if result.adapter is not None:
         console.print(f"adapter   {result.adapter}", soft_wrap=True)
     console.print(f"run       {result.folder}", soft_wrap=True)
-    after = outlook(choose_method(config.method), _beside_blocks(result.adapter))
+    after = outlook(choose_method(config.method), _config_of(result.adapter))
     names = [row["task"] for row in result.mixture]
     for word, command in after.commands(str(result.folder), names, config.base.trust_code):
         console.print(f"{word:9} {command}", markup=False, soft_wrap=True)
@@ -105,13 +105,11 @@ def train(
         send(result.folder, push)
 
 
-def _beside_blocks(adapter: Path | None) -> bool:
-    """Whether what was trained is an adapter that lies beside whole blocks of its base."""
+def _config_of(adapter: Path | None) -> Any:
+    """The configuration of what was trained, if that is an adapter."""
     from loraweave.adapters.config import NAME, read_config
 
-    if adapter is None or not (adapter / NAME).is_file():
-        return False
-    return bool(getattr(read_config(adapter), "beside_blocks", False))
+    return read_config(adapter) if adapter is not None and (adapter / NAME).is_file() else None
 
 
 def last_losses(metrics: Path) -> dict[str, tuple[float | None, float | None]]:

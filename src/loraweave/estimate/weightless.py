@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,7 +18,6 @@ from loraweave.runs.resolve import ResolvedRun
 from loraweave.runs.settings import ONLY
 from loraweave.tasks.outline import nothing_downloaded
 from loraweave.training.auxiliary import Auxiliary
-from loraweave.tuner.block import WeaveBlock
 
 SHAPES = Path(__file__).parents[1] / "bases" / "shapes"
 """Configurations of some public models, as far as sizes go, for where the hub is out of reach."""
@@ -43,25 +43,27 @@ class Injected:
     Attributes:
         layers: names of adapted layers, and how many of each.
         trainable: numbers that are trained.
-        blocks: whether adapters lie beside whole blocks.
+        config: of the adapter, as it lies on the base; None without one.
     """
 
     layers: dict[str, int]
     trainable: int
-    blocks: bool
+    config: PeftConfig | None = None
 
 
 def injected(run: ResolvedRun, base: PreTrainedModel, names: list[str]) -> Injected:
     """What is adapted and trained, counted on the injected model."""
     if run.method.method.trains == "nothing":
-        return Injected({}, 0, False)
+        return Injected({}, 0)
     only = run.config.train.get(ONLY)
     with torch.device("meta"), adapted(base, run.method, names, run.config.seed, keep_base=False, only=only) as model:
         Auxiliary(model, run.method.losses, names, accelerator=None).release()  # refuses what has no meaning
         adapters = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
-        layers = Counter(name.rpartition(".")[2] for name in adapters)
+        # Fused experts are weights of one module; a router is a module with one weight.
+        weights = {name: getattr(module, "parameter_name", "weight") for name, module in adapters.items()}
+        layers = Counter(name.rpartition(".")[2] if own == "weight" else str(own) for name, own in weights.items())
         trainable = sum(trained_numbers(model).values())
-        return Injected(dict(layers), trainable, any(isinstance(m, WeaveBlock) for m in adapters.values()))
+        return Injected(dict(layers), trainable, model.active_peft_config if isinstance(model, PeftModel) else None)
 
 
 def tokenizer_at_hand(base: BaseSpec) -> PreTrainedTokenizerBase | None:

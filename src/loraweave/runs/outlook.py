@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peft import LoraConfig, PeftConfig
+
+from loraweave.adapters.config import beyond_plain
 from loraweave.config import WeaveConfig
 from loraweave.runs.methods import ChosenMethod
 
@@ -57,12 +60,12 @@ HERE = "loraweave serve"
 NOTHING = Outlook("–", "–", "–", exports=())
 
 
-def outlook(chosen: ChosenMethod, blocks: bool | None = None) -> Outlook:
+def outlook(chosen: ChosenMethod, adapter: PeftConfig | None = None) -> Outlook:
     """What becomes of an adapter of a method.
 
     Args:
         chosen: the method, with what a run file sets of it.
-        blocks: whether its adapters lie beside whole blocks of the base; as the preset has it when None.
+        adapter: its configuration as it was put on a base; as the method has it when None.
     """
     method = chosen.method
     if method.trains == "nothing":
@@ -70,8 +73,8 @@ def outlook(chosen: ChosenMethod, blocks: bool | None = None) -> Outlook:
     if method.trains == "everything":
         why = "Every weight is trained: what comes out is a model."
         return Outlook("no", "is a model", "as a model", why, exports=())
-    config: Any = chosen.peft_config()
-    if method.name in BESIDE_BLOCKS if blocks is None else blocks:
+    config: Any = adapter or chosen.peft_config()
+    if method.name in BESIDE_BLOCKS if adapter is None else getattr(config, "beside_blocks", False):
         why = "It lies beside whole blocks and changes no weight, so nothing can be merged or exported."
         return Outlook("no", "no", HERE, why, exports=())
     if getattr(config, "use_dora", False):
@@ -81,7 +84,7 @@ def outlook(chosen: ChosenMethod, blocks: bool | None = None) -> Outlook:
         why = "More than its layers is trained (modules_to_save or biases), so no plain LoRA does the same; it merges."
         return Outlook("no", "yes", "merged", why, exports=("merged",))
     if not isinstance(config, WeaveConfig):
-        return Outlook("is one", "yes", "yes")
+        return _of_lora(config)
     if config.depends_on_input:
         why = (
             "A router weighs its heads by every token, so no LoRA and no merged model do the same; an export for a task"
@@ -92,3 +95,15 @@ def outlook(chosen: ChosenMethod, blocks: bool | None = None) -> Outlook:
         why = "It differs by task, so an export is a LoRA, or a model, for each of them: exact, a folder each."
         return Outlook("for each task", "for each task", "for each task", why, by_task=True)
     return Outlook("yes", "yes", "yes")
+
+
+def _of_lora(config: LoraConfig) -> Outlook:
+    """Of PEFT's own LoRA, which may be more than one by other fields."""
+    odd = beyond_plain(config)
+    if odd is None:
+        return Outlook("is one", "yes", "yes")
+    if config.layer_replication:
+        why = "layer_replication builds a base of other layers, so nothing can be merged or exported."
+        return Outlook("no", "no", HERE, why, exports=())
+    odd = "It adapts weights that are no layers (experts), so" if config.target_parameters else f"With {odd}"
+    return Outlook("no", "yes", "merged", f"{odd} no plain LoRA does the same; it merges.", exports=("merged",))

@@ -299,8 +299,7 @@ def _save(
             model.save_pretrained(unfinished, state_dict=state)
         if is_adapter:
             write_json(unfinished / "base.json", read_json(folder.base))
-            beside = bool(getattr(model.active_peft_config, "beside_blocks", False))
-            add_run_section(unfinished, tasks, outlook(method, beside))
+            add_run_section(unfinished, tasks, outlook(method, model.active_peft_config))
         tokenizer.save_pretrained(unfinished)
     return target
 
