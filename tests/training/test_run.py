@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -378,3 +379,13 @@ def test_a_loss_that_is_not_a_number_is_seen_where_nothing_is_logged_or_saved_af
     with pytest.raises(UserError, match="the loss became NaN or infinite at step"):
         run(project, *never, "train.learning_rate=1e38")
     assert not (project / "out" / "adapter").exists()
+
+
+def test_a_base_whose_quantised_layers_train_nothing_is_refused_before_its_data_are_read(project: Path) -> None:
+    """As gpt-oss in MXFP4, or what AutoRound has made."""
+    model, tokenizer = load_base(project / "base")
+    how = SimpleNamespace(quant_method="mxfp4")
+    object.__setattr__(model, "hf_quantizer", SimpleNamespace(is_trainable=False, quantization_config=how))
+    with pytest.raises(UserError, match="its weights are quantised by mxfp4, through which no gradient goes"):
+        run(project, base=(model, tokenizer))
+    assert run(project, "method=base", base=(model, tokenizer)).steps == 0

@@ -80,7 +80,8 @@ def resolve(config: RunConfig, model: PreTrainedModel, output: str | Path | None
         output: the run's folder; by default the run file's `output`, else `runs/<method>`.
 
     Raises:
-        UserError: a training argument that transformers or TRL refuses; a quantised base that is to be trained whole.
+        UserError: a training argument that transformers or TRL refuses; a quantised base that is to be trained whole,
+            or whose kernels train nothing.
     """
     method = choose_method(config.method)
     quantised = config.base.quantization is not None or is_quantised(model.config)
@@ -88,6 +89,12 @@ def resolve(config: RunConfig, model: PreTrainedModel, output: str | Path | None
         raise UserError(
             f"method {method.name}: every weight of the base is trained, and those of {config.base} are quantised: "
             "take the unquantised base, or an adapter such as lora"
+        )
+    quantizer = getattr(model, "hf_quantizer", None)
+    if method.method.trains != "nothing" and quantizer is not None and not quantizer.is_trainable:
+        raise UserError(
+            f"{config.base}: its weights are quantised by {quantizer.quantization_config.quant_method}, through which "
+            "no gradient goes: take the unquantised base, with model.quantization where it is too large"
         )
     config = config.model_copy(update={"train": _fitting(config)})
     folder = RunFolder(output or config.output or Path("runs") / method.name)
