@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from tiny_adapters import METHODS, adapted, logits
 
 from loraweave import UserError
+from loraweave.adapters.config import read_config
 from loraweave.runs.attaching import attach
+from loraweave.runs.filling import check_start
 
 LAYER = "model.layers.0.mlp.up_proj"
 KEY = f"base_model.model.{LAYER}"
@@ -165,6 +167,7 @@ def test_an_adapter_of_a_base_that_its_start_changed_for_good_is_refused(
     (folder / "adapter_config.json").write_text(json.dumps({**values, "init_lora_weights": start}))
     base = tiny_model()
     before = {name: weight.clone() for name, weight in base.state_dict().items()}
-    with pytest.raises(UserError, match=f"init_lora_weights is '{start}': it was trained on a base that this start"):
-        attach(base, folder)
+    for use in (lambda: attach(base, folder), lambda: check_start(folder, read_config(folder), ["one"], base)):
+        with pytest.raises(UserError, match=f"json: init_lora_weights is '{start}': it was trained on a base"):
+            use()
     assert all(torch.equal(weight, before[name]) for name, weight in base.state_dict().items())

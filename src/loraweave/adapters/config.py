@@ -82,11 +82,23 @@ def changes_base(config: PeftConfig) -> bool:
     return str(getattr(config, "init_lora_weights", "")).lower().startswith(_CHANGE_BASE)
 
 
-def start_is_lost(config: PeftConfig) -> bool:
-    """Whether such an adapter goes with a base that PEFT has changed by numbers which nothing has kept: drawn at
-    random, or worked out from data."""
+def check_lost_start(config: PeftConfig, where: str) -> None:
+    """Refuse an adapter that goes with a base which PEFT had changed by numbers that nothing has kept: drawn at random,
+    or worked out from data.
+
+    Args:
+        where: its configuration is, for the message.
+
+    Raises:
+        UserError: it is one.
+    """
     start = str(getattr(config, "init_lora_weights", "")).lower()
-    return "_niter_" in start or start == "lora_ga"
+    if "_niter_" in start or start == "lora_ga":
+        raise UserError(
+            f"{where}: init_lora_weights is {start!r}: it was trained on a base that this start had changed, by "
+            "numbers that nothing has kept; where it was trained, PEFT's save_pretrained(..., "
+            "path_initial_model_for_weight_conversion=...) saves what fits the base as it was"
+        )
 
 
 def beyond_plain(config: LoraConfig) -> str | None:

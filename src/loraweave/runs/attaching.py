@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from loraweave.adapters.config import start_is_lost
+from loraweave.adapters.config import check_lost_start
 from loraweave.adapters.fields import check_expressions, check_saved
 from loraweave.adapters.file import AdapterFile
 from loraweave.errors import UserError, in_a_line
@@ -55,12 +55,7 @@ def _injected(base: PreTrainedModel, adapter: AdapterFile) -> PeftModel:
     names = [name for name, _ in base.named_modules()]
     check_expressions(config, names, where)
     check_saved(config, names, where)
-    if start_is_lost(config):
-        raise UserError(
-            f"{where}: init_lora_weights is {config.init_lora_weights!r}: it was trained on a base that this start had "
-            "changed, by numbers that nothing has kept; where it was trained, PEFT's save_pretrained(..., "
-            "path_initial_model_for_weight_conversion=...) saves what fits the base as it was"
-        )
+    check_lost_start(config, where)
     config.inference_mode = True
     try:
         model = inject(base, config, getattr(config, "method", "lora"))

@@ -10,6 +10,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from loraweave.adapters.config import NAME, check_lost_start
 from loraweave.adapters.file import VOCABULARY, AdapterFile, Size
 from loraweave.bases import check_fingerprint
 from loraweave.bases.identity import own_parameters
@@ -67,8 +68,10 @@ def check_start(folder: Path, config: PeftConfig, task_names: Sequence[str], bas
     """Compare an adapter that is to be trained on with the run's tasks and its base, which may be on the meta device.
 
     Raises:
-        UserError: it tells other tasks apart, or was trained on another base.
+        UserError: it tells other tasks apart, or was trained on another base, or on one that its start had changed for
+            good.
     """
+    check_lost_start(config, f"{folder}: {NAME}")
     if isinstance(config, WeaveConfig) and config.needs_tasks and config.task_names != list(task_names):
         raise UserError(
             f"{folder}: this adapter has tensors for the tasks {', '.join(config.task_names or ())}, in this order; "
