@@ -173,6 +173,16 @@ def test_tokens_that_are_met_in_any_text_need_a_row(copy: Path, added: object) -
         load_base(copy)
 
 
+def test_an_adapter_beside_a_model_is_not_put_on_it_unasked(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What passed for the base would be the adapted model, and what was trained would take that adapter's place."""
+    model, _ = load_base(copy)
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"])).save_pretrained(copy)
+    for look in (load_module.check_folder, lambda _: None):  # a name on the hub has no folder to look into
+        monkeypatch.setattr(load_module, "check_folder", look)
+        with pytest.raises(UserError, match=r"copy: holds an adapter beside the model .* which of the two is the base"):
+            load_base(copy)
+
+
 def written(folder: Path, kind: str, **settings: object) -> Path:
     """A folder with a random model of two layers and a tokenizer."""
     tokenizer = byte_tokenizer()

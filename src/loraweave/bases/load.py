@@ -49,6 +49,10 @@ NEEDS_TRUST = (
     "the model comes with Python code of its own, which would run: read it, and if you trust it, add --trust-code "
     "(or `trust_code: true` to your own run file)"
 )
+_ADAPTED = (
+    "holds an adapter beside the model (adapter_config.json), which transformers would put on it: which of the two is "
+    "the base cannot be told. Move the adapter to a folder of its own; method: {adapter: FOLDER} trains it on"
+)
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -74,7 +78,7 @@ def load_base(name: BaseName, dtype: str | None = None, trust_code: bool = False
 
     Raises:
         UserError: the folder lacks its config, weights or tokenizer; the name is neither a folder nor within reach on
-            the hub; a library that it needs is not installed; or it is no causal model.
+            the hub; a library that it needs is not installed; it is no causal model; or an adapter lies with it.
     """
     spec = BaseSpec.of(name, trust_code)
     source = resolve_base(spec)
@@ -94,6 +98,8 @@ def load_base(name: BaseName, dtype: str | None = None, trust_code: bool = False
     )
     if source.endswith(SUFFIX):
         as_plain_model(model, source)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(f"{source}: {_ADAPTED}")
     _check_complete(loaded, source)
     check_causal(model, source)
     if is_quantised(model.config):
@@ -267,7 +273,9 @@ def has_tokenizer(folder: str | Path) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise UserError if a folder of a base lacks weights or a tokenizer."""
+    """Raise UserError if a folder of a base lacks weights or a tokenizer, or holds an adapter beside them."""
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder}: {_ADAPTED}")
     if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         raise UserError(f"{folder}: the model folder holds no weights (no *.safetensors or pytorch_model*.bin)")
     check_parts(folder)
