@@ -9,7 +9,8 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny_project import write_project
+from tiny_project import byte_tokenizer, write_project
+from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import loraweave
@@ -231,3 +232,16 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(project: Path, alo
         train_experts(ExpertsConfig(model="base", method="rlora", tasks=TASKS, base_dir=str(project)), tmp_path / "x")
     assert not (tmp_path / "library").exists()
     assert not (tmp_path / "x").exists()
+
+
+def test_what_is_no_plain_lora_on_a_base_is_told_before_it_is_trained(project: Path, tmp_path: Path) -> None:
+    """Mixtral's experts are one weight to PEFT, which no library takes."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    more = {"intermediate_size": 48, "num_local_experts": 4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    tokenizer = byte_tokenizer()
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("mixtral", vocab_size=len(tokenizer), **sizes, **more)
+    )
+    with pytest.raises(UserError, match="on this base it comes to target_parameters, which is no plain LoRA"):
+        train_experts(config_of(project), tmp_path / "library", base=(model.eval(), tokenizer), console=SILENT)
+    assert not (tmp_path / "library").exists()

@@ -8,13 +8,14 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from loraweave.adapters.config import beyond_plain
 from loraweave.adapters.file import AdapterFile
 from loraweave.adapters.plain import PREFIX
 from loraweave.adapters.write import fill
@@ -31,7 +32,7 @@ from loraweave.experts.together import FIELDS, Together
 from loraweave.files import make_folder, written_whole
 from loraweave.paths import folder_names
 from loraweave.quiet import quiet_libraries
-from loraweave.runs.adapting import take_off, unchanged
+from loraweave.runs.adapting import adapted, take_off, unchanged
 from loraweave.runs.attaching import attach
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import RunFolder
@@ -94,6 +95,7 @@ def train_experts(
     wanted = _wanted(config, only)
     with quiet_libraries():
         base = base or load_base(config.base)
+        _check_plain(wanted, base)
     there = ExpertLibrary.create(library, config.base, fingerprint(base[0]))
     if taken := [name for name in wanted if name in there.experts()]:
         if not (resume or replace):
@@ -153,6 +155,19 @@ def _wanted(config: ExpertsConfig, only: Sequence[str] | None) -> dict[str, _Wan
         for name, (entry, task) in tasks.items()
         if only is None or name in only
     }
+
+
+def _check_plain(wanted: Mapping[str, _Wanted], base: Base) -> None:
+    """Raise UserError where a method is no plain LoRA on this base: PEFT adapts experts that are fused as weights."""
+    configs = {json.dumps(each.config.method, sort_keys=True, default=str): each.config for each in wanted.values()}
+    for config in configs.values():
+        with adapted(base[0], choose_method(config.method), ["task"], 0, keep_base=True) as model:
+            odd = beyond_plain(model.active_peft_config)
+        if odd is not None:
+            raise UserError(
+                f"method: on this base it comes to {odd}, which is no plain LoRA, as those of a library are: name "
+                "layers alone as target_modules"
+            )
 
 
 def _trained(group: dict[str, _Wanted], library: ExpertLibrary, resume: bool, how: dict[str, Any]) -> dict[str, Path]:
