@@ -389,3 +389,8 @@ def test_a_base_whose_quantised_layers_train_nothing_is_refused_before_its_data_
     with pytest.raises(UserError, match="its weights are quantised by mxfp4, through which no gradient goes"):
         run(project, base=(model, tokenizer))
     assert run(project, "method=base", base=(model, tokenizer)).steps == 0
+
+
+def test_a_setting_that_trl_refuses_for_a_base_is_one_line(project: Path) -> None:
+    with pytest.raises(UserError, match="^train: `router_aux_loss_coef` is set to 0.1 but .* not a Mixture-of-Experts"):
+        run(project, "train.router_aux_loss_coef=0.1")

@@ -16,7 +16,7 @@ from transformers.integrations import TensorBoardCallback
 from loraweave.adapters.tensors import trained_numbers
 from loraweave.bases import Base, let_save, load_base
 from loraweave.data.mixture import Realised, realised_table
-from loraweave.errors import UserError
+from loraweave.errors import UserError, in_a_line
 from loraweave.files import disk_is_full, hashes_of, read_json, write_json, written_whole
 from loraweave.locks import locked
 from loraweave.quiet import quiet_libraries
@@ -224,7 +224,12 @@ def _trained(
             MissedEvaluation(),
         ]
         callbacks += wait_for_trainer
-        trainer = recipe.trainer(model, run.args, base[1], plan, validation, names, callbacks, run.method.losses)
+        try:
+            trainer = recipe.trainer(model, run.args, base[1], plan, validation, names, callbacks, run.method.losses)
+        except (ValueError, ImportError) as error:  # what TRL and accelerate refuse of settings, for this base or here
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"train: {in_a_line(error)}") from error
         for one in (clock, *wait_for_trainer):
             one.trainer = trainer
         try:
