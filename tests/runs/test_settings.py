@@ -52,6 +52,7 @@ def test_what_data_that_is_encoded_already_would_not_follow_cannot_be_set(tmp_pa
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_kwargs: the schedule cosine_with_min_lr .* min_lr"),
         ({"lr_scheduler_kwargs": {"cycles": 2}}, r".*the schedule cosine does not go with {'cycles': 2}: .*'cycles'"),
         ({"optim": "galore_adamw"}, "optim: You need to install `galore_torch`"),
+        ({"optim": "grokadamw"}, "optim: Please install grokadamw"),
         ({"use_liger_kernel": True}, "use_liger_kernel needs the package liger-kernel"),
     ],
 )

@@ -241,10 +241,9 @@ def _check_begins(args: SFTConfig) -> None:
         raise UserError("train.use_liger_kernel needs the package liger-kernel: pip install liger-kernel")
     try:
         Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Linear(1, 1))
-    except ImportError as error:
-        raise UserError(f"train.optim: {in_a_line(error)}") from error
-    except ValueError:  # some look for layers that the real model has
-        pass
+    except (ImportError, ValueError, TypeError, NotImplementedError) as error:
+        if "No target modules found" not in str(error):  # the model itself may have them
+            raise UserError(f"train.optim: {in_a_line(error)}") from error
     one = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate or 1.0)
     how = args.lr_scheduler_kwargs
     try:
