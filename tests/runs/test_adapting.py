@@ -177,6 +177,28 @@ def test_experts_that_a_lora_does_not_reach_are_said(tiny_model: Callable) -> No
         pass
 
 
+def test_layers_that_were_replicated_are_counted_no_longer(tiny_model: Callable) -> None:
+    base = tiny_model()
+    with on(base, {"layer_replication": [[0, 2], [0, 2]]}) as model:
+        assert len(model.base_model.model.model.layers) == base.config.num_hidden_layers == 4
+    assert len(base.model.layers) == base.config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"trainable_token_indices": [999]}, "index 999 is out of bounds"),
+        ({"layer_replication": [[0, 9]]}, "index 2 is out of range"),
+        ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, "there is no 'loftq_iter'"),
+    ],
+)
+def test_what_peft_does_not_look_at_is_one_line(tiny_model: Callable, given: dict, words: str) -> None:
+    base = tiny_model()
+    with pytest.raises(UserError, match=f"method lora: {words}"), on(base, given):
+        pass
+    assert base.config.num_hidden_layers == len(base.model.layers) == 2
+
+
 def on(base: torch.nn.Module, given: dict, name: str = "lora") -> AbstractContextManager:
     """The base with an adapter of rank 4."""
     return adapted(base, choose_method({"name": name, "r": 4, **given}), ["one"], seed=0, keep_base=True)

@@ -234,6 +234,9 @@ def test_a_presets_choice_of_heads_can_be_taken_back() -> None:
         ),
         ({"kasa_config": {}}, "kasa_config cannot be set: its tensors are no LoRA's"),
         ({"monteclora_config": {"num_samples": 4}}, "monteclora_config cannot be set"),
+        ({"trainable_token_indices": [-1]}, "trainable_token_indices: Input should be greater than or equal to 0"),
+        ({"trainable_token_indices": {"lm_head": [-1]}}, "trainable_token_indices: Input should be greater than"),
+        ({"runtime_config": {"ephemeral_gpu_offload": True}}, "runtime_config cannot be set"),
         ({"alora_invocation_tokens": [5]}, "alora_invocation_tokens cannot be set: it counts from the last of these"),
     ],
 )

@@ -20,7 +20,7 @@ from loraweave.runs.methods import ChosenMethod
 from loraweave.tuner.context import detach
 from loraweave.tuner.model import warn_of_fused_experts
 
-_REFUSALS = (ValueError, TypeError, NotImplementedError, ImportError)
+_REFUSALS = (ValueError, TypeError, NotImplementedError, ImportError, IndexError, KeyError)
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def inject(base: PreTrainedModel, config: PeftConfig, method: str) -> PeftModel:
     A start such as PiSSA's changes the base's own weights, and trained biases are its own: they are kept, on the CPU,
     until `take_off` puts them back.
     """
-    modules = dict(base.named_modules())
+    modules, depth = dict(base.named_modules()), getattr(base.config, "num_hidden_layers", None)
     biases = getattr(config, "bias", "none") != "none"
     weights = {
         name: weight.detach().to("cpu", copy=True)
@@ -119,15 +119,17 @@ def inject(base: PreTrainedModel, config: PeftConfig, method: str) -> PeftModel:
     }
     try:
         model = get_peft_model(base, config)
-        model.weights_before, model.modules_before = weights, modules
+        model.weights_before, model.modules_before, model.depth_before = weights, modules, depth
         return model
     except Exception as error:
         _reinstate(modules)
+        _set_depth(base, depth)
         base.__dict__.pop("peft_config", None)
         _put_back(base, weights)
         detach(base)
         if isinstance(error, _REFUSALS) and not isinstance(error, UserError):  # PEFT's and torch's words
-            raise UserError(f"method {method}: {in_a_line(error)}{_cure(error, config, modules)}") from error
+            said = f"there is no {error}" if isinstance(error, KeyError) else in_a_line(error)
+            raise UserError(f"method {method}: {said}{_cure(error, config, modules)}") from error
         raise
 
 
@@ -153,9 +155,16 @@ def take_off(model: PeftModel) -> PreTrainedModel:
     """Remove every adapter from a model, without merging; returns the base, with its own modules and weights."""
     base: PreTrainedModel = model.unload()
     _reinstate(getattr(model, "modules_before", {}))  # where PEFT leaves the trained copies of modules_to_save
+    _set_depth(base, getattr(model, "depth_before", None))
     base.__dict__.pop("peft_config", None)  # PEFT takes this for a model that still has an adapter
     _put_back(base, getattr(model, "weights_before", {}))
     return base
+
+
+def _set_depth(base: PreTrainedModel, layers: int | None) -> None:
+    """Give the number of layers back that `layer_replication` has written into a base's configuration."""
+    if layers is not None:
+        base.config.num_hidden_layers = layers
 
 
 def _reinstate(modules: Mapping[str, nn.Module]) -> None:

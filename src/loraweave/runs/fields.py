@@ -16,6 +16,7 @@ _KNOBS: dict[str, Any] = {
     **{name: Annotated[float, Field(**limits)] for name, limits in LIMITS.items()},
 }
 _NAMES = str | list[str] | None
+_TOKENS = list[Annotated[int, Field(ge=0)]]
 
 # Where PEFT's own hints say less than what it takes, or more.
 _HINTS: dict[str, Any] = {
@@ -31,6 +32,7 @@ _HINTS: dict[str, Any] = {
     "modules_to_save": list[str] | None,
     "layers_to_transform": int | list[int] | None,
     "init_lora_weights": bool | str,
+    "trainable_token_indices": _TOKENS | dict[str, _TOKENS] | None,
 }
 _NO_LORA = "its tensors are no LoRA's, and nothing here could load, score or export what comes out"
 _OTHER_PLACE = "it counts from the last of these tokens in a text, and here rows hold several texts or begin in one"
@@ -40,6 +42,7 @@ NOT_DONE: dict[str, str] = {
     **dict.fromkeys(("eva_config", "corda_config", "lora_ga_config"), _FROM_DATA),
     "alora_invocation_tokens": _OTHER_PLACE,
     "arrow_config": "it routes among LoRAs that are there: loraweave assemble --gate token does",
+    "runtime_config": "PEFT takes it from Python alone",
     **dict.fromkeys(("megatron_config", "megatron_core"), "no base is loaded with Megatron's layers here"),
 }
 """Fields of PEFT's LoRA that a run file cannot set, with the reason."""
