@@ -244,3 +244,10 @@ def test_what_peft_leaves_to_whoever_trains_with_it_is_refused(given: dict[str, 
     with pytest.raises(UserError, match=f"method lora: {words}"):
         choose_method({"name": "lora", **given})
     assert choose_method({"name": "lora", "init_lora_weights": "mica"})
+
+
+def test_a_method_that_does_not_fit_a_base_is_one_line_where_it_is_counted(tiny_model: Callable) -> None:
+    with torch.device("meta"):
+        empty = type(tiny_model("mixtral"))(tiny_model("mixtral").config)
+    with pytest.raises(UserError, match=r"method lora: .* set lora_dropout: 0"):
+        count_trainable("lora", empty, NAMES)

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from peft import get_peft_model
 from transformers import PreTrainedModel
 
 from loraweave.adapters.fields import check_expressions
 from loraweave.adapters.tensors import trained_numbers
 from loraweave.errors import UserError
+from loraweave.runs.adapting import inject
 from loraweave.runs.language import freeze_beside_language
 from loraweave.runs.methods import MethodSpec, choose_method
 
@@ -133,7 +133,7 @@ def _trainable_by_layer(spec: MethodSpec, base: PreTrainedModel, task_names: Seq
     method = choose_method(spec).method
     if method.trains == "nothing":
         return {}
-    model: torch.nn.Module = copy.deepcopy(base)
+    model: Any = copy.deepcopy(base)
     config = choose_method(spec).peft_config(task_names, base)
     if config is None:
         model.requires_grad_(True)
@@ -141,7 +141,7 @@ def _trainable_by_layer(spec: MethodSpec, base: PreTrainedModel, task_names: Seq
         return trained_numbers(model)
     check_expressions(config, [name for name, _ in base.named_modules()], f"method {choose_method(spec).name}")
     with torch.device("meta"):
-        model = get_peft_model(model, config)
+        model = inject(model, config, choose_method(spec).name)
     prefix = f".{model.base_model.prefix}"
     counts: dict[str, int] = {}
     for name, count in trained_numbers(model).items():
