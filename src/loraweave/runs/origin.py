@@ -133,7 +133,9 @@ def say_other_tokenizer(folder: Path, before: Mapping[str, Any], adapter: Path, 
             f"the tokenizer in {adapter} has another chat template than that of {name}, which is used: if this was "
             "trained with its own, save the base with that and name it with --base (base=…)"
         )
-    if "tokenizer" in before and before["tokenizer"] != tokenizer_hash(tokenizer):
+    # Other versions of transformers write the files of those that are not of the `tokenizers` library otherwise.
+    now = tokenizer_hash(tokenizer) if getattr(tokenizer, "is_fast", False) else None
+    if now is not None and before.get("tokenizer") not in (None, now):
         said = f"the tokenizer of {name} or its chat template is another one than when this was trained"
     if said:
         warnings.warn(f"{folder}: {said}", Notice, stacklevel=3)
