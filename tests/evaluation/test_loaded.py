@@ -309,6 +309,20 @@ def test_an_adapter_alone_answers_and_predicts_with_its_tasks_named(project, run
     assert named.predict("parity", [{"number": 1}]) == loaded.predict("parity", [{"number": 1}])
 
 
+def test_tasks_that_are_named_go_through_the_template_as_the_adapter_was_trained(project, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(project)
+    for chat in (False, True):
+        assert loraweave.load(run / "adapter", tasks=TASKS[:1], chat_template=chat).task("parity").chat_template == chat
+    with pytest.raises(UserError, match="a run, whose run file says it"):
+        loraweave.load(run, tasks=TASKS[:1], chat_template=True)
+    with pytest.raises(UserError, match="no tasks are named"):
+        loraweave.load(run / "adapter", chat_template=True)
+    shutil.copytree(run, tmp_path / "run")
+    written = tmp_path / "run" / "run.yaml"
+    written.write_text(written.read_text().replace("chat_template: false", "chat_template: true"))
+    assert loraweave.load(tmp_path / "run", base="base", tasks=TASKS[:1]).task("parity").chat_template
+
+
 def test_exports_load_too(project, run, loaded, tmp_path):
     from loraweave.export import export
 

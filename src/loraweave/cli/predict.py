@@ -35,6 +35,9 @@ def predict(
         typer.Option(help="A task's file, for an adapter without its run; may be given several times."),
     ] = None,
     data_dir: DataDir = None,
+    chat_template: Annotated[
+        bool, typer.Option("--chat-template", help="For --tasks: prompts go through the tokenizer's chat template.")
+    ] = False,
     base: Annotated[str | None, typer.Option(help="The base's name or folder, in the place of its own.")] = None,
     trust_code: TrustCode = False,
 ) -> None:
@@ -45,7 +48,9 @@ def predict(
 
     rows = [dict(row) for row in read_rows(file).rows]
     with progress("loading the model") as show:
-        loaded = load(run, base=base, tasks=tasks, data_dir=data_dir, trust_code=trust_code)
+        loaded = load(
+            run, base=base, tasks=tasks, data_dir=data_dir, chat_template=chat_template, trust_code=trust_code
+        )
         before = predict_file(loaded, task, rows, output, lambda done, of: show(task, done, of))
     again = f", {before:,} of them before" if before else ""
     console.print(f"{len(rows):,} predictions{again}  {output}", markup=False, soft_wrap=True)

@@ -254,6 +254,7 @@ def load(
     data_dir: str | Path | None = None,
     dtype: str | None = None,
     device: str | None = None,
+    chat_template: bool = False,
     trust_code: bool = False,
 ) -> Loaded:
     """Load a run, an adapter or an exported LoRA or model, base included.
@@ -268,6 +269,8 @@ def load(
         data_dir: where a run's task and data files are now, by the paths that they had from its run file's folder.
         dtype: of the base's weights, as of `bases.load_base`; as they were loaded for training when None.
         device: "cpu", "cuda" and so on; a GPU where there is one when None.
+        chat_template: for `tasks` of what is no run, send prompts through the tokenizer's chat template; those of a run
+            go as its run file says.
         trust_code: run functions that task files name, and code that comes with a base.
 
     Raises:
@@ -277,6 +280,9 @@ def load(
     config = run_file_of(run, data_dir, trust_code) if run.config.is_file() else None
     if data_dir is not None and config is None:
         raise UserError(f"{folder}: data_dir is for a run, and this is none: name its tasks' files")
+    if chat_template and (config is not None or tasks is None):
+        why = "is a run, whose run file says it" if config is not None else "no tasks are named that it could be for"
+        raise UserError(f"{folder}: chat_template, or --chat-template: {why}")
     adapter: Path | None = None  # what PEFT loads
     whole: Path | None = None  # a model by itself
     names: list[str] = []
@@ -295,7 +301,8 @@ def load(
         raise UserError(f"{folder}: holds no run, no adapter and no model")
     found: Any = None if config is None else partial(tasks_of, run, config, data_dir)
     if tasks is not None:
-        found = load_tasks(tasks, Path.cwd(), trust_code=trust_code)
+        chat = chat_template or (config is not None and config.chat_template)
+        found = load_tasks(tasks, Path.cwd(), chat_template=chat, trust_code=trust_code)
     where = bases.device() if device is None else torch.device(device)
 
     def load_named() -> Base:
