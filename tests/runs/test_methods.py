@@ -114,6 +114,8 @@ def test_an_adapter_that_is_gone_on_from_has_a_rank_and_keeps_it(larger: Any, tm
         ({"name": "full", "r": 3}, "takes none"),
         ({"name": "rlora", "r": 0}, "at least 1, got 0"),
         ({"name": "rlora", "r": True}, "whole number"),
+        ({"name": "lora", "lora_alpha": 0}, "lora_alpha: Input should be greater than 0, got 0"),
+        ({"name": "rlora", "alpha_pattern": {"q_proj": 0}}, "alpha_pattern: Input should be greater than 0"),
         ({"name": "rlora", "method": "x"}, "unknown field 'method'"),
         ({"name": "rlora", "label": "lora"}, "label 'lora' is the name of another method"),
         ({"name": "rlora", "label": "../rlora"}, r"label must be a word of letters, digits and . _ \+ -"),

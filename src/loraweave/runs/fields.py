@@ -14,6 +14,7 @@ from loraweave.errors import shown
 _KNOBS: dict[str, Any] = {
     **{name: Annotated[int, Field(ge=1, le=most)] for name, most in MOST.items()},
     **{name: Annotated[float, Field(**limits)] for name, limits in LIMITS.items()},
+    "lora_alpha": Annotated[float, Field(gt=0)],  # with 0 whatever is learned would be multiplied by it
 }
 _NAMES = str | list[str] | None
 _TOKENS = list[Annotated[int, Field(ge=0)]]
