@@ -14,6 +14,19 @@ def test_the_process_that_listens_is_stopped() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
+def test_a_signal_where_nothing_can_be_raised_is_not_lost() -> None:
+    class Gone:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def work() -> None:
+        Gone()
+        time.sleep(10)
+
+    with listening("what is kept"), pytest.raises(Stopped, match="what is kept"):
+        work()
+
+
 def test_a_process_that_is_forked_meanwhile_ends_of_the_signal() -> None:
     with listening("what is kept"):
         child = os.fork()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Any
 GO_ON = "the same command with --resume goes on"
 TWICE = 1.0
 """Seconds in which a second signal is the first one over again: a launcher passes on what its processes got too."""
+AGAIN = 0.1
+"""Seconds after which a signal is given again that came where nothing can be raised."""
 
 
 class Stopped(BaseException):
@@ -52,6 +55,7 @@ def listening(line: str) -> Iterator[Request]:
     for pools of workers, ends of the signal as any does.
     """
     request, raised, ours = Request(), -TWICE, os.getpid()
+    again: threading.Timer | None = None
 
     def asked(number: int, frame: Any) -> None:
         nonlocal raised
@@ -63,13 +67,26 @@ def listening(line: str) -> Iterator[Request]:
             raised = time.monotonic()
             raise Stopped(line)
 
+    def lost(found: Any) -> None:
+        """Python drops what is raised in the callback of a weak reference or in `__del__`."""
+        nonlocal raised, again
+        if isinstance(found.exc_value, Stopped):
+            raised, again = -TWICE, threading.Timer(AGAIN, signal.raise_signal, (signal.SIGTERM,))
+            again.start()
+        else:
+            hook(found)
+
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = signal.signal(signal.SIGTERM, asked)
+    before, hook = signal.signal(signal.SIGTERM, asked), sys.unraisablehook
+    sys.unraisablehook = lost
     try:
         yield request
     finally:
+        if again is not None:
+            again.cancel()
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = hook
     if request.asked and callable(before):
         before(signal.SIGTERM, None)
