@@ -8,7 +8,7 @@ import typer
 from loraweave.cli.output import console, path_given
 from loraweave.errors import UserError
 
-Output = Annotated[Path, typer.Option(help="Folder to write; it must not exist yet.", callback=path_given)]
+Output = Annotated[Path, typer.Option(help="The folder to write, new or empty.", callback=path_given)]
 Adapter = Annotated[Path, typer.Argument(help="An adapter's folder.", callback=path_given)]
 
 

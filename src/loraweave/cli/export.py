@@ -23,7 +23,7 @@ def export(
         typer.Option(help="lora: a plain PEFT LoRA. merged: full weights. gguf: for llama.cpp.", show_default=False),
     ],
     output: Annotated[
-        Path, typer.Option(help="The folder to write; it must be new.", show_default=False, callback=path_given)
+        Path, typer.Option(help="The folder to write, new or empty.", show_default=False, callback=path_given)
     ],
     merged: Annotated[
         bool, typer.Option("--merged", help="With --to gguf: a whole model and no adapter beside one.")

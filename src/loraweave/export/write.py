@@ -60,7 +60,7 @@ def export(
         folder: of a finished run, or of an adapter.
         to: "lora"; "merged" for full weights; "gguf" for an adapter that llama.cpp loads, "gguf-model" for a merged
             model that it runs.
-        output: a new folder. An update that depends on the task gets a folder in it for each, named after the task.
+        output: new or empty. An update that depends on the task gets a folder in it for each, named after the task.
         tasks: which; all where none is named. Heads weighed by the input get their mean weights on the task's data.
         uniform: all heads weigh alike in a router's place.
         max_rank: truncate, in each layer to the nearest in the Frobenius norm.
