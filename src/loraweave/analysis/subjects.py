@@ -9,6 +9,7 @@ from typing import Any
 from peft import LoraConfig, PeftConfig
 from typing_extensions import NotRequired, TypedDict
 
+from loraweave.adapters.config import NAME as ADAPTER_CONFIG
 from loraweave.adapters.config import changes_base, read_config
 from loraweave.adapters.file import AdapterFile
 from loraweave.analysis.full import FullUpdate
@@ -16,7 +17,7 @@ from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.paths import inside
 from loraweave.runs.config import RunConfig
-from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, naming_base, read_summary
+from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, naming_base, read_base_record, read_summary
 from loraweave.shapes import read_shaped
 
 _OF_COMPARISON = re.compile(r"(?P<method>[^/]+?)(?P<seed>-seed\d+)(?P<rate>-lr[\d.e+-]+)?")
@@ -197,11 +198,11 @@ def _open(folder: Path, name: str, base: str | None) -> AnalysedRun:
 
 
 def _open_adapter(folder: Path, name: str, base: str | None) -> AnalysedRun:
-    if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+    if (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file():
         raise UserError(f"{folder}: a whole model; compare with it by --full, beside a run or an adapter of its base")
     config = read_config(folder)
     update = AdapterFile(folder)
-    told = read_shaped(folder / "base.json", BaseRecord) if (folder / "base.json").is_file() else {}
+    told = read_base_record(folder)
     return AnalysedRun(
         name=name,
         folder=folder,

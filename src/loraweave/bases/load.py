@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils.quantization_config import GgufConfig
 
+from loraweave.adapters.config import NAME as ADAPTER_CONFIG
 from loraweave.bases.causal import check_causal
 from loraweave.bases.gguf import SUFFIX, as_plain_model, check_gguf, existing_gguf, import_gguf
 from loraweave.bases.identity import keep_samples
@@ -274,7 +275,7 @@ def has_tokenizer(folder: str | Path) -> bool:
 
 def check_folder(folder: Path) -> None:
     """Raise UserError if a folder of a base lacks weights or a tokenizer, or holds an adapter beside them."""
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         raise UserError(f"{folder}: {_ADAPTED}")
     if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         raise UserError(f"{folder}: the model folder holds no weights (no *.safetensors or pytorch_model*.bin)")

@@ -25,17 +25,16 @@ from loraweave.files import file_hash
 from loraweave.quiet import quiet_libraries, without_bars
 from loraweave.runs.attaching import attach
 from loraweave.runs.folder import (
-    BaseRecord,
     RunFolder,
     check_no_comparison,
     check_trained,
     naming_base,
+    read_base_record,
     read_summary,
     recorded_base,
 )
 from loraweave.runs.loading import run_file_of, tasks_of
 from loraweave.runs.origin import plain_tasks, say_other_tokenizer
-from loraweave.shapes import read_shaped
 from loraweave.tasks import Task, load_tasks
 from loraweave.tasks.template import apply_template
 from loraweave.tasks.turn import Turn, turn_of
@@ -314,7 +313,7 @@ def load(
             raise UserError(f"{folder}: nothing here says which base it was made from; name it with base=, or --base")
         with naming_base(folder, base):
             model, tokenizer = load_base(spec, dtype, trust_code)
-        record = read_shaped(run.base, BaseRecord) if run.base.is_file() else {}
+        record = read_base_record(folder)
         known = record.get("fingerprint")
         if known is not None and base is None:
             check_fingerprint(model, known, str(folder))

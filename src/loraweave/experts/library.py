@@ -18,6 +18,7 @@ from loraweave.adapters.config import NAME as CONFIG
 from loraweave.adapters.file import WEIGHTS, AdapterFile
 from loraweave.adapters.loras import check_plain, common_sizes, fetched
 from loraweave.adapters.tensors import rank_and_alpha
+from loraweave.adapters.write import BASE_RECORD
 from loraweave.bases import BaseName, BaseSpec, resolve_base
 from loraweave.errors import UserError
 from loraweave.evaluation.scores import TaskScore
@@ -174,7 +175,7 @@ class ExpertLibrary:
             common_sizes([found.adapter, *_readable(e for other, e in manifest.experts.items() if other != name)])
             folder = self._free_folder(name)
             with written_whole(folder) as unfinished:
-                for file in (CONFIG, WEIGHTS, "base.json"):
+                for file in (CONFIG, WEIGHTS, BASE_RECORD):
                     if (found.adapter.folder / file).is_file():
                         shutil.copyfile(found.adapter.folder / file, unfinished / file)
                 copied = AdapterFile(unfinished)  # what was checked may have changed since

@@ -16,16 +16,15 @@ from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import (
-    BaseRecord,
     RunFolder,
     check_no_comparison,
     check_trained,
     naming_base,
+    read_base_record,
     read_summary,
     recorded_base,
 )
 from loraweave.runs.loading import run_file_of, tasks_of
-from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
 
 
@@ -176,9 +175,8 @@ def open_source(
     spec = BaseSpec.of(base) if base is not None else config.base if config is not None else recorded_base(at)
     if spec is None:
         raise UserError(f"{at}: nothing here says which base the adapter belongs to; name it with --base")
-    recorded = read_shaped(at / "base.json", BaseRecord) if (at / "base.json").is_file() else {}
     name = spec.name
     with naming_base(folder, base):
         spec = BaseSpec.of(spec, trust_code, name=resolve_base(spec))
-    known = recorded.get("fingerprint")
+    known = read_base_record(at).get("fingerprint")
     return Source(folder, adapter, spec, name, base is not None, known, config, trust_code, data_dir)

@@ -11,6 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
 from typing_extensions import Self
 
+from loraweave.adapters.write import BASE_RECORD
 from loraweave.bases.gguf import SUFFIX as GGUF
 from loraweave.bases.spec import BaseSpec
 from loraweave.data.mixture import MixtureConfig
@@ -161,7 +162,7 @@ class RunConfig(BaseModel):
             values["base_dir"] = base_dir
         config = cls.__new__(cls)
         config._fill(values, places)
-        if (Path(path).parent / "base.json").exists():  # a run's folder, which may be somebody else's
+        if (Path(path).parent / BASE_RECORD).exists():  # a run's folder, which may be somebody else's
             config.trust_code = False
             if isinstance(config.model, BaseSpec):
                 config.model = config.model.model_copy(update={"trust_code": False})

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from loraweave.adapters.config import NAME as ADAPTER_CONFIG
+from loraweave.adapters.write import BASE_RECORD
 from loraweave.bases.gguf import SUFFIX as GGUF
 from loraweave.errors import UserError
 from loraweave.runs.config import DEFAULT_METHOD, RunConfig
@@ -131,7 +133,7 @@ def _may_be_data(path: Path) -> bool:
 
 def _holds_results(path: Path) -> bool:
     """Whether a folder holds runs, an adapter or an environment of Python's, and no data."""
-    marks = ("adapter_config.json", "summary.json", "pyvenv.cfg", "base.json", "results.json")
+    marks = (ADAPTER_CONFIG, "summary.json", "pyvenv.cfg", BASE_RECORD, "results.json")
     return path.name in ("runs", "node_modules") or any((path / mark).is_file() for mark in marks)
 
 

@@ -16,7 +16,7 @@ from loraweave.bases import check_fingerprint
 from loraweave.bases.identity import own_parameters
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError, in_a_line
-from loraweave.files import read_json
+from loraweave.runs.folder import read_base_record
 from loraweave.tuner import WeaveLinear
 
 
@@ -77,7 +77,7 @@ def check_start(folder: Path, config: PeftConfig, task_names: Sequence[str], bas
             f"{folder}: this adapter has tensors for the tasks {', '.join(config.task_names or ())}, in this order; "
             f"the run's tasks are {', '.join(task_names)}"
         )
-    recorded = read_json(folder / "base.json") if (folder / "base.json").is_file() else {}
+    recorded = read_base_record(folder)
     if "fingerprint" in recorded and base.device.type != "meta":
         check_fingerprint(base, recorded["fingerprint"], str(folder))
 

@@ -31,6 +31,7 @@ from typing_extensions import NotRequired, Required, TypedDict
 
 from loraweave.adapters.config import NAME as ADAPTER_CONFIG
 from loraweave.adapters.config import read_config
+from loraweave.adapters.write import BASE_RECORD
 from loraweave.bases.quantization import QuantizationName
 from loraweave.bases.spec import Attention, BaseNotHereError, BaseSpec, Dtype
 from loraweave.data.mixture import Realised
@@ -54,7 +55,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "run.yaml"
-        self.base = self.path / "base.json"
+        self.base = self.path / BASE_RECORD
         self.data = self.path / "data.json"
         self.splits = self.path / "splits.json"
         self.skipped = self.path / "skipped.jsonl"
@@ -177,6 +178,16 @@ class BaseRecord(TypedDict):
     revision: NotRequired[_Word]
 
 
+def read_base_record(folder: Path) -> dict[str, Any]:
+    """What the folder of a run or an adapter says of its base; nothing where it does not.
+
+    Raises:
+        UserError: the file that says so is broken.
+    """
+    path = folder / BASE_RECORD
+    return read_shaped(path, BaseRecord) if path.is_file() else {}
+
+
 def recorded_base(folder: Path) -> BaseSpec | None:
     """The base that an adapter's folder names, and how it was loaded; None where it names none.
 
@@ -186,8 +197,8 @@ def recorded_base(folder: Path) -> BaseSpec | None:
     Raises:
         UserError: the file that says so is broken.
     """
-    if (folder / "base.json").is_file():
-        named = BaseSpec.of_record(read_shaped(folder / "base.json", BaseRecord))
+    if record := read_base_record(folder):
+        named = BaseSpec.of_record(record)
         run = RunFolder(folder.absolute().parent)
         moved = Path(named.name).is_absolute() and not Path(named.name).exists()
         if moved and folder.name == run.adapter.name and run.config.is_file():

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.integrations import TensorBoardCallback
 
 from loraweave.adapters.tensors import trained_numbers
+from loraweave.adapters.write import BASE_RECORD
 from loraweave.bases import Base, let_save, load_base
 from loraweave.data.mixture import Realised, realised_table
 from loraweave.errors import UserError, in_a_line
@@ -303,7 +304,7 @@ def _save(
         with without_checkpoint_wrappers(model):
             model.save_pretrained(unfinished, state_dict=state)
         if is_adapter:
-            write_json(unfinished / "base.json", read_json(folder.base))
+            write_json(unfinished / BASE_RECORD, read_json(folder.base))
             add_run_section(unfinished, tasks, outlook(method, model.active_peft_config))
         tokenizer.save_pretrained(unfinished)
     return target
