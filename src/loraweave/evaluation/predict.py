@@ -60,11 +60,22 @@ def predict_rows(lm: LoadedModel, task: Task, rows: Sequence[Mapping[str, Any]],
     raise UserError(f"task {task.name!r}: a {task.lm_eval.OUTPUT_TYPE} task has nothing to predict, only to score")
 
 
+def are_chats(prompts: Sequence[Prompt]) -> bool:
+    """Whether prompts are chats, and not texts.
+
+    Raises:
+        UserError: some are, and others not.
+    """
+    chats = [not isinstance(prompt, str) for prompt in prompts]
+    if any(chats) and not all(chats):
+        raise UserError("prompts are texts or chats, and here are both: ask for one kind at a time")
+    return any(chats)
+
+
 def write_answers(
     lm: LoadedModel,
     prompts: Sequence[Prompt],
     max_new_tokens: int | None = None,
-    stop: Sequence[str] = (),
     tools: Sequence[Tools] | None = None,
 ) -> list[str]:
     """What a model writes after each prompt, greedily, up to the end of its turn or of the text.
@@ -73,17 +84,13 @@ def write_answers(
         lm: with a model that has been told its task.
         prompts: texts, or chats, not both.
         max_new_tokens: at most; as an evaluation when None.
-        stop: words that end an answer too.
         tools: for each prompt, the functions that its chat may call.
 
     Raises:
         UserError: texts and chats at once, chats and a tokenizer without a template, or more tokens than the model
             reads.
     """
-    chats = [not isinstance(prompt, str) for prompt in prompts]
-    if any(chats) and not all(chats):
-        raise UserError("prompts are texts or chats, and here are both: ask for one kind at a time")
-    lm.begin(any(chats))
+    lm.begin(are_chats(prompts))
     called = tools or [None] * len(prompts)
     texts = [
         p if isinstance(p, str) else apply_template(lm.tokenizer, p, True, its)
@@ -94,7 +101,7 @@ def write_answers(
         raise UserError(
             f"max_new_tokens is {longest:,}, and the model reads {lm.max_length:,} tokens, prompt and answer together"
         )
-    how = {"until": list(stop), "do_sample": False, "max_gen_toks": longest}
+    how = {"until": [], "do_sample": False, "max_gen_toks": longest}
     requests = [Instance("generate_until", {}, (text, dict(how)), number) for number, text in enumerate(texts)]
     return lm.generate_until(requests)
 

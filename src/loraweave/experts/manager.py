@@ -15,7 +15,7 @@ from loraweave.bases import Base, BaseSpec, check_fingerprint, load_base
 from loraweave.data.border import context_ids
 from loraweave.errors import Notice, UserError
 from loraweave.evaluation.lm import cut_to_fit, ends_of
-from loraweave.evaluation.predict import Prompt
+from loraweave.evaluation.predict import Prompt, are_chats
 from loraweave.experts.fitting import Fitting, Pairs
 from loraweave.experts.library import ExpertLibrary
 from loraweave.experts.manifest import AUTO, BASE, Expert
@@ -195,10 +195,7 @@ class ExpertManager:
         self._beside |= found
 
     def _generated(self, prompts: Sequence[Prompt], tasks: list[str], max_new_tokens: int) -> list[str]:
-        chats = [not isinstance(prompt, str) for prompt in prompts]
-        if any(chats) and not all(chats):
-            raise UserError("prompts are texts or chats, and here are both: ask for one kind at a time")
-        turn = turn_of(self.tokenizer) if all(chats) else None
+        turn = turn_of(self.tokenizer) if are_chats(prompts) else None
         texts = [p if isinstance(p, str) else apply_template(self.tokenizer, p, True) for p in prompts]
         rows, max_new_tokens = self._cut([context_ids(text, self.tokenizer) for text in texts], max_new_tokens)
         longest, pad = max(map(len, rows)), self.tokenizer.pad_token_id
