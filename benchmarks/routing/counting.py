@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from loraweave.evaluation.predict import Prompt
 from loraweave.experts.manifest import Expert
 from loraweave.experts.routing import Embedding, Route, Router
+from loraweave.tasks.examples import Prompt
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(15))
 """0 to 0.7."""

@@ -20,7 +20,7 @@ from loraweave.data.border import context_ids
 from loraweave.errors import Notice, UserError, nearest
 from loraweave.evaluation.beside import untouched
 from loraweave.evaluation.lm import LoadedModel, cut_to_fit, ends_of
-from loraweave.evaluation.predict import Prediction, Prompt, predict_rows, write_answers
+from loraweave.evaluation.predict import Prediction, predict_rows, write_answers
 from loraweave.files import file_hash
 from loraweave.quiet import quiet_libraries, without_bars
 from loraweave.runs.attaching import attach
@@ -36,6 +36,7 @@ from loraweave.runs.folder import (
 from loraweave.runs.loading import run_file_of, tasks_of
 from loraweave.runs.origin import plain_tasks, say_other_tokenizer
 from loraweave.tasks import Task, load_tasks
+from loraweave.tasks.examples import Prompt
 from loraweave.tasks.template import apply_template
 from loraweave.tasks.turn import Turn, turn_of
 from loraweave.tuner.context import task as told

@@ -13,7 +13,7 @@ from loraweave.errors import UserError
 from loraweave.evaluation.lm import LoadedModel
 from loraweave.evaluation.samples import chosen, named_metrics
 from loraweave.tasks.chat import Tools
-from loraweave.tasks.examples import Message
+from loraweave.tasks.examples import Prompt
 from loraweave.tasks.sandbox import reason_of
 from loraweave.tasks.task import Task
 from loraweave.tasks.template import apply_template
@@ -21,9 +21,6 @@ from loraweave.tasks.template import apply_template
 Prediction = dict[str, Any]
 """`prediction`, and `scores` where labels were ranked: each label's log-probability in nats. The task's metric says by
 what of it: `acc_norm`, for one, takes the likeliest by character."""
-
-Prompt = str | Sequence[Message]
-"""Text to go on from, or messages of a chat to answer."""
 
 
 def predict_rows(lm: LoadedModel, task: Task, rows: Sequence[Mapping[str, Any]], first: int = 1) -> list[Prediction]:

@@ -15,7 +15,7 @@ from loraweave.bases import Base, BaseSpec, check_fingerprint, load_base
 from loraweave.data.border import context_ids
 from loraweave.errors import Notice, UserError
 from loraweave.evaluation.lm import cut_to_fit, ends_of
-from loraweave.evaluation.predict import Prompt, are_chats
+from loraweave.evaluation.predict import are_chats
 from loraweave.experts.fitting import Fitting, Pairs
 from loraweave.experts.library import ExpertLibrary
 from loraweave.experts.manifest import AUTO, BASE, Expert
@@ -24,6 +24,7 @@ from loraweave.experts.routing import THRESHOLD, Embedding, Route, Router
 from loraweave.experts.switching import Switcher
 from loraweave.quiet import quiet_libraries
 from loraweave.runs.folder import naming_base
+from loraweave.tasks.examples import Prompt
 from loraweave.tasks.template import apply_template
 from loraweave.tasks.turn import turn_of
 

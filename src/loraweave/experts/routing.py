@@ -12,7 +12,7 @@ import numpy as np
 from loraweave.errors import UserError, in_a_line, nearest, shown
 from loraweave.experts.manifest import Expert
 from loraweave.files import read_file
-from loraweave.tasks.examples import Message
+from loraweave.tasks.examples import Prompt
 
 Embedding = Callable[[Sequence[str]], Any]
 """Texts to vectors: an array, or what NumPy makes one of, (number of texts, d)."""
@@ -83,11 +83,11 @@ class Router:
         self._owners = np.array([self.experts.index(name) for name, _ in texts], dtype=int)
         self._vectors = self._unit([text for _, text in texts]) if texts and embed is not None else None
 
-    def route(self, instruction: str | Sequence[Message]) -> Route:
+    def route(self, instruction: Prompt) -> Route:
         """Who is to answer an instruction: a text, or the messages of a chat, of which the user's last one counts."""
         return self.route_all([instruction])[0]
 
-    def route_all(self, instructions: Sequence[str | Sequence[Message]]) -> list[Route]:
+    def route_all(self, instructions: Sequence[Prompt]) -> list[Route]:
         """As `route`, for many: `instructions` are embedded together."""
         texts = [instruction_of(each) for each in instructions]
         routes = [self._by_letter(text) for text in texts]
@@ -138,7 +138,7 @@ class Router:
         return vectors / np.where(lengths == 0, 1.0, lengths)
 
 
-def instruction_of(given: str | Sequence[Message]) -> str:
+def instruction_of(given: Prompt) -> str:
     """The text that says what is wanted: the user's last message of a chat.
 
     Raises:

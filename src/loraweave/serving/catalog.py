@@ -3,7 +3,6 @@
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ from transformers.cli.serving.model_manager import ModelManager
 
 from loraweave.errors import UserError, nearest
 from loraweave.evaluation.loaded import Loaded
+from loraweave.experts.manifest import BASE as BASE_NAME
 from loraweave.serving.refusals import RefusalError
 from loraweave.serving.voices import BASE, AnySpeakers, Voice
-from loraweave.tasks.examples import Message
-
-BASE_NAME = "base"
+from loraweave.tasks.examples import Prompt
 
 
 class Catalog(ModelManager, ABC):
@@ -59,7 +57,7 @@ class Catalog(ModelManager, ABC):
             RefusalError: 404, nobody does; the names that there are.
         """
 
-    def speaking(self, name: str, said: str | Sequence[Message]) -> AbstractAsyncContextManager[tuple[str, Voice]]:
+    def speaking(self, name: str, said: Prompt) -> AbstractAsyncContextManager[tuple[str, Voice]]:
         """Who answers a request, and under what name, while the block runs.
 
         Args:

@@ -25,14 +25,12 @@ from loraweave.serving.refusals import RefusalError, told
 from loraweave.serving.sampling import Asked, Sampling, rules_of
 from loraweave.serving.text import Words
 from loraweave.serving.voices import BASE
-from loraweave.tasks.examples import Example, Message
+from loraweave.tasks.examples import Example, Prompt
 from loraweave.tasks.messages import read_messages
 from loraweave.tasks.shown import check_shown
 from loraweave.tasks.template import apply_template
 from loraweave.tasks.turn import Turn, special_tokens, turn_of
 
-Said = str | Sequence[Message]
-"""What was asked: a text, or the messages of a chat."""
 BEFORE = 8
 """Tokens of a prompt with which what goes on from it is decoded."""
 
@@ -74,7 +72,7 @@ class Handler:
         return await asyncio.get_running_loop().run_in_executor(self._reader, work, *args)
 
     async def _respond(
-        self, body: Body, prompt: list[int], form: TextFormat, turn: Turn | None, text: str, said: Said
+        self, body: Body, prompt: list[int], form: TextFormat, turn: Turn | None, text: str, said: Prompt
     ) -> JSONResponse | StreamingResponse:
         """The answer, whole or as a stream; nothing is sent before there is something of it."""
         record = RECORD.get()
@@ -95,7 +93,7 @@ class Handler:
         return _Stream(_events(first, pieces, form, record), pieces)
 
     async def _pieces(
-        self, asked: Asked, model: str, said: Said, words: Words, form: TextFormat, record: Record
+        self, asked: Asked, model: str, said: Prompt, words: Words, form: TextFormat, record: Record
     ) -> AsyncGenerator[Piece, None]:
         """The answer's text as it comes, by whoever speaks under a name; the last piece says why it ended."""
         async with self._catalog.speaking(model, said) as (form.model, voice):

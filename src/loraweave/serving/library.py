@@ -25,7 +25,7 @@ from loraweave.serving.catalog import Catalog
 from loraweave.serving.engine import FailedError
 from loraweave.serving.refusals import RefusalError
 from loraweave.serving.voices import BASE, Voice, per_token
-from loraweave.tasks.examples import Message
+from loraweave.tasks.examples import Prompt
 from loraweave.tuner.model import may_be_routed
 
 log = logging.getLogger("loraweave.serving")
@@ -109,7 +109,7 @@ class LibraryCatalog(Catalog):
         return BASE
 
     @asynccontextmanager
-    async def speaking(self, name: str, said: str | Sequence[Message]) -> AsyncIterator[tuple[str, Voice]]:
+    async def speaking(self, name: str, said: Prompt) -> AsyncIterator[tuple[str, Voice]]:
         """As of `Catalog`; for `NAME:auto` the name is that of whom the routing found."""
         expert = name.partition(":")[2]
         if expert == AUTO:
@@ -149,7 +149,7 @@ class LibraryCatalog(Catalog):
                 break
         return found
 
-    def _route(self, said: str | Sequence[Message]) -> str:
+    def _route(self, said: Prompt) -> str:
         """Whom a request is routed to; empty for the base."""
         if self._routed != (seen := self._seen):
             self._routed = seen

@@ -1,10 +1,14 @@
 """One thing to learn: a prompt and what should follow it, as text or as chat messages."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 Message = dict[str, Any]
 """A chat message: `role`, `content` and whatever else the tokenizer's template reads."""
+
+Prompt = str | Sequence[Message]
+"""Text to go on from, or messages of a chat to answer."""
 
 
 @dataclass(frozen=True)
