@@ -28,6 +28,9 @@ def count_trainable(spec: MethodSpec, base: PreTrainedModel, task_names: Sequenc
         spec: the method.
         base: a model on the meta device, from `bases.empty_base`; it is not changed.
         task_names: the run's tasks, which set the size of task-wise parameters.
+
+    Raises:
+        UserError: the method does not fit the base.
     """
     return sum(_trainable_by_layer(spec, base, task_names).values())
 
@@ -77,11 +80,7 @@ def match_rank(
     best = min(off, key=lambda r: off[r])
     if off[best] <= TOLERANCE:
         return at(best)
-    matched = _one_more_for_some(at(rank), base, budget, task_names)
-    reached = count_trainable(matched, base, task_names)
-    if abs(reached / budget - 1) > TOLERANCE:
-        raise UserError(f"method {method.name}: {budget:,} trainable parameters cannot be matched; nearest {reached:,}")
-    return matched
+    return _near(_one_more_for_some(at(rank), base, budget, task_names), base, budget, task_names)
 
 
 def _with_experts_for(
@@ -91,13 +90,16 @@ def _with_experts_for(
     config: Any = choose_method(spec).peft_config(task_names)
     experts = max(2, round(config.num_heads * budget / count_trainable(spec, base, task_names)))
     top_k = max(2, round(config.top_k * experts / config.num_heads)) if config.top_k else None
-    matched = {**spec, "num_heads": experts, "top_k": top_k}
-    reached = count_trainable(matched, base, task_names)
+    return _near({**spec, "num_heads": experts, "top_k": top_k}, base, budget, task_names)
+
+
+def _near(spec: dict[str, Any], base: PreTrainedModel, budget: int, task_names: Sequence[str]) -> dict[str, Any]:
+    """The method, found to train about as many parameters as are wanted."""
+    reached = count_trainable(spec, base, task_names)
     if abs(reached / budget - 1) > TOLERANCE:
-        raise UserError(
-            f"method {config.method}: {budget:,} trainable parameters cannot be matched; nearest {reached:,}"
-        )
-    return matched
+        name = choose_method(spec).method.name
+        raise UserError(f"method {name}: {budget:,} trainable parameters cannot be matched; nearest {reached:,}")
+    return spec
 
 
 def _one_more_for_some(
@@ -130,18 +132,18 @@ def _with_rank(spec: Mapping[str, Any], rank: int) -> dict[str, Any]:
 
 def _trainable_by_layer(spec: MethodSpec, base: PreTrainedModel, task_names: Sequence[str]) -> dict[str, int]:
     """Trainable parameters per adapted layer, under the layer's path in the base."""
-    method = choose_method(spec).method
-    if method.trains == "nothing":
+    chosen = choose_method(spec)
+    if chosen.method.trains == "nothing":
         return {}
     model: Any = copy.deepcopy(base)
-    config = choose_method(spec).peft_config(task_names, base)
+    config = chosen.peft_config(task_names, base)
     if config is None:
         model.requires_grad_(True)
         freeze_beside_language(model)
         return trained_numbers(model)
-    check_expressions(config, [name for name, _ in base.named_modules()], f"method {choose_method(spec).name}")
+    check_expressions(config, [name for name, _ in base.named_modules()], f"method {chosen.name}")
     with torch.device("meta"):
-        model = inject(model, config, choose_method(spec).name)
+        model = inject(model, config, chosen.name)
     prefix = f".{model.base_model.prefix}"
     counts: dict[str, int] = {}
     for name, count in trained_numbers(model).items():
