@@ -259,9 +259,8 @@ def _groups(wanted: dict[str, _Wanted], base: Base, library: Path, console: Cons
         key = _settings(each, base, library)
         found.setdefault(name if key is None else key, {})[name] = each
     for group in found.values():
-        console.print(
-            f"together  {', '.join(group)}" if len(group) > 1 else f"alone     {next(iter(group))}", markup=False
-        )
+        said = f"together  {', '.join(group)}" if len(group) > 1 else f"alone     {next(iter(group))}"
+        console.print(said, markup=False, soft_wrap=True)
     return list(found.values())
 
 
