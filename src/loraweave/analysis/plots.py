@@ -119,7 +119,7 @@ def heat_panel(
 
 
 def depth_map(
-    title: str, rows: Mapping[str, Sequence[tuple[int, float]]], scale: Scale, *, y: str = "", digits: int | None = None
+    title: str, rows: Mapping[str, Sequence[tuple[int, float]]], scale: Scale, *, digits: int | None = None
 ) -> Panel:
     """A heat map of rows by depth; a deep model's layers in groups of neighbours."""
     depths = sorted({depth for points in rows.values() for depth, _ in points})
@@ -129,7 +129,7 @@ def depth_map(
     for points in rows.values():
         at = dict(points)
         values.append([mean(at.get(depth) for depth in one) for one in bins])
-    return heat_panel(title, values, scale, list(rows), [one[0] for one in bins], x="layer", y=y, digits=digits)
+    return heat_panel(title, values, scale, list(rows), [one[0] for one in bins], x="layer", digits=digits)
 
 
 def round_up(value: float, step: float = 0.1) -> float:

@@ -140,9 +140,9 @@ def told_task(model: PreTrainedModel | PeftModel, source: Source, name: str | No
     return told(model, name) if source.adapter.tasks and name else nullcontext()
 
 
-def random_rows(model: PreTrainedModel | PeftModel, count: int = 2, length: int = 24) -> list[EncodedRow]:
-    """Rows of random tokens, the same at every call."""
+def random_rows(model: PreTrainedModel | PeftModel) -> list[EncodedRow]:
+    """Two rows of 24 random tokens, the same at every call."""
     words = model.get_input_embeddings().weight.shape[0]  # an adapted one says its number no more
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(words, (count, length), generator=generator).tolist()
+    rows = torch.randint(words, (2, 24), generator=generator).tolist()
     return [{"input_ids": ids, "labels": list(ids)} for ids in rows]
