@@ -14,6 +14,7 @@ from loraweave.cli.app import run as typed
 from loraweave.errors import UserError
 from loraweave.export import export
 from loraweave.export.push import check_hub, push
+from loraweave.runs.loading import load_run
 
 
 @pytest.fixture(scope="module")
@@ -117,4 +118,9 @@ def test_nobody_logged_in_is_told(hub: FakeHub, monkeypatch: pytest.MonkeyPatch)
 def test_a_folder_with_nothing_to_send_is_told(hub: FakeHub, tmp_path: Path):
     with pytest.raises(UserError, match="holds no finished run, no adapter and no export"):
         push(tmp_path, "me/x")
+    (tmp_path / "runs" / "lora-seed0").mkdir(parents=True)
+    (tmp_path / "results.json").write_text("{}")
+    for use in (lambda: push(tmp_path, "me/x"), lambda: load_run(tmp_path)):
+        with pytest.raises(UserError, match=r"holds a comparison; name one of its runs, such as .*lora-seed0"):
+            use()
     assert hub.files == {}

@@ -22,7 +22,7 @@ from loraweave.errors import UserError, in_a_line
 from loraweave.export.record import NAME as EXPORT_RECORD
 from loraweave.files import check_links, read_json
 from loraweave.paths import REPLACED, UNFINISHED, folder_names
-from loraweave.runs.folder import RunFolder, check_trained, read_summary
+from loraweave.runs.folder import RunFolder, check_no_comparison, check_trained, read_summary
 
 CARD = "README.md"
 NOT_SENT = ["*.lock", f"*.{UNFINISHED}", f"*.{REPLACED}", ".*"]
@@ -94,6 +94,7 @@ def _parts(folder: Path, repo: str) -> Iterator[tuple[Path, str]]:
     else:
         parts = sorted(part.parent for part in folder.glob(f"*/{EXPORT_RECORD}"))
         if not parts:
+            check_no_comparison(folder)
             raise UserError(f"{folder}: holds no finished run, no adapter and no export, so there is nothing to send")
         for part, name in zip(parts, folder_names([part.name for part in parts]), strict=True):
             yield part, f"{repo}-{name}"

@@ -231,6 +231,7 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
     """
     run = RunFolder(folder)
     if not run.summary.is_file():
+        check_no_comparison(run.path)
         what = "the run in this folder did not finish" if run.config.exists() else "this folder holds no run"
         raise UserError(f"{run.path}: {what}")
     return read_shaped(run.summary, _Summary)
