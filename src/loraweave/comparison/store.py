@@ -1,6 +1,5 @@
 """The folder of a comparison: results.json, index.html and a folder per run; never one comparison over another."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from loraweave.comparison.records import FORMAT, Results
 from loraweave.comparison.search import rate_name
 from loraweave.errors import UserError
-from loraweave.files import check_links, is_left_over, read_file, read_json, write_json
+from loraweave.files import check_links, is_left_over, read_json, write_json
 from loraweave.paths import inside
 from loraweave.runs.folder import RunFolder, changed_settings
 from loraweave.runs.methods import MethodSpec, choose_method
@@ -110,13 +109,8 @@ class ComparisonFolder:
         write_json(self.results, results)
 
     def _read(self) -> Results:
-        try:
-            found = json.loads(read_file(self.results).decode("utf-8"))
-        except ValueError as error:
-            raise UserError(f"{self.results}: not JSON: {error}") from error
-        except RecursionError:
-            raise UserError(f"{self.results}: not JSON: nested too deeply") from None
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
+        found = read_json(self.results)
+        if found.get("format") != FORMAT:
             raise UserError(f"{self.results}: not the results of a comparison by this version")
         check_shape(found, Results, str(self.results))
         for run in found["runs"]:
