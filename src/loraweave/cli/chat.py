@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from loraweave.cli.output import console, errors, path_given
-from loraweave.cli.train import TrustCode
+from loraweave.cli.train import OtherBase, TrustCode
 from loraweave.errors import UserError
 
 HELP = "/task NAME another task   /base the base's answer beside, on or off   /clear a new conversation   /quit"
@@ -20,7 +20,7 @@ def chat(
         ),
     ],
     task: Annotated[str | None, typer.Option(help="The task to begin with.", metavar="T")] = None,
-    base: Annotated[str | None, typer.Option(help="The base's name or folder, in the place of its own.")] = None,
+    base: OtherBase = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
     trust_code: TrustCode = False,
 ) -> None:

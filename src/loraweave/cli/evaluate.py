@@ -7,7 +7,7 @@ import typer
 
 from loraweave.cli.bars import progress
 from loraweave.cli.output import console, names_given, path_given, typed
-from loraweave.cli.train import TrustCode
+from loraweave.cli.train import OtherBase, TrustCode
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +43,7 @@ def evaluate(
             callback=path_given,
         ),
     ] = None,
-    base: Annotated[str | None, typer.Option(help="The base's name or folder, in the place of its own.")] = None,
+    base: OtherBase = None,
     no_base: Annotated[bool, typer.Option("--no-base", help="Do not score the untouched base beside it.")] = False,
     chat_template: Annotated[
         bool,

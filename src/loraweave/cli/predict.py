@@ -7,7 +7,7 @@ import typer
 
 from loraweave.cli.bars import progress
 from loraweave.cli.output import console, path_given
-from loraweave.cli.train import DataDir, TrustCode
+from loraweave.cli.train import DataDir, OtherBase, TrustCode
 
 
 def predict(
@@ -38,7 +38,7 @@ def predict(
     chat_template: Annotated[
         bool, typer.Option("--chat-template", help="For --tasks: prompts go through the tokenizer's chat template.")
     ] = False,
-    base: Annotated[str | None, typer.Option(help="The base's name or folder, in the place of its own.")] = None,
+    base: OtherBase = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Predict every row of a file: labels ranked by likelihood, or text with the task's stop rules."""

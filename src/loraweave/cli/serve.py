@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loraweave.cli.output import console, errors, path_given
-from loraweave.cli.train import TrustCode
+from loraweave.cli.train import OtherBase, TrustCode
 from loraweave.errors import UserError
 
 
@@ -39,7 +39,7 @@ def serve(
     cache_gb: Annotated[
         float | None, typer.Option(min=0, help="Memory for requests under way; by default at most 2 on a CPU.")
     ] = None,
-    base: Annotated[str | None, typer.Option(help="The base's name or folder, in the place of its own.")] = None,
+    base: OtherBase = None,
     dtype: Annotated[
         str | None, typer.Option(help="Of the base's weights: auto, float32, bfloat16, float16; as trained by default.")
     ] = None,

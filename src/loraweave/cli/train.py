@@ -30,6 +30,7 @@ Measure = Annotated[
     typer.Option("--measure", help="With --dry-run: load the base and take a few steps, to say how long it takes."),
 ]
 
+OtherBase = Annotated[str | None, typer.Option(help="The base's name or folder, in the place of its own.")]
 TrustCode = Annotated[
     bool,
     typer.Option("--trust-code", help="Run Python functions that task files name, and code that comes with a base."),
