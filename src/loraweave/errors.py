@@ -69,3 +69,8 @@ def in_a_line(error: BaseException) -> str:
     """What an error of another library says, in one line, however much it is; its kind where it says nothing."""
     line = " ".join(str(error)[:_LONGEST].split())
     return line or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of another library says; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from loraweave.analysis.spectra import Decomposition, decompose_dense
 from loraweave.analysis.subspaces import MOST
 from loraweave.bases import BaseName, BaseSpec, device, empty_base, resolve_base
 from loraweave.bases.gguf import SUFFIX
-from loraweave.errors import UserError
+from loraweave.errors import UserError, first_line
 
 _DOUBTFUL = 0.5
 
@@ -146,5 +146,4 @@ def _folder_of(model: BaseName) -> Path:
     try:
         return Path(snapshot_download(spec.name, revision=spec.revision, allow_patterns=["*.safetensors", "*.json"]))
     except (OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"model {spec.name!r} is neither a folder nor found on the hub: {reason}") from error
+        raise UserError(f"model {spec.name!r} is neither a folder nor found on the hub: {first_line(error)}") from error

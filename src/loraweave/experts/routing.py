@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from loraweave.errors import UserError, in_a_line, nearest, shown
+from loraweave.errors import UserError, first_line, in_a_line, nearest, shown
 from loraweave.experts.manifest import Expert
 from loraweave.files import read_file
 from loraweave.tasks.examples import Prompt
@@ -180,8 +180,7 @@ def default_embedding(model: str | None = None) -> Embedding:
     try:
         found = SentenceTransformer(model)
     except Exception as error:  # whatever transformers, the hub and the disk raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"the embedding model {model} cannot be loaded: {reason}") from error
+        raise UserError(f"the embedding model {model} cannot be loaded: {first_line(error)}") from error
     return lambda texts: found.encode(list(texts), show_progress_bar=False)
 
 

@@ -3,7 +3,7 @@
 import codecs
 from pathlib import Path
 
-from loraweave.errors import UserError, nearest
+from loraweave.errors import UserError, first_line, nearest
 from loraweave.tasks.arrow_rows import read_arrow, read_parquet
 from loraweave.tasks.json_rows import read_json
 from loraweave.tasks.rows import BadRows, FileRows
@@ -98,7 +98,7 @@ def _content(path: Path, packed: str) -> bytes:
     except Exception as error:  # each library that unpacks has errors of its own
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-        raise UserError(f"{path}: not a whole {packed} file ({_first_line(error)})") from None
+        raise UserError(f"{path}: not a whole {packed} file ({first_line(error)})") from None
 
 
 def _decoded(data: bytes, path: Path) -> str:
@@ -116,7 +116,3 @@ def _decoded(data: bytes, path: Path) -> str:
             f"{path}, line {line}: holds a zero byte: a binary file, or UTF-16 without its mark; save it as UTF-8"
         )
     return text
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

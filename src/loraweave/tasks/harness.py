@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from loraweave.errors import ManyError, UserError, nearest
+from loraweave.errors import ManyError, UserError, first_line, nearest
 from loraweave.tasks.expressions import bound_expressions
 from loraweave.tasks.files import existing
 from loraweave.tasks.sandbox import reason_of, sandbox_tasks
@@ -144,9 +144,10 @@ def _prepared(build: Callable[[], Any], what: str) -> list[Any]:
     except UserError:
         raise
     except Exception as error:  # lm-eval, datasets and !function code raise what they like
-        reason = (str(error).splitlines() or [""])[0]
         if is_missing_data(error):
-            raise UserError(f"{what}: its data set must be downloaded once, and that fails here: {reason}") from error
+            raise UserError(
+                f"{what}: its data set must be downloaded once, and that fails here: {first_line(error)}"
+            ) from error
         raise UserError(f"{what}: lm-eval cannot build it: {reason_of(error)}") from error
     for task in tasks:
         task.set_config("num_fewshot", 0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from loraweave.errors import UserError
+from loraweave.errors import UserError, first_line
 from loraweave.files import read_json
 from loraweave.paths import inside, user_path
 from loraweave.tasks.arrow_rows import of_table
@@ -170,8 +170,7 @@ def _saved(folder: Path) -> dict[str, list[FileRows]]:
     except UserError:
         raise
     except Exception as error:  # damaged files end in whatever they lead to
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder}: not a whole data set of `datasets`: {reason}") from error
+        raise UserError(f"{folder}: not a whole data set of `datasets`: {first_line(error)}") from error
 
 
 def _check_parts(folder: Path) -> None:

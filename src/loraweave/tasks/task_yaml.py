@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 import loraweave
-from loraweave.errors import UserError, nearest
+from loraweave.errors import UserError, first_line, nearest
 from loraweave.files import read_file
 from loraweave.tasks.bounds import TemplateLimitError, checked
 
@@ -134,7 +134,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: not YAML: {(str(error).splitlines() or ['?'])[0]}") from None
+        raise UserError(f"{path}: not YAML: {first_line(error)}") from None
     except RecursionError:
         raise UserError(f"{path}: not YAML: nested too deeply") from None
     except OSError as error:
@@ -167,7 +167,7 @@ def _function(code: Code, place: str, path: Path, trust_code: bool) -> Any:
     try:
         return _import_func_in_yml(code.spec, code.folder)
     except Exception as error:  # whatever the module does when it is imported
-        raise UserError(f"{path}: {place}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+        raise UserError(f"{path}: {place}: {first_line(error)}") from error
 
 
 def check_trusted(config: dict[str, Any], path: Path) -> None:
