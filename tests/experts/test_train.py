@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny_project import byte_tokenizer, write_project
-from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import loraweave
@@ -234,14 +234,11 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(project: Path, alo
     assert not (tmp_path / "x").exists()
 
 
-def test_what_is_no_plain_lora_on_a_base_is_told_before_it_is_trained(project: Path, tmp_path: Path) -> None:
+def test_what_is_no_plain_lora_on_a_base_is_told_before_it_is_trained(
+    project: Path, tiny_model: Callable, tmp_path: Path
+) -> None:
     """Mixtral's experts are one weight to PEFT, which no library takes."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
-    more = {"intermediate_size": 48, "num_local_experts": 4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    tokenizer = byte_tokenizer()
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model("mixtral", vocab_size=len(tokenizer), **sizes, **more)
-    )
+    base = tiny_model("mixtral"), byte_tokenizer()
     with pytest.raises(UserError, match="on this base it comes to target_parameters, which is no plain LoRA"):
-        train_experts(config_of(project), tmp_path / "library", base=(model.eval(), tokenizer), console=SILENT)
+        train_experts(config_of(project), tmp_path / "library", base=base, console=SILENT)
     assert not (tmp_path / "library").exists()
