@@ -62,7 +62,10 @@ def has_other_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool
     elif config.is_file():
         with suppress(UserError):  # nothing else here needs the file
             own = read_json(config).get("chat_template")
-    return isinstance(own, str) and own.strip() != str(tokenizer.chat_template or "").strip()
+    base: Any = tokenizer.chat_template
+    if isinstance(base, dict):  # others, such as one for tools, lie in files of their own
+        base = base.get("default")
+    return isinstance(own, str) and own.strip() != str(base or "").strip()
 
 
 def _check_known(values: dict[str, Any], where: str) -> None:
