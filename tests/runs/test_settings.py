@@ -69,6 +69,11 @@ def test_what_goes_together_is_taken(tmp_path: Path, given: dict) -> None:
     assert build_arguments({"learning_rate": 0.0, "metric_for_best_model": None, **given}, 0, tmp_path)
 
 
+@pytest.mark.parametrize("given", [{}, {"greater_is_better": None}, {"metric_for_best_model": "eval_loss/mine"}])
+def test_of_a_loss_less_is_better_whatever_it_is_called(tmp_path: Path, given: dict) -> None:
+    assert build_arguments(given, 0, tmp_path).greater_is_better is False
+
+
 def test_the_best_checkpoint_is_chosen_by_a_loss_of_a_validation(tmp_path: Path) -> None:
     for metric in ("eval_loss", "loss", "eval_loss_macro", "eval_loss/mine", "loss/mine"):
         check_best_metric(build_arguments({"metric_for_best_model": metric}, 0, tmp_path), ["mine"])

@@ -205,8 +205,8 @@ def build_arguments(train: Mapping[str, Any], seed: int, folder: Path) -> SFTCon
             **(values.get("gradient_checkpointing_kwargs") or {}),
         }
     values["metric_for_best_model"] = values.get("metric_for_best_model") or BEST
-    if "loss" in values["metric_for_best_model"]:
-        values.setdefault("greater_is_better", False)  # transformers sees a loss only in names that end in it
+    if "loss" in values["metric_for_best_model"] and values.get("greater_is_better") is None:
+        values["greater_is_better"] = False  # transformers sees a loss only in names that end in it
     if isinstance(values["report_to"], str):
         values["report_to"] = [values["report_to"]]
     values["report_to"] = values["report_to"] or []
