@@ -7,8 +7,11 @@ import pytest
 import torch
 from trl import SFTConfig
 
+from loraweave.bases import empty_base
 from loraweave.errors import UserError
 from loraweave.runs import settings
+from loraweave.runs.config import RunConfig
+from loraweave.runs.resolve import resolve
 from loraweave.runs.settings import build_arguments, check_best_metric
 
 
@@ -72,6 +75,16 @@ def test_what_goes_together_is_taken(tmp_path: Path, given: dict) -> None:
 @pytest.mark.parametrize("given", [{}, {"greater_is_better": None}, {"metric_for_best_model": "eval_loss/mine"}])
 def test_of_a_loss_less_is_better_whatever_it_is_called(tmp_path: Path, given: dict) -> None:
     assert build_arguments(given, 0, tmp_path).greater_is_better is False
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_what_is_computed_in_follows_the_hardware_where_a_run_file_leaves_that_open(
+    tmp_path: Path, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "has_fast_bfloat16", lambda: fast)
+    for train in ({}, {"bf16": None}):
+        run = resolve(RunConfig(model="nano", tasks=["boolq"], train=train), empty_base("nano"), tmp_path)
+        assert run.args.bf16 is fast
 
 
 def test_the_best_checkpoint_is_chosen_by_a_loss_of_a_validation(tmp_path: Path) -> None:

@@ -104,17 +104,19 @@ def resolve(config: RunConfig, model: PreTrainedModel, output: str | Path | None
 
 def _fitting(config: RunConfig) -> dict[str, Any]:
     """The `train` section, without autocast where the base's quantised layers do not take what it makes."""
-    base = config.base
+    base, train = config.base, dict(config.train)
+    if train.get("bf16", False) is None:  # as if nothing was said: TRL would take it for true, whatever the hardware
+        del train["bf16"]
     if base.quantization is None or not QUANTIZATIONS[base.quantization].own_type:
-        return config.train
+        return train
     computed = {"bf16": torch.bfloat16, "fp16": torch.float16}
     for key, dtype in computed.items():
-        if config.train.get(key) and pick_dtype(base.dtype) != dtype:
+        if train.get(key) and pick_dtype(base.dtype) != dtype:
             raise UserError(
                 f"train.{key}: {base.quantization} computes in the type that the base is loaded in: set model.dtype to "
                 f"{str(dtype).removeprefix('torch.')}, or leave {key} out"
             )
-    return {"bf16": pick_dtype(base.dtype) == torch.bfloat16 and not config.train.get("fp16"), **config.train}
+    return {"bf16": pick_dtype(base.dtype) == torch.bfloat16 and not train.get("fp16"), **train}
 
 
 def with_defaults(config: RunConfig, method: ChosenMethod, model: PreTrainedModel) -> RunConfig:
