@@ -70,3 +70,11 @@ def test_quotes_behind_spaces_hold_cells(tmp_path: Path) -> None:
         assert found.notes == []
     kept = read(tmp_path, 'text,label\nShe said, "so" and went\n', "mine.csv")
     assert kept.rows == [{"text": "She said", "label": ' "so" and went'}]
+
+
+def test_columns_that_a_spreadsheet_keeps_empty_are_none(tmp_path: Path) -> None:
+    found = read(tmp_path, "text,label,,\r\na,x,,\r\nb,y,,\r\n,,,\r\n", "mine.csv")
+    assert found.rows == [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+    assert found.notes == ["lines end in a separator with nothing behind it, which begins no cell"]
+    with pytest.raises(UserError, match="the header has a column without a name"):
+        read(tmp_path, "text,label,,\na,x,,z\n", "mine.csv")

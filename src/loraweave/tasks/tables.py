@@ -41,7 +41,10 @@ def read_table(text: str, source: str, separator: str, bad: BadRows) -> FileRows
     if not rows:
         return FileRows(source, [], [], "line", kind)
     header = [name.strip() for name in rows[0]]
-    if _without_last_cells(rows, header):
+    trailing = False
+    while _without_last_cells(rows, header):  # spreadsheets keep several columns that were emptied
+        trailing = True
+    if trailing:
         notes.append("lines end in a separator with nothing behind it, which begins no cell")
     if header[0] == "" and "index" not in header[1:]:
         header[0] = "index"
