@@ -181,3 +181,27 @@ def test_a_run_file_is_yaml_whatever_names_and_labels_hold(tmp_path: Path):
     found = draft(folder)
     tasks = check_draft(found).load_tasks()
     assert sorted(task.name for task in tasks) == ["mine- old: #1", "{odd} - name #2"]
+
+
+def test_splits_as_the_hub_names_them_are_one_task(tmp_path: Path):
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001", "validation-00000-of-00001"):
+        rows = {"text": [f"{name} {n}" for n in range(9)], "label": ["a", "b", "c"] * 3}
+        (tmp_path / "ag_news").mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "ag_news" / f"{name}.parquet")
+    found = draft(tmp_path)
+    assert [task.entry for task in found.tasks] == [
+        {
+            "task": "ag_news/train-*-of-00002.parquet",
+            "name": "ag_news",
+            "test": "ag_news/test-00000-of-00001.parquet",
+            "validation": "ag_news/validation-00000-of-00001.parquet",
+        }
+    ]
+    (task,) = load_tasks(check_draft(found).tasks, tmp_path)
+    assert task.sizes == {"training": 18, "validation": 9, "test": 9}
+
+
+def test_data_whose_name_begins_like_a_projects_file_are_data(tmp_path: Path):
+    for name in ("package_reviews.csv", "license_plates.csv"):
+        (tmp_path / name).write_text(rows_of("text", "label"))
+    assert [task.entry["task"] for task in draft(tmp_path).tasks] == ["license_plates.csv", "package_reviews.csv"]

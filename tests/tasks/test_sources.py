@@ -346,3 +346,17 @@ def test_a_file_named_to_be_held_out_of_which_no_row_can_be_used_is_an_error(spl
     task = {"task": "mine.jsonl", "on_bad_row": "skip", split_name: "held.jsonl"}
     with pytest.raises(UserError, match=rf"held.jsonl: {split_name}: no row of it can be used; .*line 1.*empty"):
         load_tasks([task], tmp_path)
+
+
+def test_a_pattern_over_several_splits_is_said(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("train-00000-of-00001", "test-00000-of-00001"):
+        write(tmp_path / "data" / f"{name}.parquet")
+    with pytest.raises(UserError, match=r"write a pattern, such as data/train\*\.parquet"):
+        load_tasks(["data/"], tmp_path)
+    (task,) = load_tasks([{"task": "data/*.parquet", **TEMPLATES}], tmp_path)
+    said = [note for note in task.notes if "called like another split" in note]
+    assert len(said) == 1
+    assert said[0].startswith(str(tmp_path / "data" / "test-00000-of-00001.parquet"))
+    (task,) = load_tasks([{"task": "data/train*.parquet", **TEMPLATES}], tmp_path)
+    assert not any("called like" in note for note in task.notes)

@@ -30,6 +30,8 @@ NO_DATA = re.compile(
 SPLIT = re.compile(
     r"(?P<name>.*?)(?P<mark>[-_.]?)(?P<split>train(?:ing)?|valid(?:ation)?|val|dev|test(?:ing)?)$", re.IGNORECASE
 )
+PART = re.compile(r"-(?:\d{5}|\*)-of-(\d{5})$")
+"""The end of names that `datasets` gives to the parts of a split, train-00000-of-00002, and of a pattern for all."""
 UNREAD = frozenset(".xlsx .xls .ods .zip .tar .tgz .pkl .pickle .feather .orc .db .sqlite .pdf .docx".split())
 """Files that often hold data and are none that is read: that is said, so that nobody waits for them."""
 WIDTH = 100
@@ -97,7 +99,8 @@ def draft(folder: str | Path, model: str | None = None) -> Draft:
                 tasks.append(Found({"task": _from(found, path)}, None))
                 used |= {each.resolve() for each in its_data}
         else:
-            data.append(path)
+            data.append(_whole(path))
+    data = list(dict.fromkeys(data))
     seen = {path: _seen(found, path) for path in data if path.resolve() not in used}
     tasks += _entries(found, {path: one for path, one in seen.items() if one is not None})
     if not tasks:
@@ -128,7 +131,20 @@ def _files(found: Draft, folder: Path, below: int = 1) -> Iterator[Path]:
 
 def _may_be_data(path: Path) -> bool:
     kind = is_data(path) or path.suffix in (".yaml", ".yml")
-    return path.is_file() and kind and not path.name.startswith(".") and not NO_DATA.match(path.name)
+    about = parted(path)[1] in (".txt", ".json") and NO_DATA.match(path.name)  # package_reviews.csv is none of these
+    return path.is_file() and kind and not about
+
+
+def _whole(path: Path) -> Path:
+    """The pattern of all parts where a file is one of several parts of a split; else the file."""
+    part = PART.search(parted(path)[0])
+    several = part is not None and int(part[1]) > 1
+    return path.with_name(path.name.replace(part[0], f"-*-of-{part[1]}")) if part and several else path
+
+
+def _name(path: Path) -> str:
+    """What a file is called, without its suffixes and which part of how many it is."""
+    return PART.sub("", parted(path)[0])
 
 
 def _holds_results(path: Path) -> bool:
@@ -155,9 +171,9 @@ def _entries(found: Draft, seen: dict[Path, Recognised]) -> list[Found]:
     """The tasks that data files are: those that are splits of one, by their names and columns, make one together."""
     groups: dict[_Group, dict[str, Path]] = {}
     for path, one in seen.items():
-        match = SPLIT.match(parted(path)[0])
+        match = SPLIT.match(_name(path))
         split = _split(match["split"]) if match else "train"
-        key = path.parent, match["name"] if match else parted(path)[0], tuple(sorted(one.columns))
+        key = path.parent, match["name"] if match else _name(path), tuple(sorted(one.columns))
         if split in groups.get(key, {}):  # a.jsonl beside a.csv
             key = path.parent, path.name, key[2]
         groups.setdefault(key, {})[split] = path
@@ -169,9 +185,9 @@ def _entries(found: Draft, seen: dict[Path, Recognised]) -> list[Found]:
     for (parent, name, _), splits in groups.items():
         first = splits.get("train") or next(iter(splits.values()))
         entry: dict[str, Any] = {"task": _from(found, first)}
-        match = SPLIT.match(parted(first)[0])
+        match = SPLIT.match(_name(first))
         if len(splits) == 1 and match and match["name"] and not match["mark"]:  # latest.csv is no split of "la"
-            name = parted(first)[0]
+            name = _name(first)
         called = name or (parent.name if parent != found.folder else found.folder.resolve().name)
         called = re.sub(r"[/\\,]", "-", called).strip() or "task"
         if called != seen[first].name:

@@ -1,6 +1,7 @@
 """Where a task's rows come from: a file, several by a pattern, a folder of `save_to_disk`, a data set of the hub."""
 
 import glob
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,7 +156,18 @@ def _name_of_pattern(pattern: str, base: Path) -> str:
 
 
 def _all(files: list[Path], bad: BadRows) -> list[FileRows]:
-    return [read_rows(path, bad) for path in files]
+    parts = [read_rows(path, bad) for path in files]
+    splits = [_split_of(path) for path in files]
+    for part, split in zip(parts, splits, strict=True):
+        if "training" in splits and split not in (None, "training"):
+            part.notes.append("the pattern takes it with the rows to learn, though it is called like another split")
+    return parts
+
+
+def _split_of(path: Path) -> str | None:
+    """The split that a file is called after, as test-00000-of-00001.parquet is."""
+    words = set(re.split(r"[^a-z]+", parted(path)[0].lower()))
+    return next((split for split, names in SPLITS.items() if words & {*names}), None)
 
 
 def _saved(folder: Path) -> dict[str, list[FileRows]]:
@@ -187,8 +199,10 @@ def _check_parts(folder: Path) -> None:
 
 def no_data_set(folder: Path) -> UserError:
     """What to say of a folder that is none of `save_to_disk`."""
-    some = next((path.name for path in sorted(folder.iterdir()) if is_data(path)), None)
-    pattern = f"; for the files in it write a pattern, such as {folder.name}/*{Path(some).suffix}" if some else ""
+    data = [path for path in sorted(folder.iterdir()) if is_data(path)]
+    some = next((path for path in data if path.name.startswith("train")), data[0] if data else None)
+    begin = "train" if some and some.name.startswith("train") else ""
+    pattern = f"; for the files in it write a pattern, such as {folder.name}/{begin}*{some.suffix}" if some else ""
     return UserError(f"{folder}: a folder that `datasets` did not save (save_to_disk){pattern}")
 
 
