@@ -3,9 +3,11 @@ is read as it was meant, or refused with its place."""
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -295,3 +297,100 @@ def test_what_holds_more_than_a_text_is_told_with_the_way_to_it(
 ) -> None:
     with pytest.raises(UserError, match=words):
         loaded(tmp_path, [row] * 3)
+
+
+@pytest.mark.parametrize("rated", [(True, False), (1, 0), ("True", "False"), (1.0, 0.0)])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "completion": "b", "label": 0},
+        {"messages": CHAT, "label": 0},
+        {"conversations": SHARED, "kto_tag": 0},
+        {"paragraph": "p", "Question": "a", "Answer": "b", "Label": 0},
+        {"instruction": "a", "output": "b", "label": 0},
+    ],
+)
+def test_answers_that_are_rated_are_not_learned_one_as_the_other(
+    row: dict[str, Any], rated: tuple[Any, Any], tmp_path: Path
+) -> None:
+    *_, column = row
+    with pytest.raises(UserError, match=rf"mine\.jsonl, line 1: '{column}' rates the answers"):
+        loaded(tmp_path, [{**row, column: value} for value in rated])
+    rows = [{**row, column: topic} for topic in (0, 1, 2)]  # which says something else
+    assert len(loaded(tmp_path, rows).training_examples()) == 3
+
+
+@pytest.mark.parametrize("names", [("A", "B", "C"), ("Option 1", "Option 2"), ("option_a", "option_b")])
+def test_answers_to_choose_from_in_columns_of_their_own(names: tuple[str, ...], tmp_path: Path) -> None:
+    rows = [{"question": "Which?", **dict.fromkeys(names, "x"), "answer": names[i]} for i in range(2)]
+    with pytest.raises(UserError, match=f"answers to choose from, '{names[0]}', .* which nobody would be asked"):
+        of_file(tmp_path, table(tmp_path, rows))
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"prompt": "a", "response": "b", "history": [["c", "d"]]}, "history"),
+        ({"system_prompt": "Be brief.", "question": "a", "response": "b"}, "system_prompt"),
+        ({"System": "Be brief.", "Prompt": "a", "Response": "b"}, "System"),
+        ({"System": "Be brief.", "Instruction": "a", "Input": "c", "Output": "b"}, "System"),
+    ],
+)
+def test_what_stands_before_a_question_is_not_passed_over(row: dict[str, Any], column: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"line 1: '{column}' is not supported: write "):
+        loaded(tmp_path, [row])
+    assert loaded(tmp_path, [{**row, column: empty} for empty in ("", None, "[]")]).training_examples()
+
+
+def test_a_prompt_that_stands_in_its_conversation_too_is_fine(tmp_path: Path) -> None:
+    (example,) = loaded(tmp_path, [{"system_prompt": "s", "conversations": SHARED}]).training_examples()
+    assert example.prompt[0] == {"role": "system", "content": "s"}
+
+
+@pytest.mark.parametrize("history", [[], "[]", None])
+def test_alpaca_whose_histories_are_all_empty_needs_no_chat(history: Any, tmp_path: Path) -> None:
+    row = {"instruction": "a", "input": "", "output": "b", "system": "", "history": history}
+    task = loaded(tmp_path, [row])
+    assert (task.format.name, task.chat_template) == ("Alpaca", False)
+    assert loaded(tmp_path, [row, {**row, "system": "s"}]).format.name == "Alpaca with a history"
+
+
+def test_an_input_of_zero_is_an_input(tmp_path: Path) -> None:
+    name = table(tmp_path, [{"instruction": "Even?", "input": number, "output": "x"} for number in (0, "", 7)])
+    for chat in (False, True):
+        task = of_file(tmp_path, name, chat_template=chat)
+        found = [*task.training_examples(), *task.validation_examples(), *task.test_examples()]
+        assert sorted(re.sub(r"\D", "", str(each.prompt)) for each in found) == ["", "0", "7"]
+
+
+@pytest.mark.parametrize("completion", ["{{answers}}", "answers", "{{ answers }}"])
+def test_a_list_is_no_answer_in_templates_of_ones_own(completion: str, tmp_path: Path) -> None:
+    rows = [{"q": "a", "answers": ["b", "c"]}]
+    with pytest.raises(UserError, match=r"line 1: the column 'answers' holds no text but list.*\{\{answers\[0\]\}\}"):
+        loaded(tmp_path, rows, prompt="{{q}}\n", completion=completion)
+    (example,) = loaded(tmp_path, rows, prompt="{{q}}\n", completion="{{answers[0]}}").training_examples()
+    assert example.completion == "b"
+
+
+def test_several_labels_of_a_row_are_told_behind_rows_without_any(tmp_path: Path) -> None:
+    rows = [{"text": "a", "labels": None}, {"text": "b", "labels": ["x", "y"]}]
+    with pytest.raises(UserError, match="line 1: a label is a name or a whole number, not list"):
+        loaded(tmp_path, rows)
+    assert "not list" in recognise("mine.jsonl", tmp_path).problems[-1].message
+
+
+def test_columns_that_are_not_used_are_said(tmp_path: Path) -> None:
+    task = loaded(tmp_path, [{"context": "c", "prompt": "a", "completion": "b"}])
+    assert task.about.endswith("; not used: 'context'")
+
+
+def test_labels_that_a_template_prints_as_numbers_are_said(tmp_path: Path) -> None:
+    rows = {"text": ["a", "b"], "label": [0, 1]}
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "mine.parquet")
+    task = of_file(tmp_path, "mine.parquet", prompt="{{text}}?\n", completion="{{label}}")
+    assert "'label' is printed as numbers; to learn what they stand for add choices: ['no', 'yes']" in task.notes
+    choices = ["no", "yes"]
+    named = of_file(tmp_path, "mine.parquet", prompt="{{text}}?\n", completion="{{label}}", choices=choices)
+    assert {each.completion for each in named.training_examples()} <= {*choices}
+    assert not any("printed as numbers" in note for note in named.notes)

@@ -226,7 +226,8 @@ ANSWERED = [user("a"), assistant("b")]
         ({"messages": ANSWERED, "tools": "["}, "'tools' is text that is not JSON"),
         ({"messages": ANSWERED, "images": ["x.png"]}, "'images' is not supported"),
         ({"messages": ANSWERED, "chosen": ANSWERED}, "'chosen' is not supported: pairs of answers are for DPO"),
-        ({"prompt": ANSWERED[:1], "completion": ANSWERED[1:], "label": False}, "'label' is False: rated answers"),
+        ({"prompt": ANSWERED[:1], "completion": ANSWERED[1:], "label": False}, "'label' rates the answers"),
+        ({"messages": ANSWERED, "system_prompt": "Be brief."}, "'system_prompt' is not supported: write it as"),
         ({"messages": ANSWERED, "weight": 0}, "'weight' is 0, and a row has none here"),
     ],
 )

@@ -115,8 +115,7 @@ def summarise(task: Task) -> Summary:
         kind, metrics = str(task.lm_eval.OUTPUT_TYPE), list(task.lm_eval.aggregation())
     if isinstance(task, DataTask):
         columns = ", ".join(map(repr, task.format.columns))
-        unused = f"; not used: {', '.join(map(repr, task.format.unused))}" if task.format.unused else ""
-        taken_for, templates = f"{task.about}; columns: {columns}{unused}", task.templates
+        taken_for, templates = f"{task.about}; columns: {columns}", task.templates
     else:
         fields = {key: getattr(task.lm_eval.config, key) for key in ("doc_to_text", "doc_to_choice", "doc_to_target")}
         taken_for, templates = "", {key: str(value) for key, value in fields.items() if value is not None}

@@ -1,6 +1,7 @@
 """Which format the rows of a source have: told by their columns, and said where it is a guess."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from types import NoneType
@@ -21,7 +22,7 @@ from loraweave.tasks.formats import (
     inner_text,
 )
 from loraweave.tasks.labels import MOST_LABELS, Choices, Labels, check_label, counted, field_value, names_of
-from loraweave.tasks.messages import listed
+from loraweave.tasks.messages import RATINGS, check_unrated, listed
 from loraweave.tasks.rows import FileRows, Row
 
 TEXTS = tuple("text sentence utterance document review comment tweet content body message description".split())
@@ -31,12 +32,14 @@ BESIDE_TEXT = frozenset(
     "id idx index url source date timestamp title meta metadata author lang language __index_level_0__".split()
 )
 """Columns that often stand beside a text and are no label of it; the last is where pandas puts its row numbers."""
+OWN_ANSWER = re.compile(r"[a-h]|op[a-h]|(option|choice|opt|distractor|incorrect.?answer).?\w{1,2}", re.IGNORECASE)
+"""Columns with one each of the answers that a question leaves to choose from."""
 MOST_NAMED = 20
 """Columns that a message names: an object may have thousands."""
 
 ALPACA = "### Instruction:\n{{instruction}}\n\nINPUT### Response:\n"
-ALPACA_INPUT = "{% if input %}### Input:\n{{input}}\n\n{% endif %}"
-ALPACA_CHAT = "{{instruction}}{% if input %}\n\n{{input}}{% endif %}"
+ALPACA_INPUT = "{% if input or input == 0 %}### Input:\n{{input}}\n\n{% endif %}"
+ALPACA_CHAT = "{{instruction}}{% if input or input == 0 %}\n\n{{input}}{% endif %}"
 
 PAIRS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("Alpaca", "instruction", ("output", "response", "answer"), ("input", "context")),
@@ -76,6 +79,9 @@ def choose_format(
         found = _plain(seen, key)
     else:
         found = _known(seen, choices)
+        if not isinstance(found, (Labels, PlainText)):
+            for column in filter(None, map(seen.find, RATINGS)):
+                check_unrated((row.values.get(column) for row in rows), f"{seen.where}: {column!r}")
     if choices is not None and not isinstance(found, Labels):
         raise UserError(f"{seen.where}: 'choices' are names of labels, and this is {found.name}")
     if metric is not None:
@@ -109,6 +115,10 @@ class _Columns:
     def has(self, *names: str) -> bool:
         return all(self.first.get(name) is not None for name in names)
 
+    def fills(self, name: str) -> bool:
+        """Whether a row says anything in a column, be it a text or a list, which may be written as text."""
+        return any(row.values.get(name) not in (None, "", "[]", []) for row in self.rows)
+
     def find(self, name: str) -> str | None:
         """The column that is called so; else the one that is but for capitals, as spreadsheets have them."""
         if self.has(name):
@@ -123,7 +133,7 @@ class _Columns:
         return next((part.label_names[column] for part in self.parts if column in part.label_names), None)
 
     def said(self) -> str:
-        return _listed(self.names)
+        return listed_names(self.names)
 
 
 def _known(seen: _Columns, choices: Choices | None) -> Format:
@@ -176,10 +186,17 @@ def _pairs(seen: _Columns, name: str, question: str, answer: str, context: str |
             f"{seen.where}: has {question!r}, {answer!r} and {own!r}; to choose among each row's own answers write "
             f'prompt: "{_printed(question)}\\n", completion: "{_printed(answer)}" and choices: "{_printed(own)}"'
         )
+    if len(each := [column for column in seen.names if OWN_ANSWER.fullmatch(column)]) > 1:
+        asked = "\\n".join(map(_printed, (question, *each)))
+        raise UserError(
+            f"{seen.where}: has {question!r}, {answer!r} and answers to choose from, {listed_names(each)}, which "
+            f'nobody would be asked: write them into a prompt: of your own, such as "{asked}\\n", with completion: '
+            f'"{_printed(answer)}"'
+        )
     columns = [name for name in (question, context, answer) if name]
     check_texts(seen.first, columns, seen.where)
     if name == "Alpaca":
-        if (also := [column for column in ("system", "history") if seen.has(column)]) and question == "instruction":
+        if (also := [column for column in ("system", "history") if seen.fills(column)]) and question == "instruction":
             convert = partial(conversations.alpaca, answer=answer, context=context)
             return Chats("Alpaca with a history", [*also, *columns], always_chat=True, convert=convert)
         plain = ALPACA.replace("INPUT", ALPACA_INPUT.replace("input", context) if context else "")
@@ -206,7 +223,7 @@ def _text(seen: _Columns, choices: Choices | None) -> Format:
         others = [name for name in seen.names if name != key and name.lower() not in BESIDE_TEXT]
         if others:
             raise UserError(
-                f"{seen.where}: has {key!r} and {_listed(others)}: where one is a label write prompt:, "
+                f"{seen.where}: has {key!r} and {listed_names(others)}: where one is a label write prompt:, "
                 "completion: and choices:; where the text is learned by itself write metric: bits_per_byte"
             )
         return _plain(seen, key)
@@ -254,7 +271,12 @@ def _own(seen: _Columns, prompt: str | None, completion: str | None, choices: Ch
     columns = [*_read_by(seen, "prompt", prompt), *_read_by(seen, "completion", completion)]
     if choices is None:
         columns = list(dict.fromkeys(columns))
-        return Templates("columns of its own", columns, [], [], "loss", False, prompt, completion, own=True)
+        notes = [
+            f"{name!r} is printed as numbers; to learn what they stand for add choices: [{listed_names(known)}]"
+            for name in columns
+            if (known := seen.label_names(name))
+        ]
+        return Templates("columns of its own", columns, [], notes, "loss", False, prompt, completion, own=True)
     made = _labels(seen, prompt, completion, choices, columns)
     made.own = True
     return made
@@ -294,8 +316,8 @@ def _labels(seen: _Columns, prompt: str, completion: str, choices: Choices | Non
     where = f"{seen.parts[0].source}, {completion.strip()}"
     given = [field_value(completion, row) for row in seen.rows]
     values = [value for value in given if isinstance(value, (str, int, float, NoneType))]
-    if not values:
-        check_label(given[0], seen.where)
+    if all(value is None for value in values):
+        check_label(next(value for value in given if value is not None), seen.where)
     counts = counted(values)
     known = seen.label_names(columns[-1])
     if {bool} <= {type(value) for value in values} <= {bool, str, NoneType}:
@@ -348,7 +370,7 @@ def _unknown(seen: _Columns) -> UserError:
         if len(lacking) == 1 and not near:
             near = nearest(lacking[0], names - set(wanted))
     return UserError(
-        f"{seen.where}: fields {_listed(sorted(names))}; a task file has 'messages'; 'prompt' "
+        f"{seen.where}: fields {listed_names(sorted(names))}; a task file has 'messages'; 'prompt' "
         "and 'completion'; 'instruction' and 'output'; 'conversations'; 'question' and 'answer'; 'text' and 'label'; "
         f"or 'text' alone{near and f' ({near[2:]})'}; for others give prompt: and completion:, templates over them"
         f"{_nested(seen)}{header}"
@@ -367,7 +389,7 @@ def _nested(seen: _Columns) -> str:
     return f", such as {way} for what {name!r} holds" if way else ""
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed_names(names: Iterable[str]) -> str:
     """Names of columns, for a message."""
     shown = [repr(name) for name in names]
     more = f" and {len(shown) - MOST_NAMED:,} more" if len(shown) > MOST_NAMED else ""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from loraweave.errors import UserError, check_none
 from loraweave.paths import user_path
-from loraweave.tasks.columns import choose_format, rows_of
+from loraweave.tasks.columns import choose_format, listed_names, rows_of
 from loraweave.tasks.examples import Example, Message
 from loraweave.tasks.formats import PlainText
 from loraweave.tasks.rows import BadRows, FileRows, Row
@@ -138,7 +138,8 @@ class DataTask(Task):
         sizes = {name: len(rows) for name, rows in self._read_rows.items()}
         shares = f"{sizes['training']:,} to learn, {sizes['validation']:,} to choose by, {sizes['test']:,} to score"
         rows = sum(sizes.values())
-        return f"{self.format.name} ({self.kind}), {rows:,} {'row' if rows == 1 else 'rows'}: {shares}"
+        unused = f"; not used: {listed_names(self.format.unused)}" if self.format.unused else ""
+        return f"{self.format.name} ({self.kind}), {rows:,} {'row' if rows == 1 else 'rows'}: {shares}{unused}"
 
     def record(self) -> dict[str, Any]:
         held_out: dict[str, dict[str, list[int]]] = {}

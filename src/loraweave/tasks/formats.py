@@ -228,6 +228,8 @@ class Templates(Format):
 
     def _made(self, what: str, template: str, row: Row) -> str:
         self._check_fields(what, template, row)
+        if (column := template.strip().removeprefix("{{").removesuffix("}}").strip()) in row.values:
+            check_texts(row.values, [column], row.place)
         return rendered(template, row.values, f"{row.place}: {what}")
 
     def _check_fields(self, what: str, template: str, row: Row) -> None:

@@ -5,7 +5,7 @@ handed to the template, which may print them.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loraweave.errors import UserError, nearest, shown
@@ -14,6 +14,9 @@ from loraweave.tasks.examples import Message
 ROLES = ("system", "developer", "user", "assistant", "tool")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Keys for what a model says to itself before it answers; a template prints it, or does not."""
+
+RATINGS = ("label", "kto_tag")
+"""Columns in which an answer may be rated good or bad."""
 
 _REFUSED = {
     "function_call": "write it as 'tool_calls', a list of {type: function, function: {name, arguments}}",
@@ -34,7 +37,9 @@ _ROW_REFUSED = {
     "videos": "a task is text and chat messages",
     "chosen": "pairs of answers are for DPO, and here an answer is learned",
     "rejected": "pairs of answers are for DPO, and here an answer is learned",
-    "system": "write it as a message of the role 'system'",
+    "system": "write it as a message of the role 'system', or into a prompt: of your own",
+    "system_prompt": "write it as a message of the role 'system', or into a prompt: of your own",
+    "history": "write the conversation as 'messages'",
     "functions": "write them as 'tools', a list of {type: function, function: {name, description, parameters}}",
     "chat_template_kwargs": "evaluation would not know it: set what it says in the base's own chat template",
     "documents": "write them into a message",
@@ -86,8 +91,11 @@ def check_row(row: Mapping[str, Any], place: str) -> None:
     Raises:
         UserError: naming the key, and what to do instead.
     """
-    for key, instead in _ROW_REFUSED.items():
-        if row.get(key):
+    for key, value in row.items():  # capitals do not count in names of columns
+        instead = _ROW_REFUSED.get(key.lower())
+        if instead is None or not value or value == "[]":
+            continue
+        if key.lower() != "system_prompt" or not _has_system(row):
             raise UserError(f"{place}: {key!r} is not supported: {instead}")
     if "completion" in row and isinstance(row.get("label"), bool):
         raise UserError(f"{place}: 'label' is {row['label']}: rated answers are for KTO, and here an answer is learned")
@@ -95,6 +103,23 @@ def check_row(row: Mapping[str, Any], place: str) -> None:
     if row.get("train") is False or (isinstance(weight, (int, float)) and weight != 1):
         key = "train" if row.get("train") is False else "weight"
         raise UserError(f"{place}: {key!r} is {row[key]!r}, and a row has none here: leave the row out")
+
+
+def _has_system(row: Mapping[str, Any]) -> bool:
+    """Whether a conversation of the row begins with a message of the role `system`: it holds the prompt, then."""
+    starts = (value[0] for value in row.values() if isinstance(value, list) and value)
+    return any(isinstance(start, dict) and start.get("role") == "system" for start in starts)
+
+
+def check_unrated(values: Iterable[Any], what: str) -> None:
+    """Raise UserError where the values of a column (`what`, with its place) rate answers good or bad, in true and false
+    or 0 and 1: a bad one would be learned like any other."""
+    found = {str(value).strip().lower() for value in values if value is not None} - {""}
+    if {"false"} <= found <= {"true", "false"} or found in ({"0", "1"}, {"0.0", "1.0"}):
+        raise UserError(
+            f"{what} rates the answers: rated answers are for KTO, and here every answer is learned; keep the good "
+            "ones without that column, or to learn the rating write prompt:, completion: and choices:"
+        )
 
 
 def is_learned(message: Message) -> bool:

@@ -126,7 +126,7 @@ class Task(ABC):
 
     @property
     def about(self) -> str:
-        """What its data were taken for, and the sizes of its splits; empty for lm-eval's own."""
+        """What its data were taken for, the sizes of its splits, and columns that are not used; empty for lm-eval's."""
         return ""
 
     @abstractmethod
