@@ -188,3 +188,16 @@ def test_an_answer_that_holds_the_end_of_its_turn_cannot_be_written(tmp_path: Pa
     assert (
         "writing: no model can write the right answer to 1 of 2 test examples: it holds '<end>', where writing" in said
     )
+
+
+def test_a_validation_example_that_is_too_long_does_not_end_a_run(tmp_path: Path, prepared: Prepared) -> None:
+    rows = [{"prompt": f"p{i}", "completion": "x"} for i in range(20)]
+    tiny_tasks.write_jsonl(tmp_path / "mine.jsonl", rows)
+    (task,) = load_tasks(["mine.jsonl"], tmp_path)
+    (held_out,) = task.validation_examples()
+    for row in rows:
+        row["completion"] = "y" * 200 if row["prompt"] == held_out.prompt else "x"
+    tiny_tasks.write_jsonl(tmp_path / "mine.jsonl", rows)
+    data, said = prepared(["mine.jsonl"], tmp_path, tiny_tasks.make_tokenizer("start"))
+    assert (len(data.training), data.validation) == (17, None)
+    assert "mine: its one validation example left out, for the answer is longer than 64 tokens" in said

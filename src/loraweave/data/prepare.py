@@ -100,7 +100,7 @@ def load_data(
     store = TokenStore(tokenizer)
     with Heartbeat(partial(console.print, markup=False, highlight=False, soft_wrap=True)) as heart:
         training = [_encoded(task.name, task.training_examples(), store, max_length, heart) for task in tasks]
-        validation = [_encoded(task.name, task.validation_examples(), store, max_length, heart) for task in tasks]
+        validation = [_to_choose_by(task, store, max_length, heart, console) for task in tasks]
         for task in tasks:
             _check_scored(task, store, max_length, heart)
     for task, encoded in zip(tasks, training, strict=True):
@@ -127,6 +127,23 @@ def _encoded(
         )
     except UserError as error:
         raise UserError(f"task {name!r}: {error}") from error
+
+
+def _to_choose_by(task: Task, store: TokenStore, max_length: int, heart: Heartbeat, console: Console) -> TaskTokens:
+    """The validation examples of a task, of which there may be few; none where all of their answers are too long."""
+    examples = task.validation_examples()
+    try:
+        return _encoded(task.name, examples, store, max_length, heart)
+    except UserError as error:
+        if not isinstance(error.__cause__, TooLongError):
+            raise
+    count = "its one validation example" if len(examples) == 1 else f"all {len(examples):,} validation examples"
+    console.print(
+        f"{task.name}: {count} left out, for the answer is longer than {max_length:,} tokens",
+        markup=False,
+        soft_wrap=True,
+    )
+    return TaskTokens.of([], dropped=len(examples))
 
 
 def _check_scored(task: Task, store: TokenStore, max_length: int, heart: Heartbeat) -> None:
@@ -194,5 +211,7 @@ def prepare(
     if not validate:
         return data, plan, None
     if data.validation is None:
-        raise UserError("no task has validation examples; set train.eval_strategy to no")
+        raise UserError(
+            f"no task has validation examples that fit into {longest:,} tokens; set train.eval_strategy to no"
+        )
     return data, plan, validation_plan(data.validation, max_length, packing)
