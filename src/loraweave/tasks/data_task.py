@@ -53,7 +53,13 @@ class DataTask(Task):
         source = read_source(spec.task, base, bad, spec.subset)
         if not any(part.rows for part in source.splits["training"]):  # not one of them is even read
             check_none(row.message for row in bad.found)
-        self.format = choose_format(source.splits["training"], spec.prompt, spec.completion, spec.choices, spec.metric)
+        parts = source.splits["training"]
+        try:
+            self.format = choose_format(parts, spec.prompt, spec.completion, spec.choices, spec.metric)
+        except UserError:
+            if not skip:  # of a file in which most lines are damaged the others may not tell what it is
+                check_none(row.message for row in bad.found)
+            raise
         self.kind = source.splits["training"][0].kind
         chat = self.format.always_chat or (chat and not isinstance(self.format, PlainText))
         super().__init__(spec.name or source.name, source.where, chat, lm_eval, None, 0)
