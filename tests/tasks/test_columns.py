@@ -325,6 +325,8 @@ def test_answers_to_choose_from_in_columns_of_their_own(names: tuple[str, ...], 
     rows = [{"question": "Which?", **dict.fromkeys(names, "x"), "answer": names[i]} for i in range(2)]
     with pytest.raises(UserError, match=f"answers to choose from, '{names[0]}', .* which nobody would be asked"):
         of_file(tmp_path, table(tmp_path, rows))
+    sums = [{"a": a, "b": 3, "question": f"{a} + 3?", "answer": a + 3} for a in range(5)]
+    assert of_file(tmp_path, table(tmp_path, sums)).about.endswith("not used: 'a', 'b'")
 
 
 @pytest.mark.parametrize(

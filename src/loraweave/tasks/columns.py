@@ -1,7 +1,6 @@
 """Which format the rows of a source have: told by their columns, and said where it is a guess."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from types import NoneType
@@ -21,7 +20,7 @@ from loraweave.tasks.formats import (
     check_texts,
     inner_text,
 )
-from loraweave.tasks.labels import MOST_LABELS, Choices, Labels, check_label, counted, field_value, names_of
+from loraweave.tasks.labels import MOST_LABELS, Choices, Labels, check_label, counted, field_value, names_of, options_of
 from loraweave.tasks.messages import RATINGS, check_unrated, listed
 from loraweave.tasks.rows import FileRows, Row
 
@@ -32,8 +31,6 @@ BESIDE_TEXT = frozenset(
     "id idx index url source date timestamp title meta metadata author lang language __index_level_0__".split()
 )
 """Columns that often stand beside a text and are no label of it; the last is where pandas puts its row numbers."""
-OWN_ANSWER = re.compile(r"[a-h]|op[a-h]|(option|choice|opt|distractor|incorrect.?answer).?\w{1,2}", re.IGNORECASE)
-"""Columns with one each of the answers that a question leaves to choose from."""
 MOST_NAMED = 20
 """Columns that a message names: an object may have thousands."""
 
@@ -186,7 +183,7 @@ def _pairs(seen: _Columns, name: str, question: str, answer: str, context: str |
             f"{seen.where}: has {question!r}, {answer!r} and {own!r}; to choose among each row's own answers write "
             f'prompt: "{_printed(question)}\\n", completion: "{_printed(answer)}" and choices: "{_printed(own)}"'
         )
-    if len(each := [column for column in seen.names if OWN_ANSWER.fullmatch(column)]) > 1:
+    if each := options_of(seen.names, seen.rows, answer):
         asked = "\\n".join(map(_printed, (question, *each)))
         raise UserError(
             f"{seen.where}: has {question!r}, {answer!r} and answers to choose from, {listed_names(each)}, which "

@@ -1,7 +1,8 @@
 """Text that gets one of several labels: which there are, how a row names its own, and the prompt that asks for it."""
 
+import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,9 @@ from loraweave.tasks.task import Group
 
 MOST_LABELS = 256
 """Each label is ranked for each row: with more of them an answer should be written instead."""
+
+OWN_ANSWER = re.compile(r"[a-h]|op[a-h]|(option|choice|opt|distractor|incorrect.?answer).?\w{1,2}", re.IGNORECASE)
+"""Columns with one each of the answers that a question leaves to choose from."""
 
 Choices = list[str] | dict[Any, str] | str
 """Names in the order of the numbers that stand for them; names by the value in a row; or a template or column that
@@ -164,6 +168,19 @@ def names_of(
         )
     places = dict(enumerate(names))  # also for names that look like numbers
     return places | {name: by_name[name] for name in by_name if name not in places}
+
+
+def options_of(names: Iterable[str], rows: Sequence[Row], answer: str) -> list[str]:
+    """The columns that hold the answers to choose from, one each; none where the column `answer` does not name one of
+    them, in most rows: by its name, by the letter or number at its end, or by what stands there."""
+    found = [name for name in names if OWN_ANSWER.fullmatch(name)]
+
+    def is_chosen(row: Row) -> bool:
+        said = str(row.values.get(answer)).strip().lower()
+        known = (part for name in found for part in (name, name[-1], str(row.values.get(name)).strip()))
+        return said in {part.lower() for part in known}
+
+    return found if len(found) > 1 and 2 * sum(map(is_chosen, rows)) > len(rows) else []
 
 
 def cure(numbers: Iterable[int]) -> str:
