@@ -396,3 +396,15 @@ def test_labels_that_a_template_prints_as_numbers_are_said(tmp_path: Path) -> No
     named = of_file(tmp_path, "mine.parquet", prompt="{{text}}?\n", completion="{{label}}", choices=choices)
     assert {each.completion for each in named.training_examples()} <= {*choices}
     assert not any("printed as numbers" in note for note in named.notes)
+
+
+def test_messages_as_json_in_cells_of_prompt_and_completion(tmp_path: Path) -> None:
+    row = {"prompt": json.dumps(CHAT[:1]), "completion": json.dumps(CHAT[1:])}
+    task = of_file(tmp_path, table(tmp_path, [row]))
+    assert task.chat_template
+    assert [(each.prompt, each.completion) for each in task.training_examples()] == [(CHAT[:1], CHAT[1:])]
+    assert task.question({"prompt": row["prompt"]}, "here") == CHAT[:1]
+    with pytest.raises(UserError, match="line 2: 'prompt' is text that is not JSON"):  # as pandas writes it
+        of_file(tmp_path, table(tmp_path, [{"prompt": str(CHAT[:1]), "completion": str(CHAT[1:])}]))
+    texts = [{"prompt": "[1, 2]", "completion": "[3]"}]
+    assert of_file(tmp_path, table(tmp_path, texts)).training_examples() == [Example("[1, 2]", "[3]")]

@@ -18,6 +18,7 @@ from loraweave.tasks.formats import (
     Templates,
     as_text,
     check_texts,
+    holds_messages,
     inner_text,
 )
 from loraweave.tasks.labels import MOST_LABELS, Choices, Labels, check_label, counted, field_value, names_of, options_of
@@ -138,7 +139,7 @@ def _known(seen: _Columns, choices: Choices | None) -> Format:
         return _chats(seen, key)
     if seen.has("prompt", "completion"):
         columns = [name for name in ("prompt", "completion", "tools") if seen.has(name)]
-        chat = isinstance(seen.first["prompt"], list)
+        chat = isinstance(seen.first["prompt"], list) or (seen.is_table and holds_messages(seen.first["prompt"]))
         return Pairs("prompt and completion", columns, always_chat=chat, table=seen.is_table)
     for name, usual, answers, contexts in PAIRS:
         if (question := seen.find(usual)) and (answer := seen.one_of(answers)):

@@ -1,6 +1,7 @@
 """What a row of each format says: messages, a prompt and its completion, or plain text, as examples to learn."""
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from loraweave.tasks.task import Group
 
 TEXT_METRICS = ("bits_per_byte", "byte_perplexity", "word_perplexity")
 """What text that asks nothing is scored by, as lm-eval calls it."""
+MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
+"""How a list of messages begins that is written as text."""
 DEEPEST = 4
 """Lists and mappings in each other in which a text is looked for, to be named in a message."""
 
@@ -140,6 +143,7 @@ class Pairs(Format):
     table: bool = False
 
     def examples(self, row: Row, chat: bool) -> Group:
+        row = self._read(row)
         check_row(row.values, row.place)
         tools = self.tools(row, chat)
         for key in ("prompt", "completion"):
@@ -158,12 +162,14 @@ class Pairs(Format):
         return turns(prompt + completion, len(prompt), tools, row.place)
 
     def prompt(self, row: Row, chat: bool) -> str | list[Message]:
+        row = self._read(row)
         prompt = as_text(_wanted(row, "prompt"))  # a row to predict may come from a table
         if prompt is None:
             return read_messages(row.values["prompt"], "prompt", row.place, row.filled)
         return asked(prompt, chat)
 
     def tools(self, row: Row, chat: bool) -> list[dict[str, Any]] | None:
+        row = self._read(row)
         found = read_tools(row.values, row.place, row.filled)
         if found and not chat and self._text(row.values.get("prompt")) is not None:
             raise UserError(f"{row.place}: 'tools' needs messages, or `chat_template: true`")
@@ -175,6 +181,12 @@ class Pairs(Format):
             kind = type(row.values["prompt"]).__name__
             raise UserError(f"{row.place}: 'prompt' holds no text but {kind}, and the metric {self.metric} wants one")
         return {"prompt": prompt, "completion": completion.rstrip()}
+
+    def _read(self, row: Row) -> Row:
+        """The row with messages that a table has as JSON in a cell."""
+        cells = {key: row.values.get(key) for key in ("prompt", "completion")} if self.table else {}
+        made = {key: listed(cell, f"{row.place}: {key!r}") for key, cell in cells.items() if holds_messages(cell)}
+        return row._replace(values={**row.values, **made}) if made else row
 
     def _text(self, value: Any) -> str | None:
         return as_text(value) if self.table or isinstance(value, str) else None
@@ -260,6 +272,11 @@ class PlainText(Format):
 
     def prompt(self, row: Row, chat: bool) -> str | list[Message]:
         raise UserError(f"{row.place}: plain text asks for nothing, so there is nothing to predict")
+
+
+def holds_messages(value: Any) -> bool:
+    """Whether a value is a list of messages, or a text that begins like one written out."""
+    return isinstance(value, list) or (isinstance(value, str) and MESSAGES.match(value) is not None)
 
 
 def as_text(value: Any) -> str | None:
