@@ -334,3 +334,23 @@ def test_a_shipped_task_whose_data_are_not_here(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="the lm-eval task 'boolq': its data set must be downloaded once"):
         load_tasks(["boolq"], tmp_path)
+
+
+def test_a_text_that_lm_eval_takes_for_several_answers_is_said(tmp_path: Path) -> None:
+    def noted(answer: Any, target: str) -> tuple[set[str], str]:
+        write_jsonl(tmp_path / "train.jsonl", [{"text": f"t{i}", "found": answer} for i in range(4)])
+        write_jsonl(tmp_path / "test.jsonl", [{"text": "t", "found": answer}])
+        (tmp_path / "names.yaml").write_text(
+            "task: names\ndataset_path: json\noutput_type: generate_until\ntraining_split: train\ntest_split: test\n"
+            "dataset_kwargs: {data_files: {train: train.jsonl, test: test.jsonl}}\n"
+            f'doc_to_text: "{{{{text}}}}"\ndoc_to_target: "{target}"\ntarget_delimiter: ""\n'
+        )
+        (task,) = load_tasks(["names.yaml"], tmp_path)
+        return {str(each.completion) for each in task.training_examples()}, " ".join(task.notes)
+
+    learned, said = noted('["Ghent", "Bruges"]', "{{found}}")
+    assert learned == {"Ghent"}
+    assert "is text, and lm-eval takes it for several right answers, of which the first is learned" in said
+    assert noted('["Ghent", "Bruges"]', "found") == ({'["Ghent", "Bruges"]'}, "")
+    assert noted(["Ghent", "Bruges"], "{{found}}") == ({"Ghent"}, "")
+    assert noted("Ghent", "{{found}}") == ({"Ghent"}, "")

@@ -1,12 +1,16 @@
 """A task that lm-eval knows: its documents become the examples, and lm-eval scores it."""
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
-from loraweave.errors import UserError, check_none, problems_of
+from loraweave.errors import UserError, check_none, problems_of, shown
 from loraweave.tasks.examples import Example
-from loraweave.tasks.prompts import example_from
+from loraweave.tasks.prompts import divided_answer, example_from
 from loraweave.tasks.task import Group, Task
+
+LOOKED_AT = 100
+"""Documents that tell how lm-eval takes their answers."""
 
 
 class HarnessTask(Task):
@@ -36,7 +40,14 @@ class HarnessTask(Task):
                 f"the task {self.name!r} ({self.origin}) is evaluated on its training split "
                 f"{self._evaluated_split!r}: give it a test_split of its own"
             )
-        return [[example] for example in self._examples(task.training_docs(), task.config.training_split)]
+        docs = task.training_docs()
+        examples = self._examples(docs, task.config.training_split)
+        if (said := divided_answer(task, islice(docs, LOOKED_AT))) is not None:
+            self.notes.append(
+                f"the answer {shown(said)} is text, and lm-eval takes it for several right answers, of which the first "
+                "is learned: where it is one answer, write the bare name of its field as doc_to_target"
+            )
+        return [[example] for example in examples]
 
     def _own_validation(self) -> list[Example] | None:
         config = self.lm_eval.config

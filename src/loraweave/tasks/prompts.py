@@ -4,12 +4,13 @@ The prompt is the context that lm-eval builds without solved examples, and the c
 what is trained is what is evaluated, to the last space.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from loraweave.errors import UserError
 from loraweave.tasks.examples import Example, Message
-from loraweave.tasks.fields import check_task_document
+from loraweave.tasks.fields import check_task_document, used_fields
 from loraweave.tasks.sandbox import reason_of
 
 
@@ -108,3 +109,18 @@ def _delimited(task: Any, doc: Any, answer: str, chat: bool) -> str:
     if prefix := task.doc_to_prefix(doc):
         return f" {answer}" if answer and requires_delimiter(prefix, answer) else answer
     return answer if chat or not answer else f"{task.config.target_delimiter}{answer}"
+
+
+def divided_answer(task: Any, docs: Iterable[Any]) -> str | None:
+    """The first answer of some documents that is a text, such as "[1, 2]", and that lm-eval takes for a list of several
+    since it looks like one in Python; None where there is none."""
+    from lm_eval import utils
+
+    template = getattr(task.config, "doc_to_target", None)
+    if task.OUTPUT_TYPE != "generate_until" or not isinstance(template, str) or "[" in template:
+        return None  # else the template itself makes a list
+    for doc in docs:
+        fields = used_fields(template, "doc_to_target", plain_name=True)
+        if isinstance(task.doc_to_target(doc), list) and all(isinstance(doc.get(field), str) for field in fields):
+            return None if template in fields else str(utils.apply_template(template, doc))
+    return None
