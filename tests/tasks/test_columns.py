@@ -198,8 +198,9 @@ def test_plain_text_beside_other_columns(tmp_path: Path) -> None:
     task = loaded(tmp_path, rows, metric="byte_perplexity")
     assert (task.format.name, task.format.unused) == ("plain text", ["words"])
     assert list(task.lm_eval.aggregation()) == ["byte_perplexity"]
-    pandas = [{"text": f"t{n}", "__index_level_0__": n} for n in range(6)]
-    assert loaded(tmp_path, pandas).format.name == "plain text"
+    for index in ("__index_level_0__", "Unnamed: 0"):
+        pandas = [{"text": f"t{n}", index: n} for n in range(6)]
+        assert loaded(tmp_path, pandas).format.name == "plain text"
     (tmp_path / "mine.csv").write_text("".join([",text\n", *(f"{n},t{n}\n" for n in range(6))]))
     task = of_file(tmp_path, "mine.csv")
     assert task.format.name == "plain text"

@@ -28,10 +28,11 @@ from loraweave.tasks.rows import FileRows, Row
 TEXTS = tuple("text sentence utterance document review comment tweet content body message description".split())
 LABELS = tuple("label labels category class intent topic sentiment emotion".split())
 CONVERSATIONS = ("messages", "conversations", "conversation")
-BESIDE_TEXT = frozenset(
+BESIDE_TEXT = frozenset({"unnamed: 0"}) | frozenset(
     "id idx index url source date timestamp title meta metadata author lang language __index_level_0__".split()
 )
-"""Columns that often stand beside a text and are no label of it; the last is where pandas puts its row numbers."""
+"""Columns that often stand beside a text and are no label of it; the first and the last are what pandas calls its
+row numbers."""
 MOST_NAMED = 20
 """Columns that a message names: an object may have thousands."""
 
