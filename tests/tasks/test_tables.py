@@ -78,3 +78,19 @@ def test_columns_that_a_spreadsheet_keeps_empty_are_none(tmp_path: Path) -> None
     assert found.notes == ["lines end in a separator with nothing behind it, which begins no cell"]
     with pytest.raises(UserError, match="the header has a column without a name"):
         read(tmp_path, "text,label,,\na,x,,z\n", "mine.csv")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_headers_of_files_that_were_joined_are_no_rows(end: str, tmp_path: Path) -> None:
+    found = read(tmp_path, end.join(["text,label", "a,0", "text,label", "b,1", "text,label", ""]), "mine.csv")
+    assert found.rows == [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
+    assert (found.numbers, found.notes) == ([2, 4], ["the header stands there again, 2 times: no row"])
+    found = read(tmp_path, end.join(["\ufeff,text,label,", "0,a,b,", "\ufeff,text,label,", "0,c,d,"]), "mine.csv")
+    assert [row["text"] for row in found.rows] == ["a", "c"]
+    assert found.notes[-1] == "the header stands there again, once: no row"
+
+
+@pytest.mark.parametrize("mark", [";", ",", "\t"])
+def test_a_line_that_tells_excel_the_separator_is_no_header(mark: str, tmp_path: Path) -> None:
+    found = read(tmp_path, f"sep={mark}\r\ntext{mark}label\r\na{mark}x\r\n", "mine.csv")
+    assert (found.rows, found.numbers, found.notes) == ([{"text": "a", "label": "x"}], [3], [])

@@ -27,6 +27,8 @@ def read_table(text: str, source: str, separator: str, bad: BadRows) -> FileRows
         UserError: a quote that is never closed, or a header with a name twice or with none.
     """
     kind, notes = {",": "CSV", "\t": "TSV"}[separator], []
+    if told := re.match(r"sep=([,;\t|])(?=[\r\n])", text):  # a line for Excel
+        separator, text = told[1], text[told.end() :]
     head = text.lstrip("\r\n").partition("\n")[0]
     if separator not in head and (other := next((mark for mark in INSTEAD if mark in head), separator)) != separator:
         separator = other
@@ -46,6 +48,7 @@ def read_table(text: str, source: str, separator: str, bad: BadRows) -> FileRows
         trailing = True
     if trailing:
         notes.append("lines end in a separator with nothing behind it, which begins no cell")
+    written = list(header)
     if header[0] == "" and "index" not in header[1:]:
         header[0] = "index"
         notes.append("the first column has no name, as pandas writes its row numbers, and is called 'index'")
@@ -54,13 +57,18 @@ def read_table(text: str, source: str, separator: str, bad: BadRows) -> FileRows
             said = f"{name!r} twice" if name else "a column without a name"
             raise UserError(f"{source}, line {numbers[0]}: the header has {said}")
     whole, places = [], []
+    repeated = 0
     for cells, number in zip(rows[1:], numbers[1:], strict=True):
-        if len(cells) == len(header):
+        if [cell.strip(" \ufeff") for cell in cells] == written:  # of files that were joined: it would be a label more
+            repeated += 1
+        elif len(cells) == len(header):
             whole.append(cells)
             places.append(number)
         else:
             said = f"{source}, line {number}: {len(cells)} cells, and the header has {len(header)}"
             bad.add(UserError(said), source, number, cells)
+    if repeated:
+        notes.append(f"the header stands there again, {'once' if repeated == 1 else f'{repeated:,} times'}: no row")
     columns = [_typed([cells[index] for cells in whole]) for index in range(len(header))]
     made = [dict(zip(header, row, strict=True)) for row in zip(*columns, strict=True)]
     return FileRows(source, made, places, "line", kind, notes=notes)
