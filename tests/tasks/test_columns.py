@@ -3,7 +3,6 @@ is read as it was meant, or refused with its place."""
 
 import csv
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -350,31 +349,6 @@ def test_a_prompt_that_stands_in_its_conversation_too_is_fine(tmp_path: Path) ->
     assert example.prompt[0] == {"role": "system", "content": "s"}
 
 
-@pytest.mark.parametrize("history", [[], "[]", None])
-def test_alpaca_whose_histories_are_all_empty_needs_no_chat(history: Any, tmp_path: Path) -> None:
-    row = {"instruction": "a", "input": "", "output": "b", "system": "", "history": history}
-    task = loaded(tmp_path, [row])
-    assert (task.format.name, task.chat_template) == ("Alpaca", False)
-    assert loaded(tmp_path, [row, {**row, "system": "s"}]).format.name == "Alpaca with a history"
-
-
-def test_an_input_of_zero_is_an_input(tmp_path: Path) -> None:
-    name = table(tmp_path, [{"instruction": "Even?", "input": number, "output": "x"} for number in (0, "", 7)])
-    for chat in (False, True):
-        task = of_file(tmp_path, name, chat_template=chat)
-        found = [*task.training_examples(), *task.validation_examples(), *task.test_examples()]
-        assert sorted(re.sub(r"\D", "", str(each.prompt)) for each in found) == ["", "0", "7"]
-
-
-@pytest.mark.parametrize("completion", ["{{answers}}", "answers", "{{ answers }}"])
-def test_a_list_is_no_answer_in_templates_of_ones_own(completion: str, tmp_path: Path) -> None:
-    rows = [{"q": "a", "answers": ["b", "c"]}]
-    with pytest.raises(UserError, match=r"line 1: the column 'answers' holds no text but list.*\{\{answers\[0\]\}\}"):
-        loaded(tmp_path, rows, prompt="{{q}}\n", completion=completion)
-    (example,) = loaded(tmp_path, rows, prompt="{{q}}\n", completion="{{answers[0]}}").training_examples()
-    assert example.completion == "b"
-
-
 def test_several_labels_of_a_row_are_told_behind_rows_without_any(tmp_path: Path) -> None:
     rows = [{"text": "a", "labels": None}, {"text": "b", "labels": ["x", "y"]}]
     with pytest.raises(UserError, match="line 1: a label is a name or a whole number, not list"):
@@ -397,15 +371,3 @@ def test_labels_that_a_template_prints_as_numbers_are_said(tmp_path: Path) -> No
     named = of_file(tmp_path, "mine.parquet", prompt="{{text}}?\n", completion="{{label}}", choices=choices)
     assert {each.completion for each in named.training_examples()} <= {*choices}
     assert not any("printed as numbers" in note for note in named.notes)
-
-
-def test_messages_as_json_in_cells_of_prompt_and_completion(tmp_path: Path) -> None:
-    row = {"prompt": json.dumps(CHAT[:1]), "completion": json.dumps(CHAT[1:])}
-    task = of_file(tmp_path, table(tmp_path, [row]))
-    assert task.chat_template
-    assert [(each.prompt, each.completion) for each in task.training_examples()] == [(CHAT[:1], CHAT[1:])]
-    assert task.question({"prompt": row["prompt"]}, "here") == CHAT[:1]
-    with pytest.raises(UserError, match="line 2: 'prompt' is text that is not JSON"):  # as pandas writes it
-        of_file(tmp_path, table(tmp_path, [{"prompt": str(CHAT[:1]), "completion": str(CHAT[1:])}]))
-    texts = [{"prompt": "[1, 2]", "completion": "[3]"}]
-    assert of_file(tmp_path, table(tmp_path, texts)).training_examples() == [Example("[1, 2]", "[3]")]

@@ -397,12 +397,3 @@ def test_answers_with_functions_are_scored_by_loss_alone(tmp_path: Path) -> None
         loaded(tmp_path, rows, chat_template=True, metric="exact_match")
     task = loaded(tmp_path, rows, chat_template=True)
     assert (task.lm_eval, task.tools({"prompt": "p", "tools": tools}, "row 1")) == (None, tools)
-
-
-def test_lines_that_cannot_be_read_are_told_before_what_the_others_lack(tmp_path: Path) -> None:
-    lines = [json.dumps({"text": f"t{i}", "label": "ab"[i % 2]}) for i in range(6)]
-    (tmp_path / "mine.jsonl").write_text(",\n".join(lines) + "\n")  # an array without its brackets
-    with pytest.raises(UserError, match=r"line 1: not JSON \(Extra data"):
-        load_tasks(["mine.jsonl"], tmp_path)
-    with pytest.raises(UserError, match="every row has the label 'b'"):
-        load_tasks([{"task": "mine.jsonl", "on_bad_row": "skip"}], tmp_path)

@@ -360,3 +360,12 @@ def test_a_pattern_over_several_splits_is_said(tmp_path: Path) -> None:
     assert said[0].startswith(str(tmp_path / "data" / "test-00000-of-00001.parquet"))
     (task,) = load_tasks([{"task": "data/train*.parquet", **TEMPLATES}], tmp_path)
     assert not any("called like" in note for note in task.notes)
+
+
+def test_lines_that_cannot_be_read_are_told_before_what_the_others_lack(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"t{i}", "label": "ab"[i % 2]}) for i in range(6)]
+    (tmp_path / "mine.jsonl").write_text(",\n".join(lines) + "\n")  # an array without its brackets
+    with pytest.raises(UserError, match=r"line 1: not JSON \(Extra data"):
+        load_tasks(["mine.jsonl"], tmp_path)
+    with pytest.raises(UserError, match="every row has the label 'b'"):
+        load_tasks([{"task": "mine.jsonl", "on_bad_row": "skip"}], tmp_path)
