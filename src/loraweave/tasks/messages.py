@@ -39,7 +39,7 @@ _ROW_REFUSED = {
     "rejected": "pairs of answers are for DPO, and here an answer is learned",
     "system": "write it as a message of the role 'system', or into a prompt: of your own",
     "system_prompt": "write it as a message of the role 'system', or into a prompt: of your own",
-    "history": "write the conversation as 'messages'",
+    "history": "write the conversation as 'messages', or into a prompt: of your own",
     "functions": "write them as 'tools', a list of {type: function, function: {name, description, parameters}}",
     "chat_template_kwargs": "evaluation would not know it: set what it says in the base's own chat template",
     "documents": "write them into a message",
