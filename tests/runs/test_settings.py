@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import trainer_optimizer
 from trl import SFTConfig
 
 from loraweave.bases import empty_base
@@ -62,7 +63,10 @@ def test_what_data_that_is_encoded_already_would_not_follow_cannot_be_set(tmp_pa
 def test_what_transformers_looks_at_when_training_begins_is_told_before(
     tmp_path: Path, given: dict, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "is_liger_kernel_available", lambda: False)
+    absent = [(settings, "is_liger_kernel_available")]
+    absent += [(trainer_optimizer, f"is_{name}_available") for name in ("galore_torch", "grokadamw")]
+    for module, name in absent:
+        monkeypatch.setattr(module, name, lambda: False)
     with pytest.raises(UserError, match=rf"train\.{words}"):
         build_arguments(given, 0, tmp_path)
 
