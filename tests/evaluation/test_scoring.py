@@ -15,6 +15,7 @@ from loraweave.data.encode import encode
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate, macro_average
 from loraweave.evaluation.outcomes import read_outcomes, shares
+from loraweave.evaluation.scores import about_cut
 from loraweave.tasks import load_tasks
 
 
@@ -175,6 +176,23 @@ def test_cut_prompts_are_counted(base, tasks):
     assert score["truncated"] == score["n"] == 8
     model.config.max_position_embeddings = 18  # a note has 7 tokens, what to remember 12
     assert evaluate(model, tokenizer, tasks[2:])["notes"]["truncated"] == 10
+
+
+def test_answers_that_the_model_cannot_read_are_left_out_and_said(base, tmp_path):
+    model, tokenizer = base
+    rows = [{"prompt": f"{n}:", "completion": " a" * (n + 1)} for n in range(10)]
+    for name, some in (("long", [{"prompt": "x:", "completion": " b"}]), ("test", rows)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    (task,) = load_tasks([{"task": "long.jsonl", "test": "test.jsonl"}], tmp_path)
+    whole = evaluate(model, tokenizer, [task])
+    assert "left_out" not in whole["long"]
+    assert about_cut(whole) == []
+    model.config.max_position_embeddings = 18  # an answer has two tokens for each "a", and its end
+    found = evaluate(model, tokenizer, [task])
+    assert found["long"]["left_out"] == 10 - found["long"]["n"] == 2
+    assert any(
+        "2 examples whose answers are longer than the model reads, left out" in line for line in about_cut(found)
+    )
 
 
 @pytest.mark.parametrize("name", ["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"])

@@ -59,6 +59,8 @@ def score_with_loss(
         seconds=time.perf_counter() - started,
         outcomes=weighted(each, counts, questions),
     )
+    if encoded.dropped:
+        score["left_out"] = encoded.dropped
     return with_repeats(score, questions)
 
 

@@ -23,7 +23,8 @@ class TaskScore(TypedDict):
     the metric has none. `metrics` holds every number of the task, as lm-eval names and scales it. `requests` is a hash
     of every prompt and target: two scores with the same one answered the same questions. `truncated` counts the
     requests that were longer than the model reads and lost their beginning. `distinct` is there where some examples ask
-    the same: how many different ones there are, which is what the standard error is of. `outcomes` has what each single
+    the same: how many different ones there are, which is what the standard error is of. `left_out` is there where the
+    answers of some are longer than the model reads: how many are not in the score. `outcomes` has what each single
     example came to; None where the metric is no mean over examples.
     """
 
@@ -42,15 +43,21 @@ class TaskScore(TypedDict):
     seconds: float
     outcomes: Outcomes | None
     distinct: NotRequired[int]
+    left_out: NotRequired[int]
 
 
 def about_cut(scores: Mapping[str, TaskScore]) -> list[str]:
-    """A line for each task in which some requests were longer than the model reads."""
-    return [
-        f"{name}: {score['truncated']:,} requests were longer than the model reads and lost their beginning."
-        for name, score in scores.items()
-        if score["truncated"]
-    ]
+    """Lines for each task in which requests, or answers by themselves, were longer than the model reads."""
+    said = []
+    for name, score in scores.items():
+        if score["truncated"]:
+            said.append(
+                f"{name}: {score['truncated']:,} requests were longer than the model reads and lost their beginning."
+            )
+        if left := score.get("left_out", 0):
+            count = "1 example whose answer is" if left == 1 else f"{left:,} examples whose answers are"
+            said.append(f"{name}: {count} longer than the model reads, left out of the score.")
+    return said
 
 
 def interval(score: TaskScore) -> tuple[float, float] | None:
