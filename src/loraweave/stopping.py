@@ -71,7 +71,7 @@ def listening(line: str) -> Iterator[Request]:
         """Python drops what is raised in the callback of a weak reference or in `__del__`."""
         nonlocal raised, again
         if isinstance(found.exc_value, Stopped):
-            raised, again = -TWICE, threading.Timer(AGAIN, signal.raise_signal, (signal.SIGTERM,))
+            raised, again = -TWICE, threading.Timer(AGAIN, os.kill, (ours, signal.SIGTERM))
             again.start()
         else:
             hook(found)

@@ -173,7 +173,7 @@ def test_paths_on_the_command_line(command, own, arguments: list[str], parts: li
         ("method={name: rlora, exclude_modules: '(.*.*)*x'}", ["'(.*.*)*x' does not come to an end"]),
         ("method={name: rlora, rank_pattern: {'(': 3}}", ["method rlora: ", "not a regular expression"]),
         ("method={name: rlora, modules_to_save: [nothing]}", ["modules_to_save names 'nothing'"]),
-        ("method={name: lora, megatron_config: {a: 1}}", ["method lora: No module named 'megatron'"]),
+        ("method={name: lora, megatron_config: {a: 1}}", ["method lora: megatron_config cannot be set"]),
     ],
 )
 def test_values_of_settings(command, own, override: str, parts: list[str]) -> None:
