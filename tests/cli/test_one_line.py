@@ -176,7 +176,8 @@ def test_paths_on_the_command_line(command, own, arguments: list[str], parts: li
         ("method={name: lora, megatron_config: {a: 1}}", ["method lora: megatron_config cannot be set"]),
     ],
 )
-def test_values_of_settings(command, own, override: str, parts: list[str]) -> None:
+def test_values_of_settings(command, own, override: str, parts: list[str], monkeypatch) -> None:
+    monkeypatch.setattr("loraweave.adapters.fields.PATIENCE", 1.0)
     code, _, err = command("train", "run.yaml", "--dry-run", "--set", override)
     assert (code, len(err.splitlines())) == (2, 1), err
     for part in parts:

@@ -38,7 +38,7 @@ SECONDS = 10
 """Of processor time, beyond what a command takes on the files as they were: figures alone are drawn for some."""
 KEPT = ("results.json", "samples.jsonl", "evaluation.html")
 """What an evaluation leaves in its run's folder."""
-QUICK = 20
+QUICK = 12
 PARTS, LONG = 17, 100  # of six kinds: 10,200 inputs
 
 RUN_KEYS = (*RunConfig.model_fields, *METHODS["rlora"].fields(), "learning_rate", "temperature", "weights", "total")
