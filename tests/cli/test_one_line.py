@@ -22,9 +22,9 @@ BOMB = "&a [z,z,z,z,z,z,z,z,z]\n" + "".join(
 
 @pytest.fixture
 def own(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the project, in which the commands are typed."""
-    folder = tmp_path / "own"
-    shutil.copytree(project, folder, ignore=shutil.ignore_patterns("trained"))
+    """A copy of the project, in which the commands are typed; endless expressions are not long waited for."""
+    monkeypatch.setattr("loraweave.adapters.fields.PATIENCE", 1.0)
+    shutil.copytree(project, folder := tmp_path / "own", ignore=shutil.ignore_patterns("trained"))
     monkeypatch.chdir(folder)
     return folder
 
@@ -176,8 +176,7 @@ def test_paths_on_the_command_line(command, own, arguments: list[str], parts: li
         ("method={name: lora, megatron_config: {a: 1}}", ["method lora: megatron_config cannot be set"]),
     ],
 )
-def test_values_of_settings(command, own, override: str, parts: list[str], monkeypatch) -> None:
-    monkeypatch.setattr("loraweave.adapters.fields.PATIENCE", 1.0)
+def test_values_of_settings(command, own, override: str, parts: list[str]) -> None:
     code, _, err = command("train", "run.yaml", "--dry-run", "--set", override)
     assert (code, len(err.splitlines())) == (2, 1), err
     for part in parts:
