@@ -1,5 +1,6 @@
 """Real parts, made on the spot: tokenizers of three families, a tiny Llama behind lm-eval's HFLM, tasks in files."""
 
+import csv
 import json
 import os
 from collections.abc import Callable
@@ -134,3 +135,28 @@ def write_task(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return write
+
+
+def task_of_rows(folder: Path, rows: list[Any], **more: Any) -> Any:
+    """The task of a file `mine.jsonl`, which is written with these rows; `more`: of its entry."""
+    write_jsonl(folder / "mine.jsonl", rows)
+    return task_of_file(folder, "mine.jsonl", **more)
+
+
+def task_of_file(folder: Path, name: str, **more: Any) -> Any:
+    """The task of a data file; `more`: of its entry."""
+    from loraweave.tasks import load_tasks
+    from loraweave.tasks.data_task import DataTask
+
+    (task,) = load_tasks([{"task": name, **more}], folder)
+    assert isinstance(task, DataTask)
+    return task
+
+
+def write_table(folder: Path, rows: list[dict[str, Any]], name: str = "mine.csv") -> str:
+    """Write rows as a CSV or TSV with a byte-order mark, as spreadsheets do; returns its name."""
+    with (folder / name).open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if name.endswith(".tsv") else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+    return name

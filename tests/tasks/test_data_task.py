@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_tasks import write_jsonl
+from tiny_tasks import task_of_rows, write_jsonl
 
 from loraweave.errors import UserError
 from loraweave.tasks import Example, Task, load_tasks
@@ -16,13 +16,6 @@ from loraweave.tasks.data_task import DataTask
 USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 SING = "### Instruction:\nSing.\n\n### Response:\n"
 TEMPLATES = {"prompt": "{{frage}}\n", "completion": "{{antwort}}"}
-
-
-def loaded(folder: Path, rows: list[Any], **more: Any) -> DataTask:
-    write_jsonl(folder / "mine.jsonl", rows)
-    (task,) = load_tasks([{"task": "mine.jsonl", **more}], folder)
-    assert isinstance(task, DataTask)
-    return task
 
 
 def everything(task: Task) -> list[Example]:
@@ -56,7 +49,7 @@ def test_questions_and_answers(
     row: dict[str, str], plain: str, turn: str, answer: str, chat: bool, tmp_path: Path
 ) -> None:
     other = {key: f"{value} else" if value else value for key, value in row.items()}
-    task = loaded(tmp_path, [row, other], chat_template=chat)
+    task = task_of_rows(tmp_path, [row, other], chat_template=chat)
     prompt: Any = [{"role": "user", "content": turn}] if chat else plain
     completion: Any = [{"role": "assistant", "content": answer}] if chat else answer
     assert Example(prompt, completion) in everything(task)
@@ -73,7 +66,7 @@ def test_sharegpt_is_read_as_messages(tmp_path: Path) -> None:
         {"from": "gpt", "value": "Sun.", "weight": 1},
     ]
     row = {"conversations": turns, "system": "Be brief.", "tools": json.dumps(tools)}
-    task = loaded(tmp_path, [row, {"conversations": [turns[0], turns[3]]}])
+    task = task_of_rows(tmp_path, [row, {"conversations": [turns[0], turns[3]]}])
     assert task.chat_template is True
     found = sorted(everything(task), key=lambda example: (example.place, len(example.prompt)))
     messages = [
@@ -90,7 +83,7 @@ def test_sharegpt_is_read_as_messages(tmp_path: Path) -> None:
 
 def test_alpaca_with_a_history_is_a_chat(tmp_path: Path) -> None:
     row = {"system": "Be brief.", "history": [["Hi.", "Hello."]], "instruction": "Add.", "input": "1 2", "output": "3"}
-    task = loaded(tmp_path, [row, {"instruction": "Sing.", "history": [], "input": "", "output": "La"}])
+    task = task_of_rows(tmp_path, [row, {"instruction": "Sing.", "history": [], "input": "", "output": "La"}])
     assert (task.format.name, task.chat_template) == ("Alpaca with a history", True)
     contents = ["Be brief.", "Hi.", "Hello.", "Add.\n\n1 2", "3"]
     roles = ["system", "user", "assistant", "user", "assistant"]
@@ -104,7 +97,7 @@ def test_alpaca_with_a_history_is_a_chat(tmp_path: Path) -> None:
     assert task.question({"instruction": "Sing."}, "row 1") == sing.prompt
     for history in ("Hi.", [["Hi."]], [[1, 2]]):
         with pytest.raises(UserError, match="line 1: 'history' must be a list of pairs"):
-            loaded(tmp_path, [{**row, "history": history}, row])
+            task_of_rows(tmp_path, [{**row, "history": history}, row])
 
 
 @pytest.mark.parametrize(
@@ -123,12 +116,12 @@ def test_alpaca_with_a_history_is_a_chat(tmp_path: Path) -> None:
 def test_broken_sharegpt(turns: list[Any], part: str, tmp_path: Path) -> None:
     good = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
     with pytest.raises(UserError, match=f"mine.jsonl, line 2.*{part}"):
-        loaded(tmp_path, [good, {"conversations": turns}])
+        task_of_rows(tmp_path, [good, {"conversations": turns}])
 
 
 def test_labels_are_ranked(tmp_path: Path) -> None:
     rows = [{"text": f"text {i}", "label": i % 3} for i in range(60)]
-    task = loaded(tmp_path, rows, choices=["bad", "good", "so so"])
+    task = task_of_rows(tmp_path, rows, choices=["bad", "good", "so so"])
     assert Example("text 1\nLabel: ", "good", by_likelihood=True) in everything(task)
     assert task.lm_eval.OUTPUT_TYPE == "multiple_choice"
     assert list(task.lm_eval.aggregation()) == ["acc"]
@@ -160,7 +153,7 @@ def test_labels_are_ranked(tmp_path: Path) -> None:
 )
 def test_how_labels_are_named(labels: list[Any], choices: Any, names: list[str], tmp_path: Path) -> None:
     rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
-    task = loaded(tmp_path, rows, **({"choices": choices} if choices else {}))
+    task = task_of_rows(tmp_path, rows, **({"choices": choices} if choices else {}))
     found = {example.prompt: example.completion for example in everything(task)}
     assert found == {f"text {i}\nLabel: ": name for i, name in enumerate(names)}
 
@@ -186,54 +179,54 @@ def test_how_labels_are_named(labels: list[Any], choices: Any, names: list[str],
 def test_labels_that_are_none(labels: list[Any], choices: Any, part: str, tmp_path: Path) -> None:
     rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
     with pytest.raises(UserError, match=part):
-        loaded(tmp_path, rows, **({"choices": choices} if choices else {}))
+        task_of_rows(tmp_path, rows, **({"choices": choices} if choices else {}))
 
 
 def test_each_row_may_have_choices_of_its_own(tmp_path: Path) -> None:
     rows = [{"question": f"q{i}", "options": [f"x{i}", f"y{i}"], "answer": i % 2} for i in range(6)]
     with pytest.raises(UserError, match=r'has \'question\', \'answer\' and \'options\'.*choices: "\{\{options\}\}"'):
-        loaded(tmp_path, rows)
+        task_of_rows(tmp_path, rows)
     templates = {"prompt": "{{question}}? ", "completion": "{{answer}}", "choices": "{{options}}"}
-    task = loaded(tmp_path, rows, **templates)
+    task = task_of_rows(tmp_path, rows, **templates)
     assert Example("q3? ", "y3", by_likelihood=True) in everything(task)
-    lettered = loaded(tmp_path, [{**row, "answer": "AB"[row["answer"]]} for row in rows], **templates)
+    lettered = task_of_rows(tmp_path, [{**row, "answer": "AB"[row["answer"]]} for row in rows], **templates)
     assert everything(lettered) == everything(task)
     with pytest.raises(UserError, match="line 1: the label 'C' is not among the choices: 'x0', 'y0'"):
-        loaded(tmp_path, [{**row, "answer": "C"} for row in rows], **templates)
+        task_of_rows(tmp_path, [{**row, "answer": "C"} for row in rows], **templates)
     with pytest.raises(UserError, match="line 1: 'choices' must give a list"):
-        loaded(tmp_path, [{**row, "options": "x"} for row in rows], **templates)
+        task_of_rows(tmp_path, [{**row, "options": "x"} for row in rows], **templates)
 
 
 def test_choices_that_are_numbers_are_their_own_names(tmp_path: Path) -> None:
     rows = [{"question": f"{i} and 1?", "options": ["1", "2", "3", "16"], "answer": "123"[i % 3]} for i in range(6)]
     templates = {"prompt": "{{question}} ", "completion": "{{answer}}", "choices": "{{options}}"}
-    by_name = everything(loaded(tmp_path, rows, **templates))
+    by_name = everything(task_of_rows(tmp_path, rows, **templates))
     assert all(each.completion == "123"[int(each.prompt[0]) % 3] for each in by_name)
     with pytest.raises(UserError, match="line 1: a label is a name or a whole number, not list"):
-        loaded(tmp_path, [{**row, "answer": [1]} for row in rows], **templates)
+        task_of_rows(tmp_path, [{**row, "answer": [1]} for row in rows], **templates)
     numbers = [{**row, "answer": int(row["answer"])} for row in rows]
     with pytest.raises(UserError, match="label 1 may be number 1 of the choices, '2', or the choice '1'") as caught:
-        loaded(tmp_path, numbers, **templates)
+        task_of_rows(tmp_path, numbers, **templates)
     place, name = re.findall(r"'({{.*?}})'", str(caught.value))
-    assert everything(loaded(tmp_path, numbers, **templates | {"completion": name})) == by_name
-    by_place = everything(loaded(tmp_path, numbers, **templates | {"completion": place}))
+    assert everything(task_of_rows(tmp_path, numbers, **templates | {"completion": name})) == by_name
+    by_place = everything(task_of_rows(tmp_path, numbers, **templates | {"completion": place}))
     assert all(each.completion == ["2", "3", "16"][int(each.prompt[0]) % 3] for each in by_place)
-    far = everything(loaded(tmp_path, [{**row, "answer": 16} for row in rows], **templates))  # no place
+    far = everything(task_of_rows(tmp_path, [{**row, "answer": 16} for row in rows], **templates))  # no place
     assert {each.completion for each in far} == {"16"}
 
 
 def test_templates_over_any_columns(tmp_path: Path) -> None:
     rows = [{"frage": f"q{i}", "antwort": f"a{i}", "note": None} for i in range(40)]
-    by_loss = loaded(tmp_path, rows, **TEMPLATES)
+    by_loss = task_of_rows(tmp_path, rows, **TEMPLATES)
     assert (by_loss.lm_eval, by_loss.format.name) == (None, "columns of its own")
-    written = loaded(tmp_path, rows, **TEMPLATES, metric="exact_match")
+    written = task_of_rows(tmp_path, rows, **TEMPLATES, metric="exact_match")
     assert everything(written) == everything(by_loss)
     assert Example("q7\n", "a7") in everything(written)
     assert written.lm_eval.config.generation_kwargs == {"until": ["\n"], "do_sample": False}
     doc = written.lm_eval.eval_docs[0]
     for answer, right in ((f" {doc['completion']}\n", 1), ("else", 0)):
         assert written.lm_eval.process_results(doc, [answer]) == {"exact_match": right}
-    lines = loaded(tmp_path, [{**row, "antwort": "one\ntwo"} for row in rows], **TEMPLATES, metric="exact_match")
+    lines = task_of_rows(tmp_path, [{**row, "antwort": "one\ntwo"} for row in rows], **TEMPLATES, metric="exact_match")
     assert lines.lm_eval.config.generation_kwargs["until"] == []
 
 
@@ -257,7 +250,7 @@ def test_templates_over_any_columns(tmp_path: Path) -> None:
 def test_entries_that_do_not_fit(more: dict[str, Any], part: str, tmp_path: Path) -> None:
     rows = [{"frage": f"q{i}", "antwort": f"a{i}", "note": None if i == 0 else "x"} for i in range(5)]
     with pytest.raises(UserError, match=part):
-        loaded(tmp_path, rows, **more)
+        task_of_rows(tmp_path, rows, **more)
 
 
 @pytest.mark.parametrize(
@@ -277,16 +270,16 @@ def test_entries_that_do_not_fit(more: dict[str, Any], part: str, tmp_path: Path
 def test_columns_that_leave_it_open(row: dict[str, Any], part: str | None, tmp_path: Path) -> None:
     rows = [{key: f"{value}{i}" if isinstance(value, str) else value for key, value in row.items()} for i in range(3)]
     if part is None:
-        assert "'text' is taken for the text and 'label' for its label" in loaded(tmp_path, rows).notes
+        assert "'text' is taken for the text and 'label' for its label" in task_of_rows(tmp_path, rows).notes
         return
     with pytest.raises(UserError, match=part):
-        loaded(tmp_path, rows)
+        task_of_rows(tmp_path, rows)
 
 
 def test_bad_rows_are_skipped_where_that_is_asked_for(tmp_path: Path) -> None:
     rows = [{"prompt": f"p{i}", "completion": f"c{i}" if i != 4 else " "} for i in range(20)]
     with pytest.raises(UserError, match="line 5: the completion is empty"):
-        loaded(tmp_path, rows)
+        task_of_rows(tmp_path, rows)
     with (tmp_path / "mine.jsonl").open("a") as file:
         file.write('{"prompt": "torn\n')
     for options in ({}, {"on_bad_row": "error"}):
@@ -299,7 +292,7 @@ def test_bad_rows_are_skipped_where_that_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 21: not JSON"):
         load_tasks([{"task": "mine.jsonl", "on_bad_row": "error"}], tmp_path, on_bad_row="skip")
     with pytest.raises(UserError, match="no row can be used"):
-        loaded(tmp_path, [{"prompt": "a", "completion": ""}], on_bad_row="skip")
+        task_of_rows(tmp_path, [{"prompt": "a", "completion": ""}], on_bad_row="skip")
 
 
 def test_the_split_is_recorded_and_no_seed_changes_it(tmp_path: Path) -> None:
@@ -317,7 +310,7 @@ def test_what_a_test_file_asks_is_not_learned(tmp_path: Path) -> None:
     write_jsonl(
         tmp_path / "test.jsonl", [{"prompt": "p3", "completion": "other"}, {"prompt": "new", "completion": "x"}]
     )
-    task = loaded(tmp_path, [{"prompt": f"p{i}", "completion": "c"} for i in range(20)], test="test.jsonl")
+    task = task_of_rows(tmp_path, [{"prompt": f"p{i}", "completion": "c"} for i in range(20)], test="test.jsonl")
     assert "p3" not in {example.prompt for example in task.training_examples() + task.validation_examples()}
     assert len(everything(task)) == 21
     assert any("what rows of test ask, and are left out of" in note for note in task.notes)
@@ -339,11 +332,11 @@ def test_plain_text_is_learned_and_measured_in_bits(tmp_path: Path) -> None:
 
 
 def test_what_a_row_to_predict_is_asked(tmp_path: Path) -> None:
-    alpaca = loaded(tmp_path, [{"instruction": f"i{n}", "input": "", "output": "o"} for n in range(5)])
+    alpaca = task_of_rows(tmp_path, [{"instruction": f"i{n}", "input": "", "output": "o"} for n in range(5)])
     assert alpaca.question({"instruction": "Sing."}, "row 1") == "### Instruction:\nSing.\n\n### Response:\n"
-    chats = loaded(tmp_path, [{"messages": [USER, ANSWER]}])
+    chats = task_of_rows(tmp_path, [{"messages": [USER, ANSWER]}])
     assert chats.question({"messages": [USER, ANSWER, USER, ANSWER]}, "row 1") == [USER, ANSWER, USER]
-    labels = loaded(tmp_path, [{"text": f"t{n}", "label": "ab"[n % 2]} for n in range(9)])
+    labels = task_of_rows(tmp_path, [{"text": f"t{n}", "label": "ab"[n % 2]} for n in range(9)])
     assert labels.question({"text": "x"}, "row 1") is None
     assert labels.document({"text": "x"}, "row 1") == {"prompt": "x\nLabel: ", "choices": ["a", "b"], "gold": 0}
     with pytest.raises(UserError, match="row 1: lacks the field 'text' that prompt uses"):
@@ -355,15 +348,15 @@ def test_what_a_row_to_predict_is_asked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="row 1: holds answers alone, so nothing is asked"):
         chats.question({"messages": [ANSWER]}, "row 1")
     pairs = [{"prompt": f"p{n}", "completion": "c"} for n in range(5)]
-    assert loaded(tmp_path, pairs).question({"prompt": 7}, "row 1") == "7"
+    assert task_of_rows(tmp_path, pairs).question({"prompt": 7}, "row 1") == "7"
     with pytest.raises(UserError, match="row 1: 'prompt' holds no text but list, and the metric exact_match wants one"):
-        loaded(tmp_path, pairs, metric="exact_match").document({"prompt": [USER]}, "row 1")
+        task_of_rows(tmp_path, pairs, metric="exact_match").document({"prompt": [USER]}, "row 1")
 
 
 def test_what_is_scored_chooses_nothing_where_one_of_the_two_is_drawn(tmp_path: Path) -> None:
     rows = [{"prompt": f"p{i}", "completion": "c"} for i in range(40)]
     write_jsonl(tmp_path / "half.jsonl", rows[20:])
-    task = loaded(tmp_path, rows, validation="half.jsonl", test=0.2)
+    task = task_of_rows(tmp_path, rows, validation="half.jsonl", test=0.2)
     splits = (task.training_examples(), task.validation_examples(), task.test_examples())
     learned, chosen_by, scored = ({str(each.prompt) for each in examples} for examples in splits)
     assert len(scored) == 8
@@ -378,13 +371,13 @@ def test_where_another_task_scores_the_file_that_is_learned_it_is_said(tmp_path:
         'output_type: generate_until\ndoc_to_text: "{{question}}"\ndoc_to_target: "{{answer}}"\n'
         "metric_list: [{metric: exact_match}]\n"
     )
-    task = loaded(tmp_path, [{"question": f"q{i}", "answer": "a"} for i in range(9)], eval="other.yaml")
+    task = task_of_rows(tmp_path, [{"question": f"q{i}", "answer": "a"} for i in range(9)], eval="other.yaml")
     said = "mine.jsonl is learned, and it is what other.yaml scores: name another file to score rows unseen"
     assert [note.rpartition("/")[2] for note in task.notes] == [said]
 
 
 def test_solved_examples_come_from_all_over_a_sorted_file(tmp_path: Path) -> None:
-    task = loaded(tmp_path, [{"text": f"t{i}", "label": "ab"[i >= 1500]} for i in range(2000)])
+    task = task_of_rows(tmp_path, [{"text": f"t{i}", "label": "ab"[i >= 1500]} for i in range(2000)])
     shots = task.lm_eval.training_docs()
     assert len(shots) == 1000
     assert 0.2 < sum(doc["gold"] for doc in shots) / 1000 < 0.3
@@ -394,6 +387,6 @@ def test_answers_with_functions_are_scored_by_loss_alone(tmp_path: Path) -> None
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     rows = [{"prompt": f"p{i}", "completion": "c", "tools": tools} for i in range(5)]
     with pytest.raises(UserError, match=r"mine.jsonl: its rows have 'tools', and are scored by loss, not by 'exact_ma"):
-        loaded(tmp_path, rows, chat_template=True, metric="exact_match")
-    task = loaded(tmp_path, rows, chat_template=True)
+        task_of_rows(tmp_path, rows, chat_template=True, metric="exact_match")
+    task = task_of_rows(tmp_path, rows, chat_template=True)
     assert (task.lm_eval, task.tools({"prompt": "p", "tools": tools}, "row 1")) == (None, tools)
