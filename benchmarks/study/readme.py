@@ -1,7 +1,6 @@
 """The README's table of the study: what each method came to on both kinds of tasks, and what it lost of the base."""
 
 from statistics import mean
-from typing import Any
 
 from loraweave.comparison.evidence import Evidence
 from loraweave.comparison.records import BASE
@@ -24,7 +23,10 @@ def write_readme_table(place: Place) -> None:
 def with_table(text: str, place: Place) -> str:
     """README.md with the table as the records have it; a method is in it from two seeds on."""
     evidence = evidence_of(place)
-    runs = {regime: _told(found) for regime, found in evidence.items()}
+    runs = {
+        regime: {method: [*made.values()] for method, made in found.runs.items() if method == BASE or len(made) > 1}
+        for regime, found in evidence.items()
+    }
     rows = []
     for method in (BASE, *METHODS):
         if any(method in made for made in runs.values()):
@@ -35,15 +37,6 @@ def with_table(text: str, place: Place) -> str:
             lost = f"{mean(known):.2f}" if known else "–"
             rows.append([f"`{method}`", *cells, lost, "–" if method == BASE else " and ".join(seeds)])
     return between(text, "study", table(HEAD, rows))
-
-
-def _told(found: Evidence) -> dict[str, list[dict[str, Any]]]:
-    """The finished runs of the methods that have them with two seeds or more."""
-    made: dict[str, list[dict[str, Any]]] = {}
-    for run in found.results["runs"]:
-        if run["status"] == "finished":
-            made.setdefault(run["method"], []).append(run)
-    return {method: each for method, each in made.items() if method == BASE or len(each) > 1}
 
 
 def _score(found: Evidence, method: str) -> str:

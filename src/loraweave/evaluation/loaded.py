@@ -318,9 +318,9 @@ def load(
         known = record.get("fingerprint")
         if known is not None and base is None:
             check_fingerprint(model, known, str(folder))
-        elif known is not None and whole is None and fingerprint(model) != known:
+        elif known is not None and whole is None and (own := fingerprint(model)) != known:
             warnings.warn(
-                f"{folder}: {spec.name} has other weights (fingerprint {fingerprint(model)}) than the base that the "
+                f"{folder}: {spec.name} has other weights (fingerprint {own}) than the base that the "
                 f"adapter was trained on ({known})",
                 Notice,
                 stacklevel=2,

@@ -134,8 +134,8 @@ def say_other_tokenizer(folder: Path, before: Mapping[str, Any], adapter: Path, 
             "trained with its own, save the base with that and name it with --base (base=…)"
         )
     # Other versions of transformers write the files of those that are not of the `tokenizers` library otherwise.
-    now = tokenizer_hash(tokenizer) if getattr(tokenizer, "is_fast", False) else None
-    if now is not None and before.get("tokenizer") not in (None, now):
+    told = before.get("tokenizer") is not None and getattr(tokenizer, "is_fast", False)
+    if told and tokenizer_hash(tokenizer) not in (None, before["tokenizer"]):
         said = f"the tokenizer of {name} or its chat template is another one than when this was trained"
     if said:
         warnings.warn(f"{folder}: {said}", Notice, stacklevel=3)
