@@ -146,10 +146,10 @@ def rows_of(*columns: str, count: int = 20) -> str:
 def test_what_is_called_a_split_is_never_learned_as_a_task_of_its_own(tmp_path: Path):
     (tmp_path / "train.csv").write_text(rows_of("id", "text", "label"))
     (tmp_path / "test.csv").write_text(rows_of("id", "text"))  # its labels are kept elsewhere
-    (tmp_path / "dev.csv").write_text(rows_of("text", "label", "annotator"))
+    (tmp_path / "eval.csv").write_text(rows_of("text", "label", "annotator"))
     found = draft(tmp_path)
     assert [task.entry for task in found.tasks] == [
-        {"task": "train.csv", "name": tmp_path.name, "validation": "dev.csv"}
+        {"task": "train.csv", "name": tmp_path.name, "validation": "eval.csv"}
     ]
     assert found.left == {"test.csv": "a split by its name, without 'label'"}
 

@@ -243,6 +243,7 @@ def test_templates_over_any_columns(tmp_path: Path) -> None:
         ({**TEMPLATES, "metric": "exact_mtch"}, "did you mean 'exact_match'"),
         ({**TEMPLATES, "choices": ["a0", "a1"]}, "line 3: the label 'a2' is not among the choices"),
         ({**TEMPLATES, "subset": "en"}, "'subset' is for data sets of the hub"),
+        ({**TEMPLATES, "split": "train_sft"}, "'split' is for data sets with splits, of the hub or of `save_to_disk`"),
         ({**TEMPLATES, "choices": 3}, "choices: "),
         ({**TEMPLATES, "on_bad_row": "ignore"}, "on_bad_row: "),
     ],

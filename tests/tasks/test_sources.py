@@ -254,9 +254,35 @@ def test_the_splits_of_a_saved_folder_are_its_own(tmp_path: Path) -> None:
     assert looked is not None
     assert [(problem.source, problem.number) for problem in looked.problems] == [(f"{tmp_path}/holes, dev", 1)]
     datasets.DatasetDict({"a": splits["train"], "b": splits["dev"]}).save_to_disk(tmp_path / "odd")
-    with pytest.raises(UserError, match=r"odd: no split 'train' among 'a', 'b'; name one by itself, such as .*odd/a"):
+    with pytest.raises(UserError, match=r"odd: no split 'train' among 'a', 'b'; name one as .split."):
         load_tasks(["odd"], tmp_path)
     assert recognise("odd/a", tmp_path).rows == 30  # type: ignore[union-attr]
+
+
+def test_splits_with_names_of_their_own(tmp_path: Path) -> None:
+    splits = {"train_sft": labelled(), "test_sft": labelled(4, start=200), "train_gen": labelled(6, start=100)}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "chats")
+    for split, sizes, unread in (
+        ("train_sft", (26, 3), "'test_sft' and 'train_gen'"),
+        ({"train": "train_sft", "test": "test_sft"}, (29, 4), "'train_gen'"),
+    ):
+        (task,) = load_tasks([{"task": "chats", "split": split}], tmp_path)
+        assert (len(task.training_examples()), len(task.test_examples())) == sizes
+        assert f"{tmp_path}/chats, train_sft: splits that are not read: {unread}" in task.notes
+    datasets.DatasetDict({"train": splits["train_gen"], "few": labelled(5), "test": splits["test_sft"]}).save_to_disk(
+        tmp_path / "few"
+    )
+    (task,) = load_tasks([{"task": "few", "split": "few"}], tmp_path)
+    assert (len(task.training_examples()), len(task.test_examples())) == (4, 4)
+    for entry, message in (
+        ({"split": "train_ppo"}, "chats: no split 'train_ppo' among 'train_sft', 'test_sft', 'train_gen'"),
+        ({"split": {"test": "test_sft"}}, "chats: no split 'train' among .*; name one as 'split'"),
+        ({"split": {"train": "train_sft", "test": "train_sft"}}, "each of its splits is named once"),
+        ({"split": {"train": "train_sft", "test": "test_sft"}, "test": 0.2}, "'split' says it too"),
+        ({"task": "chats/train_sft", "split": "train_sft"}, "'split' names train_sft, and it has no splits"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_tasks([{"task": "chats", **entry}], tmp_path)
 
 
 def test_folders_that_are_no_data_sets(tmp_path: Path) -> None:
@@ -288,7 +314,7 @@ def test_names_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         return datasets.DatasetDict({"train": labelled(), "validation": labelled(6, start=100)})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    (task,) = load_tasks([{"task": "owner/tickets", "subset": "en"}], tmp_path)
+    (task,) = load_tasks([{"task": "owner/tickets", "subset": "en", "split": "train"}], tmp_path)
     assert (task.name, task.origin, asked) == ("tickets", "owner/tickets, en", [("owner/tickets", "en")])
     assert len(task.validation_examples()) == 6
     assert "owner/tickets, en, train, row " in task.training_examples()[0].place

@@ -18,7 +18,7 @@ from loraweave.runs.config import DEFAULT_METHOD, RunConfig
 from loraweave.runs.schema import FILE as SCHEMA
 from loraweave.tasks.files import is_data, parted
 from loraweave.tasks.recognise import Recognised, recognise
-from loraweave.tasks.sources import is_saved
+from loraweave.tasks.sources import SPLITS, is_saved
 from loraweave.tasks.task_yaml import data_of_task
 from loraweave.terminal import tame
 
@@ -28,7 +28,8 @@ NO_DATA = re.compile(
 )
 """Beginnings of names of files that are about a project and no data."""
 SPLIT = re.compile(
-    r"(?P<name>.*?)(?P<mark>[-_.]?)(?P<split>train(?:ing)?|valid(?:ation)?|val|dev|test(?:ing)?)$", re.IGNORECASE
+    rf"(?P<name>.*?)(?P<mark>[-_.]?)(?P<split>{'|'.join(name for names in SPLITS.values() for name in names)})$",
+    re.IGNORECASE,
 )
 PART = re.compile(r"-(?:\d{5}|\*)-of-(\d{5})$")
 """The end of names that `datasets` gives to the parts of a split, train-00000-of-00002, and of a pattern for all."""

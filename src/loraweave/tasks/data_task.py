@@ -50,7 +50,7 @@ class DataTask(Task):
 
     def __init__(self, spec: TaskSpec, base: Path, chat: bool, lm_eval: Any = None, skip: bool = False) -> None:
         bad = BadRows(keep=True)
-        source = read_source(spec.task, base, bad, spec.subset)
+        source = read_source(spec.task, base, bad, spec.subset, spec.split)
         if not any(part.rows for part in source.splits["training"]):  # not one of them is even read
             check_none(row.message for row in bad.found)
         parts = source.splits["training"]

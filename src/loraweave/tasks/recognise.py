@@ -65,7 +65,7 @@ def recognise(entry: str | dict[str, Any] | TaskSpec, base_dir: str | Path = "."
 
     Args:
         entry: of a run file's `tasks:`: a path, or a mapping with `task` and whatever else is said about it (`prompt`,
-            `completion`, `choices`, `metric`, `subset`).
+            `completion`, `choices`, `metric`, `subset`, `split`).
         base_dir: where relative paths start.
 
     Returns:
@@ -81,7 +81,7 @@ def recognise(entry: str | dict[str, Any] | TaskSpec, base_dir: str | Path = "."
         return None
     bad = BadRows(keep=True)
     try:
-        source = read_source(spec.task, base, bad, spec.subset)
+        source = read_source(spec.task, base, bad, spec.subset, spec.split)
     except UserError as error:
         problems = [*bad.found, BadRow(str(error), spec.task, 0, None)]
         return Recognised(spec.task, spec.name or Path(spec.task).stem, problems=problems)

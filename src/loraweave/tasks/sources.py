@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from loraweave.amounts import listed
 from loraweave.errors import UserError, first_line
 from loraweave.files import read_json
 from loraweave.paths import inside, user_path
 from loraweave.tasks.arrow_rows import of_table
 from loraweave.tasks.files import is_data, parted, read_rows
 from loraweave.tasks.rows import BadRows, FileRows, numbered_alike
+from loraweave.tasks.spec import SplitName
 
 SPLITS = {
     "training": ("train", "training"),
@@ -67,36 +69,48 @@ def is_path(written: str) -> bool:
     return known or Path(written).is_absolute() or written.startswith((".", "~"))
 
 
-def read_source(written: str, base: Path, bad: BadRows, subset: str | None = None) -> Source:
+def read_source(
+    written: str,
+    base: Path,
+    bad: BadRows,
+    subset: str | None = None,
+    split: str | Mapping[SplitName, str] | None = None,
+) -> Source:
     """The rows that a path, a pattern of paths, a folder of `save_to_disk` or a hub name stands for.
 
     Args:
         written: relative paths start at `base`.
         bad: takes the rows that cannot be read.
         subset: of a data set of the hub: the name of one of its configurations.
+        split: of a data set with splits: what the one to learn is called in it; or, by `train`, `validation` and
+            `test`, what each of them is. The others are known by their usual names.
 
     Raises:
         UserError: nothing is there, or it cannot be read.
     """
-    found = _source(written, base, bad, subset)
+    named: Mapping[SplitName, str] = {"train": split} if isinstance(split, str) else split or {}
+    found = _source(written, base, bad, subset, named)
     names = found.label_names
     splits = {split: [numbered_alike(part, names) for part in parts] for split, parts in found.splits.items()}
     return replace(found, splits=splits)
 
 
-def _source(written: str, base: Path, bad: BadRows, subset: str | None) -> Source:
-    """`read_source` with the rows as they were read."""
+def _source(written: str, base: Path, bad: BadRows, subset: str | None, named: Mapping[SplitName, str]) -> Source:
+    """`read_source` with the rows as they were read; `named`: splits by `train`, `validation` and `test`."""
     folder = _folder(written, base)
     if subset is not None and (folder is not None or not _is_hub_name(written, base)):
         raise UserError(f"{written}: 'subset' is for data sets of the hub")
     if folder is not None:
-        return Source(folder.resolve().name, str(folder), _saved(folder))
+        return Source(folder.resolve().name, str(folder), _saved(folder, named))
+    if named and not _is_hub_name(written, base):
+        raise UserError(f"{written}: 'split' is for data sets with splits, of the hub or of `save_to_disk`")
     if _is_pattern(written, base):
         files = _matching(written, base)
         return Source(_name_of_pattern(written, base), str(user_path(written, base)), {"training": _all(files, bad)})
     if _is_hub_name(written, base):
         name = written if subset is None else f"{written}, {subset}"
-        return Source(written.rpartition("/")[2], name, _by_split(_downloaded(written, subset), name, "hub data set"))
+        splits = _by_split(_downloaded(written, subset), name, "hub data set", named)
+        return Source(written.rpartition("/")[2], name, splits)
     path = user_path(written, base)
     return Source(parted(path)[0], str(path), {"training": [read_rows(path, bad)]})
 
@@ -170,7 +184,7 @@ def _split_of(path: Path) -> str | None:
     return next((split for split, names in SPLITS.items() if words & {*names}), None)
 
 
-def _saved(folder: Path) -> dict[str, list[FileRows]]:
+def _saved(folder: Path, named: Mapping[SplitName, str]) -> dict[str, list[FileRows]]:
     """The splits of a folder that `save_to_disk` has written."""
     import datasets
 
@@ -178,7 +192,7 @@ def _saved(folder: Path) -> dict[str, list[FileRows]]:
         raise no_data_set(folder)
     _check_parts(folder)
     try:
-        return _by_split(datasets.load_from_disk(str(folder)), str(folder), "Arrow folder")
+        return _by_split(datasets.load_from_disk(str(folder)), str(folder), "Arrow folder", named)
     except UserError:
         raise
     except Exception as error:  # damaged files end in whatever they lead to
@@ -221,18 +235,31 @@ def _downloaded(name: str, subset: str | None) -> Any:
         ) from error
 
 
-def _by_split(data: Any, source: str, kind: str) -> dict[str, list[FileRows]]:
+def _by_split(data: Any, source: str, kind: str, named: Mapping[SplitName, str]) -> dict[str, list[FileRows]]:
+    """The splits of a data set: those that are named by `train`, `validation` and `test`, the others by usual names."""
     if not isinstance(data, Mapping):
+        if named:
+            raise UserError(f"{source}: 'split' names {listed(named.values())}, and it has no splits")
         return {"training": [of_table(data.with_format("arrow")[:], source, kind)]}
-    found: dict[str, list[FileRows]] = {}
-    for split, names in SPLITS.items():
-        for name in names:
-            if name in data and split not in found:
-                found[split] = [of_table(data[name].with_format("arrow")[:], f"{source}, {name}", kind)]
-    if "training" not in found and len(data) == 1:
-        (name,) = data
-        found = {"training": [of_table(data[name].with_format("arrow")[:], f"{source}, {name}", kind)]}
-    if "training" not in found:
-        one = f"; name one by itself, such as {source}/{next(iter(data))}" if kind == "Arrow folder" and data else ""
-        raise UserError(f"{source}: no split 'train' among {', '.join(map(repr, data))}{one}")
+    there = ", ".join(map(repr, data))
+    lacking = [name for name in named.values() if name not in data]
+    if lacking:
+        raise UserError(f"{source}: no split {lacking[0]!r} among {there}")
+    called = {"training" if split == "train" else split: name for split, name in named.items()}
+    free = [name for name in data if name not in called.values()]
+    for split, usual in SPLITS.items():
+        if split not in called and (name := next((name for name in usual if name in free), None)):
+            called[split] = name
+    if len(data) == 1 and not named:
+        called = {"training": next(iter(data))}
+    if "training" not in called:
+        raise UserError(f"{source}: no split 'train' among {there}; name one as 'split'")
+    found = {
+        split: [of_table(data[called[split]].with_format("arrow")[:], f"{source}, {called[split]}", kind)]
+        for split in SPLITS
+        if split in called
+    }
+    unread = [repr(name) for name in data if name not in called.values()]
+    if unread:
+        found["training"][0].notes.append(f"splits that are not read: {listed(unread)}")
     return found

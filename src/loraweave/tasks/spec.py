@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from loraweave.errors import UserError, nearest, shown
 
 A_NAME = "one line of whole characters, 200 bytes at most"
 
 OnBadRow = Literal["error", "skip"]
+SplitName = Literal["train", "validation", "test"]
 
-FOR_DATA = ("prompt", "completion", "choices", "metric", "subset", "on_bad_row", "eval", "test")
+FOR_DATA = ("prompt", "completion", "choices", "metric", "subset", "split", "on_bad_row", "eval", "test")
 """Keys that mean nothing for a task that lm-eval knows, or that has a file in its format."""
 
 
@@ -53,6 +54,11 @@ class TaskSpec(BaseModel):
     )
     metric: str | None = Field(None, description="for data: what scores it, such as exact_match, acc or loss")
     subset: str | None = Field(None, description="for a data set of the hub: which of its configurations")
+    split: str | dict[SplitName, str] | None = Field(
+        None,
+        description="for a data set with splits, of the hub or of save_to_disk: what it calls the one to learn, or "
+        "what each of train, validation and test is called",
+    )
     on_bad_row: OnBadRow | None = Field(
         None, description="for data: whether a row that cannot be used is an error or skipped; default: the run file's"
     )
@@ -86,6 +92,22 @@ class TaskSpec(BaseModel):
         if isinstance(value, dict):
             return dict(zip(value, made, strict=True))
         return made if isinstance(value, list) else value
+
+    @field_validator("split")
+    @classmethod
+    def _each_once(cls, value: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        names = list(value.values()) if isinstance(value, dict) else []
+        if len({*names}) < len(names):
+            raise ValueError("what is learned is not to be scored: each of its splits is named once")
+        return value
+
+    @field_validator("validation", "test")
+    @classmethod
+    def _said_once(cls, value: str | float | None, info: ValidationInfo) -> str | float | None:
+        split = info.data.get("split")
+        if value is not None and isinstance(split, dict) and info.field_name in split:
+            raise ValueError("'split' says it too: leave one out")
+        return value
 
     @field_validator("validation", "test", mode="before")
     @classmethod
