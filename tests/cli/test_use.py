@@ -200,13 +200,19 @@ def test_a_conversation_goes_on_after_what_cannot_be_had(command, project, tmp_p
 
 @pytest.mark.parametrize(
     ("words", "way"),
-    [(("serve", "--port", 0), "lower --batch, --context or --cache-gb"), (("chat",), "a base that takes less")],
+    [
+        (("serve", ".", "--port", 0), "lower --batch, --context or --cache-gb"),
+        (("chat", "."), "a base that takes less"),
+        (("experts", "add", "library", "."), "a base that takes less"),
+    ],
 )
 def test_where_memory_is_full_the_advice_is_not_a_trainings(words, way, command, tmp_path, monkeypatch):
     def full(*_, **how):
         raise MemoryError
 
-    for place in ("loraweave.evaluation.loaded.load", "loraweave.serving.server.load"):
+    library = "loraweave.experts.library.ExpertLibrary.of_lora"
+    for place in ("loraweave.evaluation.loaded.load", "loraweave.serving.server.load", library):
         monkeypatch.setattr(place, full)
-    code, _, err = command(words[0], tmp_path, *words[1:])
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command(*words)
     assert (code, "memory is full" in err, way in err, "train." in err) == (70, True, True, False)

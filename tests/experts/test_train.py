@@ -150,8 +150,9 @@ def test_what_cannot_be_scored_is_kept_and_told(project: Path, tmp_path: Path) -
     (tmp_path / "one.jsonl").write_text("\n".join(rows) + "\n")
     task = {"task": str(tmp_path / "one.jsonl")}
     console = Console(record=True, file=io.StringIO(), width=200)
-    added = train_experts(config_of(project, tasks=[task]), tmp_path / "library", console=console)
-    assert added["one"].scores == {}
+    config = config_of(project, tasks=[task], eval={"limit": 4, "forgetting": ["plain_english"]})
+    added = train_experts(config, tmp_path / "library", console=console)
+    assert set(added["one"].scores) == {"plain_english"}
     assert "no score  one: task 'one': " in console.export_text()
 
 

@@ -28,7 +28,7 @@ _TRAINING = (
     "train.gradient_checkpointing: true (loraweave train RUN.YAML --dry-run says what a step holds)"
 )
 _WAY_OUT = {
-    **dict.fromkeys(("train", "compare", "quickstart", "experts"), _TRAINING),
+    **dict.fromkeys(("train", "compare", "quickstart", "experts train"), _TRAINING),
     "eval": "lower eval.batch_size in the run's run.yaml, or load the base in fewer bits",
     "serve": "lower --batch, --context or --cache-gb, or load the base with --dtype bfloat16",
 }
@@ -45,9 +45,10 @@ def caught(error: BaseException, arguments: Sequence[str]) -> str:
     """
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, MemoryError) or any(words in f"{type(error).__name__}: {first}" for words in _FULL):
-        command = next((word for word in arguments if not word.startswith("-")), "")
+        words = [word for word in arguments if not word.startswith("-")]
+        ways = (_WAY_OUT[command] for command in (" ".join(words[:2]), *words[:1]) if command in _WAY_OUT)
         said = first[:200] or "no more is to be had"
-        return f"memory is full: {said}; {_WAY_OUT.get(command, _OTHERWISE)}"
+        return f"memory is full: {said}; {next(ways, _OTHERWISE)}"
     kept = _kept(error, arguments)
     said = f"{type(error).__name__}: {first}" if first else type(error).__name__
     where = f"the traceback is in {kept}; please report it with that file" if kept else "its traceback was not kept"

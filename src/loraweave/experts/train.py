@@ -128,19 +128,24 @@ def train_experts(
 
 def _scores(base: Base, folder: Path, wanted: _Wanted, console: Console) -> dict[str, TaskScore]:
     """What an expert scores on the test examples of its task, and on what it was not trained for, as its run file's
-    `eval` says; nothing where there is nothing to score it on, which is said."""
+    `eval` says; what cannot be scored is said, and is left out."""
     config, run = wanted.config, RunFolder(folder)
     how = {**config.eval.model_dump(exclude={"forgetting"}), "seed": config.seed}
     console.print(f"scoring   {wanted.task.name}", markup=False, soft_wrap=True)
     with unchanged(base[0]):
         with quiet_libraries():
             model = attach(base[0], run.adapter if run.adapter.is_dir() else folder)
+        scores: dict[str, TaskScore] = {}
         try:
-            found = evaluate(model, base[1], [wanted.task], **how)
-            return found | evaluate_untrained(model, base[1], config.load_forgetting([wanted.task]), **how)
-        except UserError as error:  # what was trained is worth keeping without
-            console.print(f"no score  {wanted.task.name}: {error}", markup=False, soft_wrap=True)
-            return {}
+            for score, load in (
+                (evaluate, lambda: [wanted.task]),
+                (evaluate_untrained, lambda: config.load_forgetting([wanted.task])),
+            ):
+                try:
+                    scores |= score(model, base[1], load(), **how)
+                except UserError as error:  # what was trained is worth keeping without
+                    console.print(f"no score  {wanted.task.name}: {error}", markup=False, soft_wrap=True)
+            return scores
         finally:
             take_off(model)
 
