@@ -104,7 +104,10 @@ def test_a_finished_run_brings_its_name_and_its_base_s_fingerprint(base_folder: 
     write_json(run / "summary.json", summary)
     (project / "notes.jsonl").unlink()  # what it is called is known without its data
     library = ExpertLibrary.of_lora(tmp_path / "library", run)
-    assert library.add(run).name == "notes"
+    for chat, plain in ((False, True), (True, False)):
+        write_json(run / "splits.json", {"notes": {"chat_template": chat}})
+        added = library.add(run, replace=True)
+        assert (added.name, added.plain, library.expert("notes").plain) == ("notes", plain, plain)
     model, _ = load_base(project / "base")
     assert library.base == {"name": str(project / "base"), "fingerprint": fingerprint(model)}
 

@@ -135,6 +135,7 @@ def test_each_is_scored_as_the_run_file_says(project: Path, tmp_path: Path) -> N
             expected = evaluate(loaded.model, loaded.tokenizer, [task], limit=4)[name]
             assert set(expert.scores) == {name, "plain_english"}
             assert expert.scores[name]["n"] == 4
+            assert expert.plain
             assert expert.scores[name]["score"] == pytest.approx(expected["score"], rel=1e-5)
             assert (expert.scores[name]["metric"], expert.scores[name]["unit"]) == (
                 expected["metric"],

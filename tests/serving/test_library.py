@@ -222,6 +222,16 @@ def test_a_library_whose_base_is_another_is_refused(project, tmp_path):
         Server(Serving(library.folder, base=str(project / "base"), port=0))
 
 
+def test_experts_that_learned_plain_prompts_are_named(project, library):
+    add_expert(project, library, "notes", 42, plain=True)
+    server = Server(Serving(library.folder, port=0))
+    assert any(note.startswith("trained on plain prompts: lib:notes: ask them by") for note in server.notes)
+    kinds = {model["id"]: model.get("prompts") for model in server.catalog.get_gen_models()}
+    assert {name for name, kind in kinds.items() if kind == "text"} == {"lib:notes"}
+    add_expert(project, library, "notes", 42, replace=True)
+    assert not any("plain prompts" in note for note in Server(Serving(library.folder, port=0)).notes)
+
+
 def test_a_library_without_experts_is_served_until_it_has_some(project, tmp_path):
     library = ExpertLibrary.create(tmp_path / "empty", str(project / "chat"))
     with serving(library.folder) as server:

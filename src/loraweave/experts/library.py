@@ -37,7 +37,8 @@ from loraweave.export.source import Source, open_source
 from loraweave.files import aside, check_links, damage, hashes_of, is_left_over, written_whole
 from loraweave.locks import locked
 from loraweave.paths import REPLACED, folder_names
-from loraweave.runs.folder import BaseRecord, read_summary
+from loraweave.runs.folder import BaseRecord, RunFolder, read_summary
+from loraweave.runs.origin import plain_tasks
 
 PATIENCE = 600.0
 """Seconds that a writer waits for another one: what was trained for hours must not be lost to a moment."""
@@ -144,6 +145,7 @@ class ExpertLibrary:
         instructions: Sequence[str] = (),
         prefixes: Sequence[str] = (),
         scores: Mapping[str, TaskScore] | None = None,
+        plain: bool | None = None,
         base: str | None = None,
         replace: bool = False,
     ) -> Expert:
@@ -157,6 +159,7 @@ class ExpertLibrary:
             instructions: examples of what its task is asked.
             prefixes: how everything that its task is asked begins, where that tells it from the others.
             scores: what it scored, by task, with their units, as `loraweave.evaluate` gives them.
+            plain: whether it was trained on plain prompts and not on chats; by default what its run's files say.
             base: name or folder of its base, in the place of the one that the LoRA names.
             replace: take the place of an expert of this name. Who is reading the old one reads it to its end.
 
@@ -194,6 +197,7 @@ class ExpertLibrary:
                 fingerprint=found.fingerprint,
                 files=hashes,
                 scores=brief(scores or {}),
+                plain=_is_plain(found) if plain is None else plain,
             )
             write_manifest(self.folder, Manifest(record, {**manifest.experts, name: expert}))
             if name in manifest.experts:
@@ -350,11 +354,23 @@ def _discard(folder: Path) -> None:
 def _own_name(source: Source, where: str) -> str:
     """What an expert is called if nobody says it; `where` it came from, which on the hub is no folder."""
     last = Path(where).name or source.folder.resolve().name
-    run = None if source.config is None else read_summary(source.folder)  # its data may be elsewhere by now
-    tasks = [last] if run is None else [row["task"] for row in run["mixture"]]
+    tasks = _tasks_of(source) or [last]
     if len(tasks) > 1:
         raise UserError(f"{source.folder}: trained on {len(tasks)} tasks ({', '.join(tasks)}): name the expert")
     return tasks[0]
+
+
+def _is_plain(source: Source) -> bool:
+    """Whether all that a run was trained on were plain prompts."""
+    tasks = _tasks_of(source)
+    if source.config is None or not tasks:
+        return False
+    return plain_tasks(RunFolder(source.folder), source.config, tasks) == tasks
+
+
+def _tasks_of(source: Source) -> list[str]:
+    """What a LoRA was trained on, whose data may be elsewhere by now; nothing where no run says it."""
+    return [] if source.config is None else [row["task"] for row in read_summary(source.folder)["mixture"]]
 
 
 def _base_of(source: Source) -> BaseSpec:

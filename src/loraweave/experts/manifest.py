@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from loraweave.errors import UserError, nearest, shown
 from loraweave.evaluation.scores import TaskScore
@@ -46,6 +46,7 @@ class _Entry(TypedDict):
     fingerprint: str | None
     scores: dict[str, ExpertScore]
     files: dict[str, str]
+    plain: NotRequired[bool]
 
 
 class _Manifest(TypedDict):
@@ -69,6 +70,7 @@ class Expert:
         fingerprint: of the base that it was trained on; None where nobody said.
         scores: what it scored, by task, as far as that is known.
         files: the hash of each of its files, by name.
+        plain: whether it was trained on plain prompts and not on chats, as far as that is known.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Expert:
     fingerprint: str | None
     files: Mapping[str, str]
     scores: Mapping[str, ExpertScore] = field(default_factory=dict)
+    plain: bool = False
 
     def is_still(self, other: "Expert | None") -> bool:
         """Whether `other` is this expert with the same files, whatever else is said of it."""
@@ -132,7 +135,8 @@ def read_manifest(library: Path) -> Manifest:
         for part in (entry["folder"], *entry["files"]):
             if Path(part).name != part or part in ("", ".", ".."):
                 raise UserError(f"{path}: {name}: {shown(part)} is no name of a file or folder")
-        values = {key: tuple(v) if isinstance(v := entry[key], list) else v for key in _Entry.__annotations__}
+        said = {key: value for key, value in entry.items() if key in _Entry.__annotations__}
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
         experts[name] = Expert(name=name, **{**values, "folder": library / EXPERTS / entry["folder"]})
     return Manifest(content["base"], experts)
 

@@ -119,6 +119,7 @@ def train_experts(
                 instructions=each.said.instructions or examples_of(each.task),
                 prefixes=each.said.prefixes,
                 scores=_scores(base, folder, each, console),
+                plain=not each.task.chat_template,
                 base=config.base.name,
                 replace=replace,
             )

@@ -3,6 +3,7 @@
 import re
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,10 @@ class Catalog(ModelManager, ABC):
 
     Attributes:
         name: as given.
-        texts: the names of what was trained on plain prompts and not on chats, as far as that is known.
 
     Raises:
         UserError: a name that no client could ask for.
     """
-
-    texts: frozenset[str] = frozenset()
 
     def __init__(self, name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(device="cpu", model_timeout=-1)
@@ -48,6 +46,11 @@ class Catalog(ModelManager, ABC):
     @abstractmethod
     def names(self) -> list[str]:
         """Every name, in the order in which they are listed."""
+
+    @property
+    @abstractmethod
+    def texts(self) -> list[str]:
+        """The names of what was trained on plain prompts and not on chats, as far as that is known."""
 
     @abstractmethod
     def voice(self, name: str) -> Voice:
@@ -74,7 +77,7 @@ class Catalog(ModelManager, ABC):
 
     def unknown(self, name: str) -> RefusalError:
         """What is told for a name that there is not."""
-        listed = ", ".join(self.names[:20]) + (", …" if len(self.names) > 20 else "")
+        listed = first_names(self.names)
         if name == self.name:
             return RefusalError(404, f"{name} wants a task: ask for one of {listed}", "model", "model_not_found")
         hint = f"there is no model {name[:80]!r}{nearest(name, self.names)} (there are {listed})"
@@ -128,7 +131,7 @@ class RunCatalog(Catalog):
         for number, task in enumerate(loaded.tasks):
             self._voices[f"{name}:{task}"] = Voice(speakers.adapter, number if loaded.needs_tasks else None)
         own = {name: None, **{f"{name}:{task}": task for task in loaded.tasks}}
-        self.texts = frozenset(one for one, task in own.items() if one in self._voices and not loaded.takes_chats(task))
+        self._texts = [one for one, task in own.items() if one in self._voices and not loaded.takes_chats(task)]
         if speakers.adapter is not None and speakers.alone is None:
             self._voices[BASE_NAME] = BASE
 
@@ -137,11 +140,21 @@ class RunCatalog(Catalog):
         """Every name, in the order in which they are listed."""
         return list(self._voices)
 
+    @property
+    def texts(self) -> list[str]:
+        """The names of what was trained on plain prompts."""
+        return self._texts
+
     def voice(self, name: str) -> Voice:
         """As of `Catalog`."""
         if name not in self._voices:
             raise self.unknown(name)
         return self._voices[name]
+
+
+def first_names(names: Sequence[str], most: int = 20) -> str:
+    """Names in a line; of many the first."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def check_name(name: str) -> None:

@@ -97,6 +97,11 @@ class LibraryCatalog(Catalog):
         """Every name that there is now."""
         return [f"{self.name}:{one}" for one in (*self._known, AUTO)] + [BASE_NAME]
 
+    @property
+    def texts(self) -> list[str]:
+        """The names of the experts that were trained on plain prompts."""
+        return [f"{self.name}:{name}" for name, expert in self._known.items() if expert.plain]
+
     def voice(self, name: str) -> Voice:
         """The base's, for every name that there is: whose it is comes out when the request is answered.
 

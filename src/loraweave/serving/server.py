@@ -21,7 +21,7 @@ from loraweave.experts.manifest import NAME as MANIFEST
 from loraweave.experts.mixed import MixedBatches
 from loraweave.experts.routing import default_embedding
 from loraweave.serving.app import build_app
-from loraweave.serving.catalog import Catalog, RunCatalog, name_of
+from loraweave.serving.catalog import Catalog, RunCatalog, first_names, name_of
 from loraweave.serving.engine import Engine
 from loraweave.serving.folded import speakers_of
 from loraweave.serving.keys import Keys
@@ -267,9 +267,9 @@ def _notes(serving: Serving, found: _Opened, engine: Engine) -> list[str]:
     ]
     if speakers.alone is not None and speakers.adapter is not None:
         notes.append(f"the base is not served beside this adapter: {speakers.alone}")
-    if found.tokenizer.chat_template and (plain := [name for name in catalog.names if name in catalog.texts]):
+    if found.tokenizer.chat_template and (plain := catalog.texts):
         notes.append(
-            f"trained on plain prompts: {', '.join(plain)}: ask them by /v1/completions; chats go through the base's "
+            f"trained on plain prompts: {first_names(plain)}: ask them by /v1/completions; chats go through the base's "
             "template, which they have not learned"
         )
     if serving.host not in LOOPBACK and not serving.keys:
