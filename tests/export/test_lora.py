@@ -238,7 +238,7 @@ def test_a_folder_with_something_in_it_is_left_alone(finished, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_another_chat_template_beside_an_adapter_is_told(project, finished, tmp_path):
+def test_another_tokenizer_beside_an_adapter_is_told(project, finished, tmp_path):
     adapter = tmp_path / "adapter"
     shutil.copytree(finished({"name": "lora", **SMALL}) / "adapter", adapter)
     _, tokenizer = load_base(project / "base")
@@ -249,8 +249,14 @@ def test_another_chat_template_beside_an_adapter_is_told(project, finished, tmp_
         assert ("another chat template" in "".join(each.notes)) == told
         assert not (each.path / "chat_template.jinja").exists()
         assert "vllm serve" in (each.path / "README.md").read_text()
+    tokenizer.add_tokens(["<mine>"])
+    tokenizer.save_pretrained(adapter)
+    (each,) = export(adapter, "merged", tmp_path / "tokens")
+    (note,) = each.notes
+    assert "has other tokens ('<mine>') and another chat template than the base's" in note
     (adapter / "chat_template.jinja").unlink()
     (adapter / "tokenizer_config.json").write_text("torn")
+    (adapter / "tokenizer.json").write_text("torn")
     (each,) = export(adapter, "lora", tmp_path / "torn")
     assert each.notes == ()
 

@@ -52,20 +52,57 @@ def read_config(folder: Path) -> PeftConfig:
     return config
 
 
-def has_other_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer with another chat template than this one's, the base's, lies beside an adapter, as trainers
-    leave it there that save what they trained with."""
-    template, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    own: Any = None
+def tokenizer_differences(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a tokenizer that lies beside an adapter has otherwise than this one, the base's, in words that "than" may
+    follow: added tokens, the chat template. Trainers leave it there that save what they trained with. Empty where there
+    is none, or none that differs."""
+    found = []
+    if tokens := _other_tokens(folder, tokenizer):
+        more = f" and {len(tokens) - 3} more" if len(tokens) > 3 else ""
+        found.append(f"other tokens ({', '.join(map(shown, tokens[:3]))}{more})")
+    if _has_other_template(folder, tokenizer):
+        found.append("another chat template")
+    return " and ".join(found)
+
+
+def _other_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The tokens added to the one beside an adapter that this one has not, or under another number. That for padding
+    is none of them: no text has it."""
+    settings, whole = (_read(folder / name) for name in ("tokenizer_config.json", "tokenizer.json"))
+    listed: Any = settings.get("added_tokens_decoder")  # older transformers; newer ones leave it to tokenizer.json
+    if isinstance(listed, dict):
+        listed = [{"id": number, **token} for number, token in listed.items() if isinstance(token, dict)]
+    else:
+        listed = whole.get("added_tokens")
+    padding = settings.get("pad_token")
+    padding = padding.get("content") if isinstance(padding, dict) else padding
+    known = tokenizer.get_vocab()
+    return [
+        str(token.get("content"))
+        for token in (listed if isinstance(listed, list) else ())
+        if isinstance(token, dict)
+        and token.get("content") != padding
+        and str(known.get(str(token.get("content")))) != str(token.get("id"))
+    ]
+
+
+def _has_other_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
+    template = folder / "chat_template.jinja"
     if template.is_file():
-        own = template.read_text(encoding="utf-8", errors="replace")
-    elif config.is_file():
-        with suppress(UserError):  # nothing else here needs the file
-            own = read_json(config).get("chat_template")
+        own: Any = template.read_text(encoding="utf-8", errors="replace")
+    else:
+        own = _read(folder / "tokenizer_config.json").get("chat_template")
     base: Any = tokenizer.chat_template
     if isinstance(base, dict):  # others, such as one for tools, lie in files of their own
         base = base.get("default")
     return isinstance(own, str) and own.strip() != str(base or "").strip()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file of a tokenizer's; empty where there is none, or a broken one, which nothing else here needs."""
+    with suppress(UserError):
+        return read_json(path) if path.is_file() else {}
+    return {}
 
 
 def _check_known(values: dict[str, Any], where: str) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from loraweave.adapters.config import beyond_plain, has_other_template
+from loraweave.adapters.config import beyond_plain, tokenizer_differences
 from loraweave.adapters.file import AdapterFile
 from loraweave.bases import Base, BaseSpec, empty_base, fingerprint, load_base, resolve_base
 from loraweave.config import WeaveConfig
@@ -120,13 +120,15 @@ class Source:
             )
         return model, tokenizer
 
-    def template_note(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """What a person should know where another chat template than the base's lies beside the adapter."""
-        if not has_other_template(self.adapter.folder, tokenizer):
+    def tokenizer_note(self, tokenizer: PreTrainedTokenizerBase, inside: bool) -> list[str]:
+        """What a person should know where another tokenizer than the base's lies beside the adapter; `inside`: what is
+        written has the base's within one file."""
+        if not (other := tokenizer_differences(self.adapter.folder, tokenizer)):
             return []
+        cure = "save the base with that and name it with --base" if inside else "copy that over it"
         return [
-            f"the tokenizer in {self.adapter.folder} has another chat template than the base's, which was written: if "
-            "the adapter was trained with its own, copy that over it"
+            f"the tokenizer in {self.adapter.folder} has {other} than the base's, which was written: if the adapter "
+            f"was trained with its own, {cure}"
         ]
 
     def load_tasks(self) -> dict[str, Task]:

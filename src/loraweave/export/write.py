@@ -148,7 +148,7 @@ def _write(work: Work, bench: Bench, to: str, place: tuple[Path, Path], what: _P
     unfinished.mkdir(exist_ok=True)
     target, source = TARGETS[to], work.source
     notes = [*what.notes, *target.write(work, variant, plain, unfinished)]
-    notes += source.template_note(work.tokenizer) if to != "gguf" else []
+    notes += source.tokenizer_note(work.tokenizer, to == "gguf-model") if to != "gguf" else []
     if source.fingerprint not in (None, work.fingerprint):
         notes.append(
             f"the base is not the one that the adapter was trained on, whose fingerprint is {source.fingerprint}"

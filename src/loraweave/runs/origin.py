@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from loraweave.adapters.config import has_other_template
+from loraweave.adapters.config import tokenizer_differences
 from loraweave.bases import BaseSpec, fingerprint, resolve_base
 from loraweave.data.identity import content_hash, tokenizer_hash
 from loraweave.errors import Notice, UserError
@@ -128,9 +128,9 @@ def say_other_tokenizer(folder: Path, before: Mapping[str, Any], adapter: Path, 
         tokenizer: that one.
     """
     said = ""
-    if "tokenizer" not in before and has_other_template(adapter, tokenizer):
+    if "tokenizer" not in before and (other := tokenizer_differences(adapter, tokenizer)):
         said = (
-            f"the tokenizer in {adapter} has another chat template than that of {name}, which is used: if this was "
+            f"the tokenizer in {adapter} has {other} than that of {name}, which is used: if this was "
             "trained with its own, save the base with that and name it with --base (base=…)"
         )
     # Other versions of transformers write the files of those that are not of the `tokenizers` library otherwise.
