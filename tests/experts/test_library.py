@@ -22,6 +22,7 @@ from loraweave import UserError
 from loraweave.bases import fingerprint, load_base
 from loraweave.cli.app import app
 from loraweave.data.mixture import Realised
+from loraweave.errors import Notice
 from loraweave.experts.library import ExpertLibrary
 from loraweave.files import hashes_of, read_json, write_json
 from loraweave.locks import locked
@@ -129,6 +130,25 @@ def test_a_lora_is_called_as_its_folder_is_or_as_on_the_hub(
     monkeypatch.setattr("loraweave.adapters.loras.snapshot_download", download)
     added = library.add("somebody/my-lora")
     assert (added.name, added.source, added.fingerprint) == ("my-lora", "somebody/my-lora", "f" * 16)
+
+
+def test_another_tokenizer_beside_a_lora_is_said(
+    library: ExpertLibrary, make_lora: Callable, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """An expert answers through the base's."""
+    lora = make_lora(tmp_path / "lora")
+    _, tokenizer = load_base(library.base["name"])
+    tokenizer.save_pretrained(lora)
+    library.add(lora, "same")
+    assert Notice not in [each.category for each in recwarn.list]
+    tokenizer.chat_template = "{{ messages }}"
+    tokenizer.save_pretrained(lora)
+    with pytest.warns(Notice, match="the tokenizer in .*lora has another chat template than that of .*, which is used"):
+        library.add(lora, "other")
+    assert sorted(path.name for path in library.expert("other").folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
 
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])

@@ -16,6 +16,8 @@ from loraweave.errors import UserError, in_a_line, nearest, shown
 from loraweave.files import read_json
 
 NAME = "adapter_config.json"
+TOKENIZER = ("tokenizer_config.json", "tokenizer.json", "chat_template.jinja")
+"""The files of a tokenizer beside an adapter that `tokenizer_differences` looks at."""
 # Starts by which PEFT changes the base's weights, so that the factors by themselves are not the update.
 _CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # Fields of PEFT's LoRA that leave it what it is by name: two factors and a scaling for every layer.
@@ -68,7 +70,7 @@ def tokenizer_differences(folder: Path, tokenizer: PreTrainedTokenizerBase) -> s
 def _other_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The tokens added to the one beside an adapter that this one has not, or under another number. That for padding
     is none of them: no text has it."""
-    settings, whole = (_read(folder / name) for name in ("tokenizer_config.json", "tokenizer.json"))
+    settings, whole = (_read(folder / name) for name in TOKENIZER[:2])
     listed: Any = settings.get("added_tokens_decoder")  # older transformers; newer ones leave it to tokenizer.json
     if isinstance(listed, dict):
         listed = [{"id": number, **token} for number, token in listed.items() if isinstance(token, dict)]

@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import LoraConfig
 
-from loraweave.adapters.config import NAME, beyond_plain
+from loraweave.adapters.config import NAME, TOKENIZER, beyond_plain
 from loraweave.adapters.file import WEIGHTS, AdapterFile, Size
 from loraweave.adapters.write import BASE_RECORD
 from loraweave.errors import UserError, in_a_line
@@ -24,7 +24,7 @@ def fetched(where: str) -> Path:
     if Path(where).exists() or where.startswith((".", "/")) or where.count("/") != 1:
         return Path(where)
     try:
-        return Path(snapshot_download(where, allow_patterns=[NAME, WEIGHTS, BASE_RECORD]))
+        return Path(snapshot_download(where, allow_patterns=[NAME, WEIGHTS, BASE_RECORD, *TOKENIZER]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = in_a_line(error)
         raise UserError(f"{where}: neither a folder nor to be had from the hub: {reason}") from error

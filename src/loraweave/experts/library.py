@@ -15,11 +15,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from loraweave.adapters.config import NAME as CONFIG
+from loraweave.adapters.config import TOKENIZER
 from loraweave.adapters.file import WEIGHTS, AdapterFile
 from loraweave.adapters.loras import check_plain, common_sizes, fetched
 from loraweave.adapters.tensors import rank_and_alpha
 from loraweave.adapters.write import BASE_RECORD
-from loraweave.bases import BaseName, BaseSpec, resolve_base
+from loraweave.bases import BaseName, BaseSpec, load_tokenizer, resolve_base
 from loraweave.errors import UserError
 from loraweave.evaluation.scores import TaskScore
 from loraweave.experts.manifest import (
@@ -37,8 +38,8 @@ from loraweave.export.source import Source, open_source
 from loraweave.files import aside, check_links, damage, hashes_of, is_left_over, written_whole
 from loraweave.locks import locked
 from loraweave.paths import REPLACED, folder_names
-from loraweave.runs.folder import BaseRecord, RunFolder, read_summary
-from loraweave.runs.origin import plain_tasks
+from loraweave.runs.folder import BaseRecord, RunFolder, read_base_record, read_summary
+from loraweave.runs.origin import plain_tasks, say_other_tokenizer
 
 PATIENCE = 600.0
 """Seconds that a writer waits for another one: what was trained for hours must not be lost to a moment."""
@@ -149,7 +150,8 @@ class ExpertLibrary:
         base: str | None = None,
         replace: bool = False,
     ) -> Expert:
-        """Add a plain LoRA; its files are copied as they are, and nothing of the other experts is touched.
+        """Add a plain LoRA; its files are copied as they are, and nothing of the other experts is touched. A tokenizer
+        beside it stays behind, for experts answer through the base's; that it is another one is a `Notice`.
 
         Args:
             source: the folder of a LoRA that PEFT or whatever else saved, of a finished run, or a name on the hub.
@@ -169,6 +171,7 @@ class ExpertLibrary:
         """
         check_texts(description, instructions=instructions, prefixes=prefixes)
         found = _admitted(source, base)
+        _say_other_tokenizer(found)
         name = _own_name(found, str(source)) if name is None else name
         check_name(name, str(source))
         with self._written() as manifest:
@@ -334,6 +337,15 @@ def _admitted(source: str | Path, base: str | None) -> Source:
     found = open_source(fetched(str(source)), base)
     check_plain(found.adapter, "be an expert")
     return found
+
+
+def _say_other_tokenizer(source: Source) -> None:
+    """As far as the base's tokenizer is at hand; what a run was trained with is compared when it is loaded."""
+    folder = source.adapter.folder
+    record = read_base_record(folder)
+    if "tokenizer" not in record and any((folder / file).is_file() for file in TOKENIZER):
+        with suppress(UserError):
+            say_other_tokenizer(source.folder, record, folder, source.base_name, load_tokenizer(source.spec))
 
 
 def _readable(experts: Iterable[Expert]) -> Iterator[AdapterFile]:
