@@ -184,6 +184,22 @@ def test_what_trains_more_than_its_layers_is_called_no_plain_lora(spec, needs):
     assert found.means.endswith("it merges, but is no plain LoRA")
 
 
+@pytest.mark.parametrize("name", ["lora", "alignlora"])
+@pytest.mark.parametrize(
+    ("knob", "said"),
+    [
+        ({"init_lora_weights": "pissa"}, "with init_lora_weights='pissa', which changes the base, no plain LoRA does"),
+        ({"trainable_token_indices": [0]}, "with trainable_token_indices no plain LoRA does the same; it merges"),
+        ({"layer_replication": [[0, 1], [0, 1]]}, "layer_replication builds a base of other layers, so nothing can be"),
+    ],
+)
+def test_a_lora_that_other_fields_make_more_is_called_no_plain_one(name, knob, said):
+    found = simplicity({"name": name, **knob})
+    assert found.level == simplicity(name).level
+    assert found.means.startswith(f"needs no task ids; {said}")
+    assert not found.means.endswith(".")
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_every_recommendation_reads_as_sentences(seed):
     """Any mix of methods, seeds, gaps and failures: it says something, and what it names is in the comparison."""
@@ -219,6 +235,14 @@ def test_what_sharing_does_to_each_task_is_told_beside_a_lora_of_its_own_for_eac
     assert "Nothing tells on which tasks sharing helps or hurts: own, one LoRA for each task, has no result." in points
     one = {method: [{"a": each["a"]}] for method, each in answers.items() if method != "own"}
     assert not any("sharing" in point for point in with_answers(one)["recommendation"]["points"]), "of one task"
+
+
+@pytest.mark.parametrize(("tasks", "told"), [(9, False), (10, True)])
+def test_of_many_verdicts_beside_own_it_is_said_how_many_are_chance(tasks, told):
+    answers = {"own": "1" * 100 + "0" * 100, "mlora": "1" * 160 + "0" * 40, "lora": "1" * 100 + "0" * 100}
+    made = with_answers({m: [{f"task {n}": each for n in range(tasks)}] for m, each in answers.items()})
+    (point,) = (each for each in made["recommendation"]["points"] if each.startswith("Beside one LoRA"))
+    assert ("Where nothing differs, chance alone makes up to 1 of so many (20) verdicts." in point) == told
 
 
 def test_of_equal_means_the_simplest_is_best():

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from loraweave.config import WeaveConfig
 from loraweave.runs.methods import METHODS, MethodSpec, choose_method
+from loraweave.runs.outlook import outlook
 
 WHOLE_MODEL = 5
 
@@ -48,6 +49,8 @@ def _level(spec: MethodSpec) -> tuple[int, str]:
         return 2, more or "needs no task ids and can be folded into a plain LoRA without loss"
     if getattr(config, "use_dora", False):
         return 0, "is PEFT's own DoRA and needs no task ids; it merges into the weights, but is no plain LoRA"
+    if not more and (why := outlook(choose_method(spec)).why):  # a start such as PiSSA's, trained tokens
+        more = f"needs no task ids; {why[0].lower()}{why[1:].removesuffix('.')}"
     if choose_method(spec).losses.alignment:
         return 1, more or "is a plain LoRA, which needs task ids in training only"
     return 0, more or "is a plain LoRA and needs no task ids"

@@ -4,6 +4,7 @@ from loraweave.amounts import listed
 from loraweave.comparison.differences import against
 from loraweave.comparison.evidence import Evidence
 from loraweave.comparison.records import BASE
+from loraweave.evaluation.paired import LEVEL
 from loraweave.runs.methods import choose_method
 
 OWN = "own"
@@ -21,11 +22,12 @@ def transfer(evidence: Evidence) -> list[str]:
         shared = any(chosen.method.trains == "adapter" for chosen in specs.values())
         untold = f"Nothing tells on which tasks sharing helps or hurts: {OWN}, one LoRA for each task, has no result."
         return [untold] if shared else []
-    said, alike = [], []
+    said, alike, asked = [], [], 0
     for each in against(evidence, own):
         name = each["method"]
         if name == BASE or specs[name].method.trains != "adapter" or not each["tasks"]:
             continue
+        asked += len(each["tasks"])
         better = [task for task, found in each["tasks"].items() if found["verdict"] == "win"]
         worse = [task for task, found in each["tasks"].items() if found["verdict"] == "loss"]
         parts = [f"better on {listed(better)} (transfer)"] if better else []
@@ -34,8 +36,12 @@ def transfer(evidence: Evidence) -> list[str]:
             said.append(f"{name} is {' and '.join(parts)}")
         else:
             alike.append(name)
+    chance = int(LEVEL * asked) if said else 0
     if alike:
         said.append(f"{listed(alike)} cannot be told from it on any task")
     if not said:
         return []
-    return [f"Beside one LoRA for each task, which shares nothing ({own}), task by task: {'; '.join(said)}."]
+    told = f"Beside one LoRA for each task, which shares nothing ({own}), task by task: {'; '.join(said)}."
+    if chance:
+        told += f" Where nothing differs, chance alone makes up to {chance} of so many ({asked}) verdicts."
+    return [told]
