@@ -9,7 +9,9 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from tiny_project import byte_tokenizer
 from tiny_runs import BY_TASK, EXACT, NAMES, SMALL, random_run
+from tiny_seeing import seeing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import loraweave
@@ -98,6 +100,23 @@ def test_weights_that_are_one_are_written_once(project, tmp_path):
     settings = {"name": "lora", **SMALL, "target_modules": ["q_proj"]}
     (each,) = export(random_run(project, settings, tmp_path / "run"), "merged", tmp_path / "out", base=str(folder))
     assert "lm_head.weight" not in load_file(each.path / "model.safetensors")
+
+
+def test_what_a_base_that_sees_has_beside_its_weights_goes_with_it(project, tmp_path):
+    """Without it transformers and vLLM have no processor for images."""
+    base = tmp_path / "sees"
+    seeing().save_pretrained(base)
+    byte_tokenizer().save_pretrained(base)
+    settings = {"name": "lora", **SMALL, "target_modules": r".*language_model.*q_proj"}
+    run = random_run(project, settings, tmp_path / "run", base=base)
+    (each,) = export(run, "merged", tmp_path / "without")
+    assert each.notes == (
+        f"{base} reads more than text, and its files for that (preprocessor_config.json and the like) are not at hand",
+    )
+    (base / "preprocessor_config.json").write_text('{"image_processor_type": "Gemma3ImageProcessor"}')
+    (each,) = export(run, "merged", tmp_path / "with")
+    assert each.notes == ()
+    assert (each.path / "preprocessor_config.json").read_text() == (base / "preprocessor_config.json").read_text()
 
 
 def test_a_router_is_merged_for_a_task_at_a_cost_that_is_measured(finished, tmp_path):

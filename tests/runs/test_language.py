@@ -9,14 +9,8 @@ import pytest
 import torch
 from rich.console import Console
 from tiny_project import byte_tokenizer, write_project
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma3Config,
-    Gemma3TextConfig,
-    MllamaForConditionalGeneration,
-    PreTrainedModel,
-    SiglipVisionConfig,
-)
+from tiny_seeing import seeing
+from transformers import MllamaForConditionalGeneration
 from transformers.models.mllama.configuration_mllama import MllamaConfig, MllamaTextConfig, MllamaVisionConfig
 
 from loraweave.errors import UserError
@@ -27,32 +21,6 @@ from loraweave.runs.config import RunConfig
 from loraweave.runs.language import beside_language, language_notice, leaving_out
 from loraweave.runs.methods import choose_method
 from loraweave.training.run import train
-
-
-def seeing() -> PreTrainedModel:
-    """A small Gemma 3: a vision tower with a pooling head, a projector, a language model."""
-    torch.manual_seed(0)
-    text = Gemma3TextConfig(
-        vocab_size=259,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=128,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    vision = SiglipVisionConfig(
-        hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8
-    )
-    ids = {"image_token_index": 258, "boi_token_index": 257, "eoi_token_index": 256}
-    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, **ids)
-    config.pad_token_id = 0
-    return AutoModelForCausalLM.from_config(config)
-
 
 TOWER = ["model.vision_tower", "model.multi_modal_projector"]
 
@@ -166,3 +134,7 @@ def test_a_run_on_text_says_it(tmp_path: Path) -> None:
     assert done.trainable_parameters == planned.trainable
     assert planned.memory
     assert not planned.memory_unknown
+    (tmp_path / "sees" / "preprocessor_config.json").write_text("{}")
+    full = train(config.model_copy(update={"method": "full"}), tmp_path / "full", console=Console(file=io.StringIO()))
+    assert full.adapter is not None
+    assert (full.adapter / "preprocessor_config.json").is_file()

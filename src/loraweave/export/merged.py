@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from loraweave.adapters.plain import PlainLora
 from loraweave.bases import base_config, is_quantised, let_save
 from loraweave.bases.gguf import holds_rounded_weights
+from loraweave.bases.processors import copy_processors
 from loraweave.errors import UserError, in_a_line
 from loraweave.export.measure import told_task
 from loraweave.export.source import Source
@@ -49,7 +50,8 @@ def check(source: Source) -> None:
 
 
 def write(work: Work, variant: Variant, plain: PlainLora | None, folder: Path) -> list[str]:
-    """Write the merged model in the base's own dtype, with tokenizer and template; returns how it was rounded."""
+    """Write the merged model in the base's own dtype, with tokenizer, template and what a base that sees has beside
+    them; returns how it was rounded, and what is missing."""
     dtype = own_dtype(work.source)
     with merged(work, variant, plain) as model:
         let_save(model)
@@ -59,9 +61,12 @@ def write(work: Work, variant: Variant, plain: PlainLora | None, folder: Path) -
         part.dtype = dtype
     config.save_pretrained(str(folder))  # transformers writes the dtype of the model in memory
     work.tokenizer.save_pretrained(str(folder))
+    notes = copy_processors(work.base, work.source.spec, folder)
     beside = [each for each in folder.parent.iterdir() if each != folder] if variant.folder else []
     link_equal(folder, [Path(work.source.base), *beside])
-    return [] if dtype == torch.float32 else [f"added in float32 and rounded to {str(dtype).removeprefix('torch.')}"]
+    if dtype != torch.float32:
+        notes.append(f"added in float32 and rounded to {str(dtype).removeprefix('torch.')}")
+    return notes
 
 
 def tolerance(source: Source) -> float:

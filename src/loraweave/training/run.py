@@ -15,7 +15,8 @@ from transformers.integrations import TensorBoardCallback
 
 from loraweave.adapters.tensors import trained_numbers
 from loraweave.adapters.write import BASE_RECORD
-from loraweave.bases import Base, let_save, load_base
+from loraweave.bases import Base, BaseSpec, let_save, load_base
+from loraweave.bases.processors import copy_processors
 from loraweave.data.mixture import Realised, realised_table
 from loraweave.errors import UserError, in_a_line
 from loraweave.files import disk_is_full, hashes_of, read_json, write_json, written_whole
@@ -306,6 +307,8 @@ def _save(
         if is_adapter:
             write_json(unfinished / BASE_RECORD, read_json(folder.base))
             add_run_section(unfinished, tasks, outlook(method, model.active_peft_config))
+        else:
+            copy_processors(model, BaseSpec.of_record(read_json(folder.base)), unfinished)
         tokenizer.save_pretrained(unfinished)
     return target
 
