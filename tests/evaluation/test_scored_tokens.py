@@ -11,6 +11,7 @@ from tiny_project import byte_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import loraweave
+from loraweave.errors import UserError
 from loraweave.evaluation import evaluate, scored_tokens
 from loraweave.evaluation.lm import LoadedModel
 from loraweave.evaluation.scored_tokens import batches, score_rows, score_tokens
@@ -47,6 +48,17 @@ def heads(model: torch.nn.Module) -> list[int]:
     seen: list[int] = []
     model.get_output_embeddings().register_forward_hook(lambda _, args, out: seen.append(out.shape[:-1].numel()))
     return seen
+
+
+def test_a_model_that_computes_no_numbers_is_told():
+    """As one made for bfloat16 may in float16: any first answer would pass for the likeliest."""
+    model = made("llama").half()
+    with torch.no_grad():
+        for parameter in model.get_decoder().layers[0].mlp.parameters():
+            parameter.mul_(1e3)
+        assert model(torch.tensor([[5, 6, 7]])).logits.isnan().any()
+    with pytest.raises(UserError, match=r"no number \(NaN\): .* loaded in float16"):
+        score_rows(model, [[5, 6, 7]], [[(1, 7)]])
 
 
 @pytest.mark.parametrize("kind", KINDS)

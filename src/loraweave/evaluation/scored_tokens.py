@@ -10,6 +10,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from loraweave.errors import UserError
+
 LOGIT_BYTES = {"cpu": 2**26}
 LOGIT_BYTES_ELSEWHERE = 2**29
 """Float32 logits that are made at once, at most; a few copies of as much are needed beside them."""
@@ -40,6 +42,9 @@ def score_tokens(model: PreTrainedModel | PeftModel, places: Tensor, tokens: Ten
         places: (m,) in the flattened batch (rows · columns), in any order; one may be there several times.
         tokens: (m,) ids.
         inputs: of the model: `input_ids` (rows, columns) and whatever goes with them.
+
+    Raises:
+        UserError: it says no numbers.
     """
     unique, index = places.unique(return_inverse=True)
     log_probs = torch.empty(len(places), dtype=torch.float32, device=places.device)
@@ -52,6 +57,11 @@ def score_tokens(model: PreTrainedModel | PeftModel, places: Tensor, tokens: Ten
             log_probs[here] = logits[rows, asked].float() - logits.float().logsumexp(dim=-1)[rows]
             greedy[here] = logits.argmax(dim=-1)[rows] == asked
             cache, start = kept, start + len(logits)
+    if log_probs.isnan().any():  # of such numbers the first answer of all would be taken for the likeliest
+        raise UserError(
+            "what the model computes is no number (NaN): its weights are damaged, or its training ran away; or it is "
+            "loaded in float16 (`dtype`) and made for bfloat16, whose numbers grow larger: take bfloat16 or float32"
+        )
     return Scored(log_probs, greedy, cache)
 
 
