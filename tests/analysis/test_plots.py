@@ -92,6 +92,20 @@ def test_of_many_pairs_those_with_full_fine_tuning_are_drawn():
     assert len({tuple(row[:2]) for row in rows}) == 4
 
 
+@pytest.mark.parametrize("shared", [[], ["lora"]])
+def test_of_many_pairs_those_with_a_run_that_is_in_most_are_drawn(shared: list[str]):
+    """Full fine-tuning, or the first run, may have layers in common with none of the others, or with one alone."""
+    others = ["lora", "rslora", "dora", "rlora", "mlora"]
+    found = analysis(["full", *others], modules=["q_proj"])
+    gone = [["full", name] for name in others if name not in shared]
+    found["subspaces"] = [entry for entry in found["subspaces"] if entry["runs"] not in gone]
+    section = plots_subspaces.section(found)
+    assert section is not None
+    assert f"Of the {10 + len(shared)} pairs of runs those with lora are drawn" in section.text
+    rows = table_of(section, "overlap_by_rank").rows
+    assert {tuple(row[:2]) for row in rows} == {("lora", name) for name in others[1:]} | {("full", n) for n in shared}
+
+
 def test_heads_with_a_random_start_are_shown_as_they_are_and_as_they_changed():
     section = plots_heads.section(analysis(["lora", "rlora"]))
     rows = table_of(section, "head_similarity").rows

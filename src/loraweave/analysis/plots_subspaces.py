@@ -18,7 +18,7 @@ def section(analysis: Entry) -> Section | None:
     entries = analysis["subspaces"]
     if not entries:
         return None
-    pairs = _drawn_pairs(analysis)
+    pairs, one = _drawn_pairs(analysis)
     charts = [_grids(entries, pairs), _depth(analysis, pairs[:MOST_PAIRS])]
     if len(run_names(analysis)) > 2:
         charts.insert(0, _overview(analysis))
@@ -29,28 +29,26 @@ def section(analysis: Entry) -> Section | None:
         "lies within the larger, 0 where they are at right angles (LoRA, arXiv 2106.09685, section 7.2). Directions "
         "drawn at random overlap a little too, the more the smaller the layer: what counts is the distance to that. "
         "Runs of one method and seed start from the same A: their inputs overlap whatever they learned."
-        + _left_out(entries, pairs),
+        + _left_out(entries, one),
         charts,
     )
 
 
-def _drawn_pairs(analysis: Entry) -> list[Pair]:
-    """The pairs that get a map each: all, or those with one run where there are many."""
+def _drawn_pairs(analysis: Entry) -> tuple[list[Pair], str | None]:
+    """The pairs that get a map each: all, or those with one run where there are many; and that run. Full fine-tuning,
+    or the first, of those that are in most pairs: runs without a layer in common are none."""
     pairs = list(grouped(analysis["subspaces"], lambda entry: (entry["runs"][0], entry["runs"][1])))
     if len(pairs) <= MOST_PAIRS:
-        return pairs
+        return pairs, None
     full = [run["name"] for run in analysis["runs"] if run["kind"] == "full"]
-    one = (full or run_names(analysis))[0]
-    return [pair for pair in pairs if one in pair]
+    one = max([*full, *run_names(analysis)], key=[name for pair in pairs for name in pair].count)
+    return [pair for pair in pairs if one in pair], one
 
 
-def _left_out(entries: Sequence[Entry], pairs: Sequence[Pair]) -> str:
+def _left_out(entries: Sequence[Entry], one: str | None) -> str:
     """What is said where there are more pairs than are drawn one by one."""
     count = len({tuple(entry["runs"]) for entry in entries})
-    if count == len(pairs):
-        return ""
-    (one,) = set.intersection(*map(set, pairs))
-    return f" Of the {count} pairs of runs those with {one} are drawn one by one."
+    return "" if one is None else f" Of the {count} pairs of runs those with {one} are drawn one by one."
 
 
 def _grid_cells(entries: Sequence[Entry], key: str) -> dict[tuple[int, int], float]:
