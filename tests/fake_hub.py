@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 import huggingface_hub.constants
 import pytest
@@ -63,6 +64,10 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._say({"error": "Invalid username or password."}, 401)
             token = {"displayName": "test", "role": self.hub.role}
             return self._say({"name": "me", "auth": {"accessToken": token}})
+        parts = urlsplit(self.path).path.split("/")  # /api/models/OWNER/NAME/tree/REVISION
+        if parts[5:6] == ["tree"]:
+            files = self.hub.files["/".join(parts[3:5])].items()
+            return self._say([{"type": "file", "path": path, "size": len(held), "oid": "0"} for path, held in files])
         return self._say({}, 404)
 
     def do_POST(self) -> None:

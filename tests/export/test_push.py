@@ -72,6 +72,20 @@ def test_an_export_by_task_goes_to_a_repository_for_each(project: Path, hub: Fak
         assert {"adapter_model.safetensors", "export.json"} <= hub.files[f"me/tickets-{name}"].keys()
 
 
+def test_what_was_sent_there_before_and_may_be_loaded_instead_is_told(project: Path, hub: FakeHub, tmp_path: Path):
+    """transformers puts an adapter in a model's repository on the model that the adapter names."""
+    run = random_run(project, {"name": "lora", **SMALL}, tmp_path / "run")
+    push(run, "me/one")
+    (again,) = push(run, "me/one")
+    assert not any("sent there before" in note for note in again.notes)
+    export(run, "merged", tmp_path / "out")
+    (sent,) = push(tmp_path / "out", "me/one")
+    assert sent.notes == (
+        "me/one still has adapter_config.json and adapter_model.safetensors, of something else that was sent there "
+        "before, which may be loaded in the place of this: remove it there",
+    )
+
+
 def test_train_and_export_send_what_they_made(project: Path, hub: FakeHub, tmp_path: Path, capsys):
     out = tmp_path / "out"
     assert typed(["train", str(project / "run.yaml"), "--output", str(out), "--push", "trained"]) == 0

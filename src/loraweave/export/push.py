@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from loraweave.adapters.config import NAME as ADAPTER_CONFIG
+from loraweave.amounts import listed
 from loraweave.bases.load import hub_in_reach
 from loraweave.errors import UserError, in_a_line
 from loraweave.export.record import NAME as EXPORT_RECORD
@@ -26,6 +28,10 @@ from loraweave.runs.folder import RunFolder, check_no_comparison, check_trained,
 
 CARD = "README.md"
 NOT_SENT = ["*.lock", f"*.{UNFINISHED}", f"*.{REPLACED}", ".*"]
+
+
+LOADED = (ADAPTER_CONFIG, "*.safetensors", "*.bin", "*.index.json")
+"""Files by which libraries tell what to load: of two kinds in one repository they take the one or the other."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,12 @@ def _send(folder: Path, repo: str, private: bool | None) -> Pushed:
         api.upload_folder(repo_id=name, folder_path=folder, ignore_patterns=[*NOT_SENT, CARD], commit_message=what)
         if card.is_file():
             api.upload_file(repo_id=name, path_or_fileobj=card, path_in_repo=CARD, commit_message="Its card")
+        there = sorted(set(api.list_repo_files(name)) - {str(path.relative_to(folder)) for path in folder.rglob("*")})
+    if others := [file for file in there if any(fnmatch(file, pattern) for pattern in LOADED)]:
+        notes.append(
+            f"{name} still has {listed(others[:3])}, of something else that was sent there before, which may be loaded "
+            "in the place of this: remove it there"
+        )
     return Pushed(folder, f"{api.endpoint}/{name}", tuple(notes))
 
 
