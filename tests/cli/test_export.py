@@ -38,6 +38,7 @@ def test_what_a_router_costs_is_printed(command, project, tmp_path):
     assert code == 0
     for word in ("KL", "loss", "score", "→"):
         assert word in out
+    assert "100.00%" not in out  # nothing is cut, and that is not what it costs
 
 
 def test_a_gguf_adapter_and_model(command, project, trained, tmp_path):

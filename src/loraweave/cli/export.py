@@ -82,7 +82,8 @@ def export(
             if not each.exact:
                 scores = [f"{score['score']:.3g}" for score in each.scores.get(name, ())]
                 cost = [f"{found.kl:.2g}", f"{found.loss[0]:.3f} → {found.loss[1]:.3f}", " → ".join(scores)]
-            kept = "exact" if each.exact else f"{each.kept:.2%}"
+            # Of what is not cut all is kept, and yet a router's mean weights are not what it does.
+            kept = "exact" if each.exact else f"{each.kept:.2%}" if each.kept < 1 else ""
             table.add_row(name or "random tokens", str(each.rank or ""), kept, f"{found.largest:.1e}", *cost)
     console.print(table)
     for each in made:

@@ -1,0 +1,24 @@
+"""The rows that an export is measured and averaged on."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tiny_project import byte_tokenizer
+
+from loraweave.export.measure import AVERAGED, Bench
+from loraweave.tasks.examples import Example
+
+
+@pytest.mark.parametrize("count", [0, 3, AVERAGED, AVERAGED + 10, 2 * AVERAGED - 1])
+def test_rows_that_heads_are_averaged_over_are_from_all_of_a_file(count: int) -> None:
+    """Which may be sorted: half of a file with two labels may have one of them alone."""
+    task = SimpleNamespace(training_examples=lambda: [Example(str(number), " yes") for number in range(count)])
+    source: Any = SimpleNamespace(config=None, load_tasks=lambda: {"sorted": task})
+    tokenizer = byte_tokenizer()
+    rows = Bench(source, tokenizer, 8, Console(quiet=True)).training_rows("sorted")
+    numbers = [int(tokenizer.decode(row["input_ids"], skip_special_tokens=True).split()[0]) for row in rows]
+    assert len(set(numbers)) == len(rows) == min(count, AVERAGED)
+    assert numbers == sorted(numbers)
+    assert all(later - number <= 2 for number, later in zip([-1, *numbers], [*numbers, count], strict=True))
