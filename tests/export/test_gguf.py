@@ -8,12 +8,13 @@ import pytest
 import torch
 from tiny_project import byte_tokenizer
 from tiny_runs import BY_TASK, EXACT, NAMES, ROUTED, SMALL, random_run
-from tiny_shapes import write_shape
+from tiny_shapes import OTHERS, SIZES, write_shape
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from loraweave.bases import load_base
 from loraweave.errors import UserError
 from loraweave.export import export, write
+from loraweave.export.gguf_model import check_config
 from loraweave.export.gguf_shapes import SHAPES
 from loraweave.export.gguf_vocab import split_of
 from loraweave.runs.attaching import attach
@@ -165,6 +166,16 @@ def test_how_text_is_split_is_known_or_refused(pretokenizer, name):
         return
     with pytest.raises(UserError, match=r"llama\.cpp's own converter"):
         split_of({"pre_tokenizer": pretokenizer})
+
+
+@pytest.mark.parametrize("cap", ["attn_logit_softcapping", "final_logit_softcapping"])
+def test_a_gemma_2_without_a_cap_is_refused(cap):
+    """llama.cpp takes Gemma 2's own, 50 and 30, where a file says nothing."""
+    config = AutoConfig.for_model("gemma2", **SIZES, **OTHERS["gemma2"])
+    check_config(config)
+    setattr(config, cap, None)
+    with pytest.raises(UserError, match=f"{cap} is null"):
+        check_config(config)
 
 
 def test_a_tokenizer_that_cannot_be_written_is_refused_before_anything_is_measured(

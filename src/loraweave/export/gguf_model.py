@@ -58,6 +58,11 @@ def check_config(config: Any) -> None:
             raise unknown(f"llama.cpp has every layer but each {shape.full_every}th see a window, and this base not")
         if getattr(config, "query_pre_attn_scalar", config.head_dim) != config.head_dim:
             raise unknown("query_pre_attn_scalar is not the size of a head")
+    caps = ("attn_logit_softcapping", "final_logit_softcapping")
+    if shape.architecture == "gemma2" and (without := [cap for cap in caps if getattr(config, cap) is None]):
+        raise unknown(
+            f"llama.cpp caps what a gemma2 model computes where nothing is said, and here {without[0]} is null"
+        )
     if len(ropes) > 1 and ropes[1].get("rope_theta", 10000.0) != 10000.0:
         raise unknown("layers with a window turn positions by another base than 10,000")
 
