@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tiny_project import byte_tokenizer
+from tiny_project import byte_llama, byte_tokenizer
 
-from loraweave.export.measure import AVERAGED, Bench
+from loraweave.data.encode import TooLongError
+from loraweave.export.measure import AVERAGED, CHECKED, Bench
+from loraweave.export.variants import Variant
 from loraweave.tasks.examples import Example
 
 
@@ -22,3 +24,18 @@ def test_rows_that_heads_are_averaged_over_are_from_all_of_a_file(count: int) ->
     assert len(set(numbers)) == len(rows) == min(count, AVERAGED)
     assert numbers == sorted(numbers)
     assert all(later - number <= 2 for number, later in zip([-1, *numbers], [*numbers, count], strict=True))
+
+
+def test_an_exact_export_is_compared_on_the_first_rows_that_fit() -> None:
+    """Training left the others out, and none of these may be among the first."""
+    lengths = [2000] * CHECKED + [3, 2000] * CHECKED
+    task = SimpleNamespace(
+        test_examples=lambda: [Example("a", " " + "b" * length) for length in lengths], origin="data"
+    )
+    source: Any = SimpleNamespace(config=None, load_tasks=lambda: {"long": task})
+    bench = Bench(source, byte_tokenizer(), 8, Console(quiet=True))
+    said = bench.said(byte_llama(), Variant(None, "as trained"), False, True, 2**20)
+    assert len(said.outputs["long"].logits) == CHECKED
+    del lengths[CHECKED:]
+    with pytest.raises(TooLongError):
+        bench.said(byte_llama(), Variant(None, "as trained"), False, True, 2**20)

@@ -1,15 +1,16 @@
 """What an export costs: the adapter and what was made of it, side by side on rows that training has not seen."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from peft import PeftModel
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from loraweave.data.encode import EncodedRow, encode_all
+from loraweave.data.encode import EncodedRow, TooLongError, encode_all
 from loraweave.errors import UserError
 from loraweave.evaluation import TaskScore, evaluate
 from loraweave.evaluation.scoring import without_score
@@ -17,6 +18,7 @@ from loraweave.export.outputs import Outputs, outputs
 from loraweave.export.source import Source
 from loraweave.export.variants import Variant
 from loraweave.tasks import Task
+from loraweave.tasks.examples import Example
 from loraweave.tuner import task as told
 
 CHECKED = 8
@@ -127,7 +129,15 @@ class Bench:
             raise UserError(
                 f"{task.origin}: no row is held out to measure what this export costs: name a file as 'test'"
             )
-        return encode_all(examples[: CHECKED if exact else self.limit], self.tokenizer, self.length).rows
+        if exact and (fitting := [*islice(self._fitting(examples), CHECKED)]):
+            return fitting
+        return encode_all(examples[: self.limit], self.tokenizer, self.length).rows
+
+    def _fitting(self, examples: Iterable[Example]) -> Iterator[EncodedRow]:
+        """The rows of each example whose answer is not too long: training left the others out."""
+        for example in examples:
+            with suppress(TooLongError):
+                yield from encode_all([example], self.tokenizer, self.length).rows
 
     def _task(self, name: str) -> Task:
         self.check_measurable()
