@@ -116,6 +116,7 @@ def test_what_a_base_that_sees_has_beside_its_weights_goes_with_it(project, tmp_
     (base / "preprocessor_config.json").write_text('{"image_processor_type": "Gemma3ImageProcessor"}')
     (each,) = export(run, "merged", tmp_path / "with")
     assert each.notes == ()
+    assert json.loads((each.path / "config.json").read_text())["text_config"]["rope_theta"] == 1000000.0
     assert (each.path / "preprocessor_config.json").read_text() == (base / "preprocessor_config.json").read_text()
 
 

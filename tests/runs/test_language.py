@@ -1,6 +1,7 @@
 """A base that also sees is adapted where text goes: in its language model alone, and that is said."""
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -138,3 +139,4 @@ def test_a_run_on_text_says_it(tmp_path: Path) -> None:
     full = train(config.model_copy(update={"method": "full"}), tmp_path / "full", console=Console(file=io.StringIO()))
     assert full.adapter is not None
     assert (full.adapter / "preprocessor_config.json").is_file()
+    assert json.loads((full.adapter / "config.json").read_text())["text_config"]["rope_theta"] == 1000000.0

@@ -1,0 +1,70 @@
+"""A saved configuration says how positions are turned under the names that readers before transformers 5 look for."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig
+
+from loraweave.bases.older import say_positions_for_older
+
+LONG = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+KINDS: dict[
+    str, tuple[str, dict[str, Any], dict[str, Any]]
+] = {  # as the hub has these bases, from before transformers 5
+    "mistral": ("mistral", {"rope_theta": 1000000.0}, {"rope_theta": 1000000.0}),
+    "llama 3.1": (
+        "llama",
+        {"rope_theta": 500000.0, "rope_scaling": LONG},
+        {"rope_theta": 500000.0, "rope_scaling": LONG},
+    ),
+    "phi 2": ("phi", {"partial_rotary_factor": 0.4}, {"rope_theta": 10000.0, "partial_rotary_factor": 0.4}),
+    "pythia": (
+        "gpt_neox",
+        {"rotary_pct": 0.5, "rotary_emb_base": 20000},
+        {"rotary_pct": 0.5, "rotary_emb_base": 20000},
+    ),
+    "gemma 3": (
+        "gemma3_text",
+        {"rope_theta": 1000000.0, "rope_local_base_freq": 20000.0},
+        {"rope_theta": 1000000.0, "rope_local_base_freq": 20000.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_older_names_are_there_and_nothing_else_is_read_from_them(tmp_path: Path, kind: str) -> None:
+    model_type, given, wanted = KINDS[kind]
+    AutoConfig.for_model(model_type, **copy.deepcopy(given), max_position_embeddings=131072).save_pretrained(tmp_path)
+    before = AutoConfig.from_pretrained(tmp_path)
+    say_positions_for_older(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert {key: content.get(key) for key in wanted} == wanted
+    assert ("rope_scaling" in content) == ("rope_scaling" in wanted)
+    after = AutoConfig.from_pretrained(tmp_path)
+    assert after.rope_parameters == before.rope_parameters
+    say_positions_for_older(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == content
+
+
+def test_of_a_base_that_also_sees_it_stands_with_its_language_model(tmp_path: Path) -> None:
+    AutoConfig.for_model("gemma3").save_pretrained(tmp_path)
+    say_positions_for_older(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content["text_config"]["rope_theta"] == 1000000.0
+    assert "rope_theta" not in content
+
+
+def test_a_base_without_such_positions_is_left_as_it_is(tmp_path: Path) -> None:
+    AutoConfig.for_model("gpt2").save_pretrained(tmp_path)
+    before = json.loads((tmp_path / "config.json").read_text())
+    say_positions_for_older(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == before
