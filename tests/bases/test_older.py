@@ -1,4 +1,4 @@
-"""A saved configuration says how positions are turned under the names that readers before transformers 5 look for."""
+"""A saved configuration says how positions are turned, and its dtype, under the names that older readers look for."""
 
 import copy
 import json
@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoConfig
 
-from loraweave.bases.older import say_positions_for_older
+from loraweave.bases.older import write_for_older
 
 LONG = {
     "rope_type": "llama3",
@@ -43,21 +44,25 @@ KINDS: dict[
 @pytest.mark.parametrize("kind", KINDS)
 def test_older_names_are_there_and_nothing_else_is_read_from_them(tmp_path: Path, kind: str) -> None:
     model_type, given, wanted = KINDS[kind]
-    AutoConfig.for_model(model_type, **copy.deepcopy(given), max_position_embeddings=131072).save_pretrained(tmp_path)
+    AutoConfig.for_model(
+        model_type, **copy.deepcopy(given), max_position_embeddings=131072, dtype="bfloat16"
+    ).save_pretrained(tmp_path)
     before = AutoConfig.from_pretrained(tmp_path)
-    say_positions_for_older(tmp_path)
+    write_for_older(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
     assert {key: content.get(key) for key in wanted} == wanted
+    assert content["torch_dtype"] == content["dtype"] == "bfloat16"
     assert ("rope_scaling" in content) == ("rope_scaling" in wanted)
     after = AutoConfig.from_pretrained(tmp_path)
     assert after.rope_parameters == before.rope_parameters
-    say_positions_for_older(tmp_path)
+    assert after.dtype == torch.bfloat16
+    write_for_older(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()) == content
 
 
 def test_of_a_base_that_also_sees_it_stands_with_its_language_model(tmp_path: Path) -> None:
     AutoConfig.for_model("gemma3").save_pretrained(tmp_path)
-    say_positions_for_older(tmp_path)
+    write_for_older(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
     assert content["text_config"]["rope_theta"] == 1000000.0
     assert "rope_theta" not in content
@@ -66,5 +71,5 @@ def test_of_a_base_that_also_sees_it_stands_with_its_language_model(tmp_path: Pa
 def test_a_base_without_such_positions_is_left_as_it_is(tmp_path: Path) -> None:
     AutoConfig.for_model("gpt2").save_pretrained(tmp_path)
     before = json.loads((tmp_path / "config.json").read_text())
-    say_positions_for_older(tmp_path)
+    write_for_older(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()) == before

@@ -1,5 +1,5 @@
-"""A model's config.json for readers from before transformers 5, which keeps how positions are turned in a place of its
-own: they pass over that without a word, and turn them by their own default."""
+"""A model's config.json for readers from before transformers 5, which keeps how positions are turned, and in what dtype
+the weights are, in places of its own: they pass over these without a word, and take their own defaults."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,16 @@ _NAMES = {"gpt_neox": ("rotary_emb_base", "rotary_pct")}
 _USUAL = ("rope_theta", "partial_rotary_factor")
 
 
-def say_positions_for_older(folder: Path) -> None:
-    """Say in a folder's config.json under the older names, too, what `rope_parameters` says there."""
+def write_for_older(folder: Path) -> None:
+    """Say in a folder's config.json under the older names, too, what `rope_parameters` and `dtype` say there."""
     path = folder / "config.json"
     content = read_json(path)
     for part in (content, content.get("text_config")):
-        found = part.get("rope_parameters") if isinstance(part, dict) else None
-        if isinstance(part, dict) and isinstance(found, dict):
+        if not isinstance(part, dict):
+            continue
+        if "dtype" in part:
+            part.setdefault("torch_dtype", part["dtype"])
+        if isinstance(found := part.get("rope_parameters"), dict):
             part.update({key: value for key, value in _older(part, found).items() if key not in part})
     write_json(path, dict(sorted(content.items())))
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from loraweave.adapters.plain import PlainLora
 from loraweave.bases import base_config, is_quantised, let_save
 from loraweave.bases.gguf import holds_rounded_weights
-from loraweave.bases.older import say_positions_for_older
+from loraweave.bases.older import write_for_older
 from loraweave.bases.processors import copy_processors
 from loraweave.errors import UserError, in_a_line
 from loraweave.export.measure import told_task
@@ -61,7 +61,7 @@ def write(work: Work, variant: Variant, plain: PlainLora | None, folder: Path) -
     for part in (config, config.get_text_config()):
         part.dtype = dtype
     config.save_pretrained(str(folder))  # transformers writes the dtype of the model in memory
-    say_positions_for_older(folder)
+    write_for_older(folder)
     work.tokenizer.save_pretrained(str(folder))
     notes = copy_processors(work.base, work.source.spec, folder)
     beside = [each for each in folder.parent.iterdir() if each != folder] if variant.folder else []

@@ -16,7 +16,7 @@ from transformers.integrations import TensorBoardCallback
 from loraweave.adapters.tensors import trained_numbers
 from loraweave.adapters.write import BASE_RECORD
 from loraweave.bases import Base, BaseSpec, let_save, load_base
-from loraweave.bases.older import say_positions_for_older
+from loraweave.bases.older import write_for_older
 from loraweave.bases.processors import copy_processors
 from loraweave.data.mixture import Realised, realised_table
 from loraweave.errors import UserError, in_a_line
@@ -309,7 +309,7 @@ def _save(
             write_json(unfinished / BASE_RECORD, read_json(folder.base))
             add_run_section(unfinished, tasks, outlook(method, model.active_peft_config))
         else:
-            say_positions_for_older(unfinished)
+            write_for_older(unfinished)
             copy_processors(model, BaseSpec.of_record(read_json(folder.base)), unfinished)
         tokenizer.save_pretrained(unfinished)
     return target
