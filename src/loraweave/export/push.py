@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -30,7 +30,7 @@ CARD = "README.md"
 NOT_SENT = ["*.lock", f"*.{UNFINISHED}", f"*.{REPLACED}", ".*"]
 
 
-LOADED = (ADAPTER_CONFIG, "*.safetensors", "*.bin", "*.index.json")
+LOADED = (ADAPTER_CONFIG, "*.safetensors", "*.index.json", "pytorch_model*.bin", "adapter_model.bin")
 """Files by which libraries tell what to load: of two kinds in one repository they take the one or the other."""
 
 
@@ -122,13 +122,18 @@ def _send(folder: Path, repo: str, private: bool | None) -> Pushed:
         api.upload_folder(repo_id=name, folder_path=folder, ignore_patterns=[*NOT_SENT, CARD], commit_message=what)
         if card.is_file():
             api.upload_file(repo_id=name, path_or_fileobj=card, path_in_repo=CARD, commit_message="Its card")
-        there = sorted(set(api.list_repo_files(name)) - {str(path.relative_to(folder)) for path in folder.rglob("*")})
-    if others := [file for file in there if any(fnmatch(file, pattern) for pattern in LOADED)]:
+        sent = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+        others = _loaded(set(api.list_repo_files(name)) - sent)
+    if others and _loaded(sent):
         notes.append(
             f"{name} still has {listed(others[:3])}, of something else that was sent there before, which may be loaded "
             "in the place of this: remove it there"
         )
     return Pushed(folder, f"{api.endpoint}/{name}", tuple(notes))
+
+
+def _loaded(files: Iterable[str]) -> list[str]:
+    return sorted(file for file in files if any(fnmatch(file, pattern) for pattern in LOADED))
 
 
 def _base_of(folder: Path) -> str | None:
