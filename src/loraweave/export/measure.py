@@ -116,7 +116,7 @@ class Bench:
         scores: dict[str, TaskScore] = {}
         for name, each in rows.items():
             with told_task(model, self.source, variant.task or name) if adapted else nullcontext():
-                found[name] = outputs(model, each, room // len(rows))
+                found[name] = outputs(model, each, room // len(rows), exact)
             if not exact:
                 scores |= evaluate(model, self.tokenizer, [self._task(name)], limit=self.limit)
         return Said(found, scores)

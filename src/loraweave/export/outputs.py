@@ -20,15 +20,16 @@ class Outputs:
     """Of one model on some rows.
 
     Attributes:
-        logits: (tokens, V) of the first rows, at every place, float32 on the CPU; the first row's always.
+        logits: (tokens, V) of the first rows, float32 on the CPU; the first row's always.
         labels: (tokens,) of those rows, the token that follows each place, `IGNORED` where it carries no loss.
-        loss: in nats, summed over scored tokens of all rows; tokens: how many.
+        loss: in nats, summed over scored tokens of all rows; tokens: how many. rows: all of them.
     """
 
     logits: list[Tensor] = field(default_factory=list)
     labels: list[Tensor] = field(default_factory=list)
     loss: float = 0.0
     tokens: int = 0
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Difference:
         scale: the largest logit of the first model, without its sign.
         kl: from the first to the second, in nats per scored token.
         loss: of each, in nats per scored token.
-        rows: whose logits were compared; tokens: that carry the losses.
+        rows: whose logits were compared; tokens: that carry the losses, of all rows; of: how many these are.
     """
 
     largest: float
@@ -49,12 +50,22 @@ class Difference:
     loss: tuple[float, float]
     rows: int
     tokens: int
+    of: int
 
 
 @torch.no_grad()
-def outputs(model: PreTrainedModel | PeftModel, rows: Sequence[EncodedRow], room: int = KEPT) -> Outputs:
-    """Run a model over rows, one at a time; its task is told by the caller. `room`: logits to be kept, in numbers."""
-    seen = Outputs()
+def outputs(
+    model: PreTrainedModel | PeftModel, rows: Sequence[EncodedRow], room: int = KEPT, everywhere: bool = True
+) -> Outputs:
+    """Run a model over rows, one at a time; its task is told by the caller.
+
+    Args:
+        model: to run.
+        rows: to run it on.
+        room: logits to be kept, in numbers.
+        everywhere: keep those of every place, and not of those alone whose token is scored.
+    """
+    seen = Outputs(rows=len(rows))
     for row in rows:
         ids = torch.tensor([row["input_ids"]], device=model.device)
         logits = model(input_ids=ids).logits[0].float().cpu()
@@ -63,8 +74,10 @@ def outputs(model: PreTrainedModel | PeftModel, rows: Sequence[EncodedRow], room
         if scored:
             seen.loss += float(cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum"))
             seen.tokens += scored
+        if not everywhere:
+            logits, labels = logits[labels != IGNORED], labels[labels != IGNORED]
         room -= logits.numel()
-        if room >= 0 or not seen.logits:
+        if len(logits) and (room >= 0 or not seen.logits):
             seen.logits.append(logits)
             seen.labels.append(labels)
     return seen
@@ -105,4 +118,6 @@ def difference(first: Outputs, second: Outputs) -> Difference:
         scored += int(here.sum())
     tokens = max(first.tokens, 1)
     losses = first.loss / tokens, second.loss / tokens
-    return Difference(largest, scale, max(kl, 0.0) / max(scored, 1), losses, len(first.logits), first.tokens)
+    return Difference(
+        largest, scale, max(kl, 0.0) / max(scored, 1), losses, len(first.logits), first.tokens, first.rows
+    )

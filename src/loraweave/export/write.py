@@ -107,6 +107,7 @@ class _Prepared:
         exact: whether nothing but rounding should tell it from the adapter.
         adapter: what the adapter says to held-out rows. base: what the bare base says to the same, where it is exact.
         notes: what a person should know.
+        room: logits that were kept of what the adapter says, in numbers, and are of what is held against it.
     """
 
     variant: Variant
@@ -115,6 +116,7 @@ class _Prepared:
     adapter: Said
     base: Said | None
     notes: list[str]
+    room: int
 
 
 def _prepare(work: Work, bench: Bench, variants: Sequence[Variant], max_rank: int | None) -> list[_Prepared]:
@@ -135,7 +137,7 @@ def _prepare(work: Work, bench: Bench, variants: Sequence[Variant], max_rank: in
                 for note in not_scored(bench.measured(variant)[1]):
                     bench.console.print(note, style="dim", markup=False, soft_wrap=True)
             said = bench.said(model, variant, True, exact, room)
-            found.append(_Prepared(variant, plain, exact, said, bare[variant] if exact else None, notes))
+            found.append(_Prepared(variant, plain, exact, said, bare[variant] if exact else None, notes, room))
     finally:
         take_off(model)
     return found
@@ -154,8 +156,13 @@ def _write(work: Work, bench: Bench, to: str, place: tuple[Path, Path], what: _P
             f"the base is not the one that the adapter was trained on, whose fingerprint is {source.fingerprint}"
         )
     with target.running(work, unfinished) as model:
-        after = bench.said(model, variant, False, exact, KEPT)
+        after = bench.said(model, variant, False, exact, what.room)
     differences = {name: difference(said, after.outputs[name]) for name, said in what.adapter.outputs.items()}
+    notes += [
+        f"KL is of the first {found.rows} of {found.of} rows of {name}: logits of no more are kept"
+        for name, found in differences.items()
+        if not exact and found.rows < found.of
+    ]
     if exact:
         _check_does_the_same(what, after, differences, target.tolerance(source), source.folder)
     scores = {name: (score, after.scores[name]) for name, score in what.adapter.scores.items()}
