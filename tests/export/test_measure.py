@@ -39,3 +39,14 @@ def test_an_exact_export_is_compared_on_the_first_rows_that_fit() -> None:
     del lengths[CHECKED:]
     with pytest.raises(TooLongError):
         bench.said(byte_llama(), Variant(None, "as trained"), False, True, 2**20)
+
+
+@pytest.mark.parametrize(("room", "kept"), [(0, [1]), (3 * 259, [3]), (20 * 259, [13]), (26 * 259, [13, 13])])
+def test_no_more_logits_are_kept_than_there_is_room_for(room: int, kept: list[int]) -> None:
+    """Of a vocabulary of 150,000 a row of 1,024 tokens has 600 MB of them."""
+    task = SimpleNamespace(test_examples=lambda: [Example("a" * 8, " bbb")] * 3, origin="data")
+    source: Any = SimpleNamespace(config=None, load_tasks=lambda: {"task": task})
+    bench = Bench(source, byte_tokenizer(), 8, Console(quiet=True))
+    said = bench.said(byte_llama(), Variant(None, "as trained"), False, True, room).outputs["task"]
+    assert [len(logits) for logits in said.logits] == [len(labels) for labels in said.labels] == kept
+    assert said.rows == 3

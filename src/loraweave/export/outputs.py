@@ -20,7 +20,7 @@ class Outputs:
     """Of one model on some rows.
 
     Attributes:
-        logits: (tokens, V) of the first rows, float32 on the CPU; the first row's always.
+        logits: (tokens, V) of the first rows, float32 on the CPU; of the first row always, of its end if need be.
         labels: (tokens,) of those rows, the token that follows each place, `IGNORED` where it carries no loss.
         loss: in nats, summed over scored tokens of all rows; tokens: how many. rows: all of them.
     """
@@ -76,6 +76,9 @@ def outputs(
             seen.tokens += scored
         if not everywhere:
             logits, labels = logits[labels != IGNORED], labels[labels != IGNORED]
+        if not seen.logits:  # a long one may be more than there is room for, with 150,000 tokens to choose from
+            places = max(1, room // logits.shape[1])
+            logits, labels = logits[-places:].clone(), labels[-places:]
         room -= logits.numel()
         if len(logits) and (room >= 0 or not seen.logits):
             seen.logits.append(logits)
