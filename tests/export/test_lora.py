@@ -261,27 +261,6 @@ def test_another_tokenizer_beside_an_adapter_is_told(project, finished, tmp_path
     assert each.notes == ()
 
 
-def test_logits_that_do_not_all_fit_are_compared_as_far_as_they_do(finished, tmp_path, monkeypatch):
-    """Of a large vocabulary few rows do, and where each task has an export of its own, fewer."""
-    run = finished({"name": "moelora", **SMALL})
-    monkeypatch.setattr(write, "KEPT", 3 * 2**13)
-    made = export(run, "lora", tmp_path / "out")
-    assert len(made) == 3
-    for each in made:
-        ((_, found),) = each.differences.items()
-        assert each.exact
-        assert 1 <= found.rows < found.of == 8
-
-
-def test_of_what_is_measured_more_rows_fit_for_only_scored_places_are_kept(finished, tmp_path, monkeypatch, capsys):
-    run = finished({"name": "rlora", **SMALL})
-    monkeypatch.setattr(write, "KEPT", 2**13)
-    (each,) = export(run, "lora", tmp_path / "out", tasks=["parity"], limit=6)
-    found = each.differences["parity"]
-    assert 1 < found.rows < found.of == 6
-    assert f"KL is of the first {found.rows} of 6 rows of parity" in (each.path / "README.md").read_text()
-
-
 def test_a_folder_that_another_command_writes_is_refused(finished, tmp_path, monkeypatch):
     run, prepare = finished({"name": "lora", **SMALL}), write._prepare
 

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 from tiny_project import byte_llama, byte_tokenizer
+from tiny_runs import SMALL
 
 from loraweave.data.encode import TooLongError
+from loraweave.export import export, write
 from loraweave.export.measure import AVERAGED, CHECKED, Bench
 from loraweave.export.variants import Variant
 from loraweave.tasks.examples import Example
@@ -50,3 +52,24 @@ def test_no_more_logits_are_kept_than_there_is_room_for(room: int, kept: list[in
     said = bench.said(byte_llama(), Variant(None, "as trained"), False, True, room).outputs["task"]
     assert [len(logits) for logits in said.logits] == [len(labels) for labels in said.labels] == kept
     assert said.rows == 3
+
+
+def test_logits_that_do_not_all_fit_are_compared_as_far_as_they_do(finished, tmp_path, monkeypatch):
+    """Of a large vocabulary few rows do, and where each task has an export of its own, fewer."""
+    run = finished({"name": "moelora", **SMALL})
+    monkeypatch.setattr(write, "KEPT", 3 * 2**13)
+    made = export(run, "lora", tmp_path / "out")
+    assert len(made) == 3
+    for each in made:
+        ((_, found),) = each.differences.items()
+        assert each.exact
+        assert 1 <= found.rows < found.of == 8
+
+
+def test_of_what_is_measured_more_rows_fit_for_only_scored_places_are_kept(finished, tmp_path, monkeypatch):
+    run = finished({"name": "rlora", **SMALL})
+    monkeypatch.setattr(write, "KEPT", 2**13)
+    (each,) = export(run, "lora", tmp_path / "out", tasks=["parity"], limit=6)
+    found = each.differences["parity"]
+    assert 1 < found.rows < found.of == 6
+    assert f"KL is of the first {found.rows} of 6 rows of parity" in (each.path / "README.md").read_text()

@@ -15,14 +15,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from loraweave.adapters.config import NAME as CONFIG
-from loraweave.adapters.config import TOKENIZER
 from loraweave.adapters.file import WEIGHTS, AdapterFile
-from loraweave.adapters.loras import check_plain, common_sizes, fetched
+from loraweave.adapters.loras import check_plain, common_sizes
 from loraweave.adapters.tensors import rank_and_alpha
 from loraweave.adapters.write import BASE_RECORD
-from loraweave.bases import BaseName, BaseSpec, load_tokenizer, resolve_base
+from loraweave.bases import BaseName, BaseSpec, resolve_base
 from loraweave.errors import UserError
 from loraweave.evaluation.scores import TaskScore
+from loraweave.experts.candidate import admitted, base_of, is_plain, own_name, say_tokenizer
 from loraweave.experts.manifest import (
     EXPERTS,
     NAME,
@@ -34,12 +34,10 @@ from loraweave.experts.manifest import (
     read_manifest,
     write_manifest,
 )
-from loraweave.export.source import Source, open_source
 from loraweave.files import aside, check_links, damage, hashes_of, is_left_over, written_whole
 from loraweave.locks import locked
 from loraweave.paths import REPLACED, folder_names
-from loraweave.runs.folder import BaseRecord, RunFolder, read_base_record, read_summary
-from loraweave.runs.origin import plain_tasks, say_other_tokenizer
+from loraweave.runs.folder import BaseRecord
 
 PATIENCE = 600.0
 """Seconds that a writer waits for another one: what was trained for hours must not be lost to a moment."""
@@ -100,8 +98,8 @@ class ExpertLibrary:
         """
         if (Path(folder) / NAME).is_file():
             return cls(folder)
-        found = _admitted(source, base)
-        return cls.create(folder, _base_of(found), found.fingerprint)
+        found = admitted(source, base)
+        return cls.create(folder, base_of(found), found.fingerprint)
 
     @property
     def base(self) -> BaseRecord:
@@ -170,14 +168,14 @@ class ExpertLibrary:
                 taken or none; or the library cannot be written. It is as it was then.
         """
         check_texts(description, instructions=instructions, prefixes=prefixes)
-        found = _admitted(source, base)
-        _say_other_tokenizer(found)
-        name = _own_name(found, str(source)) if name is None else name
+        found = admitted(source, base)
+        say_tokenizer(found)
+        name = own_name(found, str(source)) if name is None else name
         check_name(name, str(source))
         with self._written() as manifest:
             if name in manifest.experts and not replace:
                 raise UserError(f"{self.folder}: there is an expert {name!r} already; remove it first, or replace it")
-            record = self._one_base(manifest.base, _base_of(found), found.fingerprint, str(source))
+            record = self._one_base(manifest.base, base_of(found), found.fingerprint, str(source))
             common_sizes([found.adapter, *_readable(e for other, e in manifest.experts.items() if other != name)])
             folder = self._free_folder(name)
             with written_whole(folder) as unfinished:
@@ -200,7 +198,7 @@ class ExpertLibrary:
                 fingerprint=found.fingerprint,
                 files=hashes,
                 scores=brief(scores or {}),
-                plain=_is_plain(found) if plain is None else plain,
+                plain=is_plain(found) if plain is None else plain,
             )
             write_manifest(self.folder, Manifest(record, {**manifest.experts, name: expert}))
             if name in manifest.experts:
@@ -332,22 +330,6 @@ def _opened(expert: Expert) -> AdapterFile:
     return adapter
 
 
-def _admitted(source: str | Path, base: str | None) -> Source:
-    """A LoRA that could be an expert."""
-    found = open_source(fetched(str(source)), base)
-    check_plain(found.adapter, "be an expert")
-    return found
-
-
-def _say_other_tokenizer(source: Source) -> None:
-    """As far as the base's tokenizer is at hand; what a run was trained with is compared when it is loaded."""
-    folder = source.adapter.folder
-    record = read_base_record(folder)
-    if "tokenizer" not in record and any((folder / file).is_file() for file in TOKENIZER):
-        with suppress(UserError):
-            say_other_tokenizer(source.folder, record, folder, source.base_name, load_tokenizer(source.spec))
-
-
 def _readable(experts: Iterable[Expert]) -> Iterator[AdapterFile]:
     """Those that can be read: what is wrong with one keeps no other out."""
     for expert in experts:
@@ -361,33 +343,6 @@ def _discard(folder: Path) -> None:
     if folder.exists():
         folder.replace(old)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _own_name(source: Source, where: str) -> str:
-    """What an expert is called if nobody says it; `where` it came from, which on the hub is no folder."""
-    last = Path(where).name or source.folder.resolve().name
-    tasks = _tasks_of(source) or [last]
-    if len(tasks) > 1:
-        raise UserError(f"{source.folder}: trained on {len(tasks)} tasks ({', '.join(tasks)}): name the expert")
-    return tasks[0]
-
-
-def _is_plain(source: Source) -> bool:
-    """Whether all that a run was trained on were plain prompts."""
-    tasks = _tasks_of(source)
-    if source.config is None or not tasks:
-        return False
-    return plain_tasks(RunFolder(source.folder), source.config, tasks) == tasks
-
-
-def _tasks_of(source: Source) -> list[str]:
-    """What a LoRA was trained on, whose data may be elsewhere by now; nothing where no run says it."""
-    return [] if source.config is None else [row["task"] for row in read_summary(source.folder)["mixture"]]
-
-
-def _base_of(source: Source) -> BaseSpec:
-    """The base of a LoRA, by the name as it was written."""
-    return BaseSpec.of(source.base_name, revision=source.spec.revision)
 
 
 def _record(base: BaseSpec, fingerprint: str | None) -> BaseRecord:
