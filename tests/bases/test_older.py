@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
+from tiny_project import byte_tokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from loraweave.bases.older import write_for_older
+from loraweave.data.identity import tokenizer_hash
 
 LONG = {
     "rope_type": "llama3",
@@ -66,6 +68,23 @@ def test_of_a_base_that_also_sees_it_stands_with_its_language_model(tmp_path: Pa
     content = json.loads((tmp_path / "config.json").read_text())
     assert content["text_config"]["rope_theta"] == 1000000.0
     assert "rope_theta" not in content
+
+
+@pytest.mark.parametrize("tokens", [[], ["<a>", "<b>"]])
+def test_a_tokenizer_is_called_as_older_readers_call_it_and_read_as_before(tmp_path: Path, tokens: list[str]) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"extra_special_tokens": tokens})
+    tokenizer.save_pretrained(tmp_path)
+    write_for_older(tmp_path)
+    content = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert content["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert "extra_special_tokens" not in content  # a mapping to older readers
+    assert content.get("additional_special_tokens", []) == tokens
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert type(again) is type(tokenizer)
+    assert again.all_special_tokens == tokenizer.all_special_tokens
+    assert again("yes <a>no")["input_ids"] == tokenizer("yes <a>no")["input_ids"]
+    assert tokenizer_hash(again) == tokenizer_hash(tokenizer)
 
 
 def test_a_base_without_such_positions_is_left_as_it_is(tmp_path: Path) -> None:

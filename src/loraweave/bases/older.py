@@ -1,5 +1,8 @@
-"""A model's config.json for readers from before transformers 5, which keeps how positions are turned, and in what dtype
-the weights are, in places of its own: they pass over these without a word, and take their own defaults."""
+"""What transformers 5 saves, for readers from before it.
+
+How positions are turned, and in what dtype the weights are, it keeps in places of its own: they pass over these without
+a word, and take their own defaults. The name that it has for most tokenizers they do not know.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,16 @@ _USUAL = ("rope_theta", "partial_rotary_factor")
 
 
 def write_for_older(folder: Path) -> None:
-    """Say in a folder's config.json under the older names, too, what `rope_parameters` and `dtype` say there."""
-    path = folder / "config.json"
+    """Make older readers understand a folder that has been saved: its config.json, where it has one, says under the
+    older names, too, what `rope_parameters` and `dtype` say; its tokenizer, where it has one, is called as they call
+    it, which newer ones understand."""
+    if (path := folder / "config.json").is_file():
+        _write_config(path)
+    if (path := folder / "tokenizer_config.json").is_file():
+        _write_tokenizer(path)
+
+
+def _write_config(path: Path) -> None:
     content = read_json(path)
     for part in (content, content.get("text_config")):
         if not isinstance(part, dict):
@@ -21,6 +32,15 @@ def write_for_older(folder: Path) -> None:
             part.setdefault("torch_dtype", part["dtype"])
         if isinstance(found := part.get("rope_parameters"), dict):
             part.update({key: value for key, value in _older(part, found).items() if key not in part})
+    write_json(path, dict(sorted(content.items())))
+
+
+def _write_tokenizer(path: Path) -> None:
+    content = read_json(path)
+    if content.get("tokenizer_class") == "TokenizersBackend":
+        content["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(content.get("extra_special_tokens"), list):
+        content["additional_special_tokens"] = content.pop("extra_special_tokens")
     write_json(path, dict(sorted(content.items())))
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from loraweave.adapters.plain import PlainLora
 from loraweave.adapters.write import fill
 from loraweave.bases import BaseSpec
+from loraweave.bases.older import write_for_older
 from loraweave.export import vllm
 from loraweave.export.source import Source
 from loraweave.export.target import TOLERANCE, Work, check_plain
@@ -27,6 +28,7 @@ def write(work: Work, variant: Variant, plain: PlainLora | None, folder: Path) -
     assert plain is not None
     write_lora(plain, folder, work.base, work.source.spec)
     work.tokenizer.save_pretrained(str(folder))
+    write_for_older(folder)
     return [f"{vllm.REFUSED}{why}" for why in vllm.problems(plain, work.base.config.model_type)]
 
 

@@ -61,8 +61,8 @@ def write(work: Work, variant: Variant, plain: PlainLora | None, folder: Path) -
     for part in (config, config.get_text_config()):
         part.dtype = dtype
     config.save_pretrained(str(folder))  # transformers writes the dtype of the model in memory
-    write_for_older(folder)
     work.tokenizer.save_pretrained(str(folder))
+    write_for_older(folder)
     notes = copy_processors(work.base, work.source.spec, folder)
     beside = [each for each in folder.parent.iterdir() if each != folder] if variant.folder else []
     link_equal(folder, [Path(work.source.base), *beside])

@@ -309,9 +309,9 @@ def _save(
             write_json(unfinished / BASE_RECORD, read_json(folder.base))
             add_run_section(unfinished, tasks, outlook(method, model.active_peft_config))
         else:
-            write_for_older(unfinished)
             copy_processors(model, BaseSpec.of_record(read_json(folder.base)), unfinished)
         tokenizer.save_pretrained(unfinished)
+        write_for_older(unfinished)
     return target
 
 
