@@ -67,7 +67,11 @@ def test_one_methods_spread_is_that_of_all_in_two_parts():
 def test_a_missing_run_costs_a_degree_of_freedom():
     table = scores(4, 3, random.Random(2))
     del table["m1"][2]
-    assert pool(table).degrees == 5
+    found, whole = pool(table), pool(scores(4, 3, random.Random(2)))
+    assert (found.degrees, whole.degrees) == (5, 6)
+    assert found.seeds == whole.seeds == 3  # what seeds do to all methods, most of these tell
+    assert found.blocks == pytest.approx(whole.blocks, rel=0.5)
+    assert pool({"a": {0: 1.0, 1: 2.0, 2: 4.0}, "b": {0: 1.5, 1: 2.0}}).seeds == 2
     assert pool({"a": {0: 1.0}, "b": {0: 2.0}}).degrees == 0
     assert pool({"a": {0: 1.0, 1: 2.0}}).degrees == 0
 

@@ -30,8 +30,8 @@ class Pool(NamedTuple):
         methods: those that it was taken from.
         variance: of one score once its method and its seed are accounted for; NaN without degrees of freedom.
         degrees: of freedom, 0 for none.
-        blocks: variance from seed to seed of the mean over all methods, over the seeds that all have; NaN for fewer
-            than two of them.
+        blocks: variance of what seeds do to all methods, over the seeds that most of these have; NaN for fewer than two
+            of them. Where all have the same seeds it is that of the mean over methods.
         seeds: how many these are.
     """
 
@@ -71,16 +71,15 @@ def pool(scores: Scores) -> Pool:
         if odd is None or tails[odd] * len(kept) >= UNSTEADY:
             break
         del kept[odd]
-    shared = sorted(set.intersection(*(set(row) for row in kept.values()))) if kept else []
-    means = [sum(row[seed] for row in kept.values()) / len(kept) for seed in shared]
-    blocks = variance(means) if len(shared) > 1 else math.nan
-    return Pool(frozenset(kept), *_residual_variance(kept), blocks, len(shared))
+    residual, degrees, effects = _blocks_fitted(kept)
+    most = [effect for seed, effect in effects.items() if 2 * sum(seed in row for row in kept.values()) > len(kept)]
+    return Pool(frozenset(kept), residual, degrees, variance(most) if len(most) > 1 else math.nan, len(most))
 
 
 def _against_the_rest(scores: Scores, method: str) -> tuple[float, int, int]:
     """How much more a method varies than the others together: ratio of variances, degrees of freedom of both."""
     rest = {name: row for name, row in scores.items() if name != method}
-    of_rest, degrees = _residual_variance(rest)
+    of_rest, degrees, _ = _blocks_fitted(rest)
     shared = [seed for seed in scores[method] if all(seed in row for row in rest.values())]
     if len(shared) < 2 or not degrees or not of_rest:
         return 0.0, 0, 0
@@ -88,8 +87,9 @@ def _against_the_rest(scores: Scores, method: str) -> tuple[float, int, int]:
     return variance(off) / (of_rest * (1 + 1 / len(rest))), len(off) - 1, degrees
 
 
-def _residual_variance(scores: Scores) -> tuple[float, int]:
-    """What is left once every method and every seed has its own mean: its variance, and its degrees of freedom."""
+def _blocks_fitted(scores: Scores) -> tuple[float, int, dict[int, float]]:
+    """What is left once every method and every seed has its own mean: its variance, and its degrees of freedom; and
+    what each seed adds, but for a number that all share."""
     import numpy as np
 
     cells = [(method, seed, score) for method, row in scores.items() for seed, score in row.items()]
@@ -100,10 +100,10 @@ def _residual_variance(scores: Scores) -> tuple[float, int]:
         effects[row, methods.index(method)] = effects[row, len(methods) + seeds.index(seed)] = 1.0
     values = np.array([score for _, _, score in cells])
     fitted, _, rank, _ = np.linalg.lstsq(effects, values, rcond=None)
-    degrees = len(cells) - int(rank)
+    degrees, by_seed = len(cells) - int(rank), dict(zip(seeds, map(float, fitted[len(methods) :]), strict=True))
     if degrees < 1:
-        return math.nan, 0
-    return float(((values - effects @ fitted) ** 2).sum()) / degrees, degrees
+        return math.nan, 0, by_seed
+    return float(((values - effects @ fitted) ** 2).sum()) / degrees, degrees, by_seed
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
