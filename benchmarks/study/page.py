@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from loraweave.comparison.evidence import Evidence
 from loraweave.comparison.records import BASE
-from loraweave.comparison.summary import in_order
+from loraweave.comparison.summary import in_order, summarise
 from loraweave.evaluation.paired import PairedDifference
 from loraweave.files import write_text
 from study.place import PAGE, Place
 from study.plan import CLAIMS, MARGIN, REGIMES, Claim, Test, stages
 from study.runs import TAKEN_FROM, outstanding
-from study.verdicts import Finding, Geometry, judge
+from study.verdicts import Finding, Geometry, evidence_of, judge
 
 REGIME_NAMES = {"shared": "tasks that share their texts", "apart": "tasks apart"}
 UNITS = {
@@ -58,11 +59,11 @@ def write_page(place: Place) -> None:
 
 def page(place: Place) -> str:
     """docs/study.md, in Markdown."""
-    findings = judge(place)
+    findings, evidence = judge(place), evidence_of(place)
     parts = [INTRODUCTION, "## The claims\n", _claims(findings, place), "## What was run\n", _progress(place)]
     for regime in REGIMES:
         if (results := place.results(regime)) is not None:
-            parts += [f"## Scores: {REGIME_NAMES[regime]}\n", _scores(results)]
+            parts += [f"## Scores: {REGIME_NAMES[regime]}\n", _scores(evidence[regime])]
             parts += [f"## Loss on validation rows: {REGIME_NAMES[regime]}\n", _losses(results)]
     if searches := _searches(place):
         parts += ["## Learning rates\n", searches]
@@ -139,10 +140,10 @@ def _progress(place: Place) -> str:
     return text
 
 
-def _scores(results: Mapping[str, Any]) -> str:
+def _scores(evidence: Evidence) -> str:
+    results, rows = evidence.results, []
     tasks = [*results["tasks"]]
-    rows = []
-    for row in in_order(results["summary"], results["tasks"]):
+    for row in in_order(summarise(evidence), results["tasks"]):  # as is concluded now, not when a run was recorded
         if not row["finished"]:
             continue
         mean = row["mean"]

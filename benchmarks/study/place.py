@@ -4,9 +4,8 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from loraweave.comparison.conclusions import conclude
-from loraweave.comparison.records import Results
 from loraweave.files import make_folder, write_json, write_text
 from study.base import make_base
 from study.data import make_data
@@ -82,14 +81,10 @@ class Place:
             text = text.replace(str(path), word)
         return re.sub(r'"/[^"]*?(?=/benchmarks/study/)', '"<repository>', text)
 
-    def results(self, regime: Regime) -> Results | None:
+    def results(self, regime: Regime) -> dict[str, Any] | None:
         """A regime's recorded results; None where nothing was run."""
         record = self.record(regime)
-        if not record.is_file():
-            return None
-        results: Results = json.loads(record.read_text(encoding="utf-8"))
-        conclude(results)  # as it is done now, and not when a run was recorded
-        return results
+        return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
 
     def read_geometry(self) -> dict[str, dict[str, float | None]]:
         """`REGIME RUN` -> measure -> its value, of runs by the names of their folders."""

@@ -2,7 +2,7 @@
 
 from statistics import mean
 
-from loraweave.comparison.evidence import Evidence
+from loraweave.comparison.evidence import MEAN, Evidence
 from loraweave.comparison.records import BASE
 from loraweave.files import write_text
 from study.page import REFERENCE, between, in_words, table
@@ -41,8 +41,8 @@ def with_table(text: str, place: Place) -> str:
 
 def _score(found: Evidence, method: str) -> str:
     """Its mean, and for an adapter what that is more or less than that of LoRA."""
-    row = next(row["mean"] for row in found.results["summary"] if row["method"] == method)
-    if row is None:
+    score = found.score(method, MEAN)
+    if score is None:
         return "–"
     beside = None if method in (REFERENCE, BASE) else compare_scores(found, method, REFERENCE)
-    return f"{row['mean']:.1f}" + ("" if beside is None else f" ({in_words(beside[0], 1)})")
+    return f"{score['mean']:.1f}" + ("" if beside is None else f" ({in_words(beside[0], 1)})")
