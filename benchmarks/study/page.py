@@ -59,12 +59,12 @@ def write_page(place: Place) -> None:
 
 def page(place: Place) -> str:
     """docs/study.md, in Markdown."""
-    findings, evidence = judge(place), evidence_of(place)
+    evidence = evidence_of(place)
+    findings = judge(place, evidence)
     parts = [INTRODUCTION, "## The claims\n", _claims(findings, place), "## What was run\n", _progress(place)]
-    for regime in REGIMES:
-        if (results := place.results(regime)) is not None:
-            parts += [f"## Scores: {REGIME_NAMES[regime]}\n", _scores(evidence[regime])]
-            parts += [f"## Loss on validation rows: {REGIME_NAMES[regime]}\n", _losses(results)]
+    for regime, found in evidence.items():
+        parts += [f"## Scores: {REGIME_NAMES[regime]}\n", _scores(found)]
+        parts += [f"## Loss on validation rows: {REGIME_NAMES[regime]}\n", _losses(found.results)]
     if searches := _searches(place):
         parts += ["## Learning rates\n", searches]
     measured = {regime: found for regime in REGIMES if (found := place.measured(regime))}

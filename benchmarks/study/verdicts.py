@@ -41,9 +41,8 @@ Geometry = Mapping[str, Mapping[tuple[str, int], Mapping[str, float | None]]]
 """Regime -> method and seed -> measure -> its value."""
 
 
-def judge(place: Place) -> dict[Test, Finding]:
-    """Every planned test, from what is recorded."""
-    evidence = evidence_of(place)
+def judge(place: Place, evidence: Mapping[Regime, Evidence]) -> dict[Test, Finding]:
+    """Every planned test, from what is recorded; `evidence`: of `evidence_of`."""
     geometry = {regime: place.measured(regime) for regime in REGIMES}
     planned = tests()
     raw = [_compared(test, evidence, geometry) for test in planned]

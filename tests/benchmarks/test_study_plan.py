@@ -215,7 +215,7 @@ def judged(tmp_path: Path, answers, geometry=None):
     """Findings of the tests between rlora and hydralora, from made-up answers on tasks apart."""
     from study.place import Place
     from study.plan import BUDGETS
-    from study.verdicts import judge
+    from study.verdicts import evidence_of, judge
 
     place = Place(BUDGETS["small"], tmp_path, tmp_path, tmp_path)
     results = with_answers(answers)
@@ -224,7 +224,7 @@ def judged(tmp_path: Path, answers, geometry=None):
     place.record("apart").write_text(json.dumps(results))
     if geometry is not None:
         place.write_geometry("apart", geometry)
-    return judge(place)
+    return judge(place, evidence_of(place))
 
 
 def seeds(*answers: str):

@@ -35,6 +35,11 @@ def message_of(specs: list[Any], folder: Path, **options: Any) -> str:
         (7, ["entry 2: a task is a name, a path or a mapping with 'task', not int"]),
         ({"task": "topic.yaml", "name": "a/b"}, ["'a/b' cannot be a name"]),
         ({"task": "topic.yaml", "validation": 2}, ["neither a file nor a share between 0 and 1"]),
+        (
+            {"task": "x.csv", "split": {"training": "a"}},
+            ["split: {'training': 'a'}: a split's name is wanted, or a map"],
+        ),
+        ({"task": "x.csv", "split": 3}, ["split: 3: a split's name is wanted"]),
         ({"task": "topic.yaml", "validation": "held.jsonl"}, ["'validation' is a share here"]),
         ({"task": "topic.yaml", "test": "test.jsonl"}, ["'test' belongs to data; lm-eval's task says its own"]),
         ({"task": "topic.yaml", "data_dir": "nowhere"}, ["there is no folder", "nowhere"]),

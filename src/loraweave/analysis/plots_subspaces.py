@@ -47,8 +47,10 @@ def _drawn_pairs(analysis: Entry) -> tuple[list[Pair], str | None]:
 
 def _left_out(entries: Sequence[Entry], one: str | None) -> str:
     """What is said where there are more pairs than are drawn one by one."""
+    if one is None:
+        return ""
     count = len({tuple(entry["runs"]) for entry in entries})
-    return "" if one is None else f" Of the {count} pairs of runs those with {one} are drawn one by one."
+    return f" Of the {count} pairs of runs those with {one} are drawn one by one."
 
 
 def _grid_cells(entries: Sequence[Entry], key: str) -> dict[tuple[int, int], float]:

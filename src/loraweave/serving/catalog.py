@@ -3,7 +3,7 @@
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,8 @@ class Catalog(ModelManager, ABC):
     def get_gen_models(self, cache_dir: str | None = None) -> list[dict[str, Any]]:  # type: ignore[override]
         """The list of /v1/models."""
         self.refresh()
-        return [self._described(name) for name in self.names]
+        texts = {*self.texts}
+        return [self._described(name, texts) for name in self.names]
 
     def model(self, name: str) -> dict[str, Any]:
         """One entry of that list.
@@ -99,11 +100,11 @@ class Catalog(ModelManager, ABC):
             RefusalError: 404, there is none of that name.
         """
         self.voice(name)
-        return self._described(name)
+        return self._described(name, self.texts)
 
-    def _described(self, name: str) -> dict[str, Any]:
+    def _described(self, name: str, texts: Container[str]) -> dict[str, Any]:
         described = {"id": name, "object": "model", "created": self._since, "owned_by": "loraweave"}
-        return described | ({"prompts": "text"} if name in self.texts else {})
+        return described | ({"prompts": "text"} if name in texts else {})
 
     def shutdown(self) -> None:
         """Nothing: the model ends with the process."""

@@ -1,7 +1,7 @@
 """What a person may write for one task in a run file."""
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -93,10 +93,14 @@ class TaskSpec(BaseModel):
             return dict(zip(value, made, strict=True))
         return made if isinstance(value, list) else value
 
-    @field_validator("split")
+    @field_validator("split", mode="before")
     @classmethod
-    def _each_once(cls, value: str | dict[str, str] | None) -> str | dict[str, str] | None:
-        names = list(value.values()) if isinstance(value, dict) else []
+    def _named_once(cls, value: Any) -> Any:
+        names = list(value.values()) if isinstance(value, dict) else [value]
+        known = not isinstance(value, dict) or (value and {*value} <= {*get_args(SplitName)})
+        if value is not None and not (known and all(isinstance(name, str) for name in names)):
+            roles = ", ".join(get_args(SplitName))
+            raise ValueError(f"{shown(value)}: a split's name is wanted, or a mapping from {roles} to such names")
         if len({*names}) < len(names):
             raise ValueError("what is learned is not to be scored: each of its splits is named once")
         return value
