@@ -17,10 +17,12 @@ from tiny_project import write_base
 from tiny_runs import ADAPTERS, BESIDE_BLOCKS, BY_TASK, EXACT, NAMES, ROUTED, SMALL, random_run
 
 import loraweave
+from loraweave.adapters.plain import PlainLora
 from loraweave.bases import fingerprint, load_base
 from loraweave.errors import UserError
 from loraweave.export import Export, export, write
 from loraweave.export.averages import mean_weights
+from loraweave.export.vllm import problems
 from loraweave.runs.attaching import attach
 
 IDS = torch.randint(3, 250, (3, 20), generator=torch.Generator().manual_seed(1))
@@ -259,6 +261,21 @@ def test_another_tokenizer_beside_an_adapter_is_told(project, finished, tmp_path
     (adapter / "tokenizer.json").write_text("torn")
     (each,) = export(adapter, "lora", tmp_path / "torn")
     assert each.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("layer", "rank", "model_type", "words"),
+    [
+        ("model.layers.0.q_proj", 8, "llama", []),
+        ("lm_head", 8, "llama", []),
+        ("lm_head", 8, "qwen2", ["it takes no LoRA on the head (lm_head) of a qwen2 base: export --to merged"]),
+        ("model.layers.0.q_proj", 8, "gpt2", ["it takes no LoRA on a gpt2 base: export --to merged"]),
+        ("model.layers.0.q_proj", 600, "qwen2", ["rank 600 is above its limit of 512: add --max-rank 512"]),
+    ],
+)
+def test_what_vllm_would_refuse_is_known_before(layer: str, rank: int, model_type: str, words: list[str]):
+    plain = PlainLora({layer: (torch.zeros(rank, 4), torch.zeros(4, rank))}, rank, rank)
+    assert problems(plain, model_type) == words
 
 
 def test_a_folder_that_another_command_writes_is_refused(finished, tmp_path, monkeypatch):

@@ -189,6 +189,7 @@ def test_layers_that_were_replicated_are_counted_no_longer(tiny_model: Callable)
     [
         ({"trainable_token_indices": [999]}, "index 999 is out of bounds"),
         ({"layer_replication": [[0, 9]]}, "index 2 is out of range"),
+        ({"use_qalora": True}, "use_qalora groups the inputs of GPTQ's layers alone, and the method reaches none here"),
         ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, "there is no 'loftq_iter'"),
     ],
 )

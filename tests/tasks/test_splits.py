@@ -113,18 +113,18 @@ def test_chats_that_share_a_prompt_stay_together() -> None:
 def test_texts_with_two_labels_are_counted() -> None:
     pairs = [(f"text {i % 20}", "ab"[i // 20]) for i in range(40)]
     found = split(groups_of(pairs), [answer for _, answer in pairs], "mine")
-    assert found.notes[1] == "20 texts stand there with more than one label"
+    assert found.notes[1] == "texts with more than one label: 20 of 20"
 
 
 def test_what_a_test_file_asks_is_not_learned() -> None:
     training = groups_of([(f"text {i}", "a") for i in range(10)])
     known, notes = without_known(training, groups_of([("text 3", "b"), ("other", "a")]), "test", "training")
     assert known == {3}
-    assert notes == ["1 rows ask what rows of test ask, and are left out of training"]
+    assert notes == ["training: 1 of 10 rows left out, for rows of test ask the same"]
     # Where nearly all ask the same, it is what they say that counts.
     jokes = groups_of([("joke", str(i)) for i in range(10)])
     known, notes = without_known(jokes, groups_of([("joke", "4"), ("joke", "x")]), "test", "training")
     assert known == {4}
-    assert notes == ["1 rows say what rows of test say, and are left out of training"]
+    assert notes == ["training: 1 of 10 rows left out, for rows of test say the same"]
     assert without_known(jokes, jokes, "test", "training")[0] == set()
     assert without_known(training, jokes, "test", "training") == (set(), [])

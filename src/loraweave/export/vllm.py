@@ -12,8 +12,18 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 REFUSED = "vLLM would refuse it: "
 """How a note of an export begins that says why."""
 
-WITHOUT_LORA = frozenset({"gpt2", "gptj", "gpt_neox", "gpt_bigcode", "bloom", "falcon", "mpt", "mamba", "mamba2"})
+WITHOUT_LORA = frozenset(
+    "bloom cohere2_moe dbrx falcon falcon_mamba gemma3n gemma3n_text gpt2 gptj hrm_text kimi_linear mamba mamba2 "
+    "mimo_v2_flash mpt stablelm zamba2".split()
+)
 """Kinds of base whose classes in vLLM 0.32 take no LoRA."""
+
+WITH_HEAD = frozenset(
+    "apertus exaone4 exaone_moe falcon_h1 granite granite_swa granitemoe granitemoe_swa granitemoehybrid "
+    "granitemoeshared hyperclovax jamba lfm2 lfm2_moe llama mixtral nemotron nemotron_h phimoe qwen3 qwen3_5 "
+    "qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_moe".split()
+)
+"""Kinds of base whose classes there name the head among the embeddings that a LoRA may adapt."""
 
 
 def problems(plain: PlainLora, model_type: str) -> list[str]:
@@ -27,6 +37,8 @@ def problems(plain: PlainLora, model_type: str) -> list[str]:
         found.append(f"rank {plain.rank} is above its limit of {RANKS[-1]}: add --max-rank {RANKS[-1]}")
     if model_type in WITHOUT_LORA:
         found.append(f"it takes no LoRA on a {model_type} base: export --to merged")
+    elif "lm_head" in plain.pairs and model_type not in WITH_HEAD:
+        found.append(f"it takes no LoRA on the head (lm_head) of a {model_type} base: export --to merged")
     return found
 
 

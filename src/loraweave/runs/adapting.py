@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.lora.variants import QALoraLinearVariant
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
@@ -76,6 +77,7 @@ def adapted(
             if everywhere and isinstance(config, LoraConfig):
                 warn_of_fused_experts(base, set(found.weights))
             _check_head(base, method.name)
+            _check_grouped(model, config, method.name)
             if method.adapter is not None:
                 start_from(model, method.adapter)
             if only is not None:
@@ -101,6 +103,18 @@ def _check_head(base: PreTrainedModel, method: str) -> None:
             f"method {method}: target_modules reaches {name}, the base's head: the loss reads its weight without "
             f"calling it, so an adapter there would learn nothing; leave it out, or train it whole with "
             f"modules_to_save: [{name}]"
+        )
+
+
+def _check_grouped(model: PeftModel, config: PeftConfig, method: str) -> None:
+    """Refuse QA-LoRA where PEFT trains a usual LoRA in its place without a word: on all layers but GPTQ's."""
+    if not getattr(config, "use_qalora", False):
+        return
+    variants = [kind for module in model.modules() for kind in getattr(module, "lora_variant", {}).values()]
+    if not any(isinstance(kind, QALoraLinearVariant) for kind in variants):
+        raise UserError(
+            f"method {method}: use_qalora groups the inputs of GPTQ's layers alone, and the method reaches none here: "
+            "leave it out, or take a base that GPTQ has quantised"
         )
 
 

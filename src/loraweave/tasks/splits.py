@@ -106,7 +106,7 @@ def without_known(
         found, same = {index for index, group in enumerate(groups) if said & set(_says(group))}, "say"
     if found and len(found) == len(groups):
         return set(), [f"all {len(groups):,} rows of {other} stand in {split_name} too, and stay in both"]
-    note = f"{len(found):,} rows {same} what rows of {split_name} {same}, and are left out of {other}"
+    note = f"{other}: {len(found):,} of {len(groups):,} rows left out, for rows of {split_name} {same} the same"
     return found, [note] if found else []
 
 
@@ -206,4 +206,4 @@ def _notes(asked: Sequence[str], said: Sequence[str], labels: Sequence[Hashable]
     for name, label in zip(asked, labels, strict=True):
         by_name.setdefault(name, set()).add(label)
     if torn := sum(len(some) > 1 for some in by_name.values()):
-        yield f"{torn:,} texts stand there with more than one label"
+        yield f"texts with more than one label: {torn:,} of {len(by_name):,}"
