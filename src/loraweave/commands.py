@@ -15,7 +15,7 @@ from loraweave.errors import UserError
 from loraweave.evaluation import TaskScore
 from loraweave.evaluation.beside import Beside, untouched
 from loraweave.evaluation.forgetting import evaluate_untrained
-from loraweave.evaluation.record import evaluation_settings, record
+from loraweave.evaluation.record import RESULTS, earlier_evaluations, evaluation_settings, record
 from loraweave.evaluation.samples import Sample, write_samples
 from loraweave.evaluation.scoring import Progress, not_scored, without_score
 from loraweave.evaluation.subject import Subject, load_subject, subject_of
@@ -51,7 +51,7 @@ class Evaluation:
     @property
     def results(self) -> Path:
         """results.json in the run's folder: this evaluation and those with other settings."""
-        return self.folder / "results.json"
+        return self.folder / RESULTS
 
     @property
     def samples(self) -> Path:
@@ -128,7 +128,7 @@ def evaluate(
             trust_code=trust_code,
         )
     with locked(subject.folder, "the run's folder", WAIT):
-        pass  # what cannot be kept need not be found out
+        earlier_evaluations(subject.folder / RESULTS)  # what cannot be kept need not be found out
     unscored = without_score(subject.tasks) if tasks is None else []
     subject = replace(subject, tasks=[task for task in subject.tasks if task.name not in unscored])
     given = {"limit": limit, "forgetting": None if forgetting is None else [*forgetting]}

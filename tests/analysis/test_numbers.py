@@ -174,6 +174,12 @@ def test_a_comparison_stands_for_the_runs_of_its_table(runs, tmp_path):
         open_runs([tmp_path])
 
 
+def test_an_adapter_that_was_evaluated_by_itself_is_no_comparison(runs, tmp_path):
+    folder = shutil.copytree(runs["lora"] / "adapter", tmp_path / "mine")
+    (folder / "results.json").write_text(json.dumps({"format": 1, "evaluations": []}))
+    assert [run.name for run in open_runs([folder])] == ["mine"]
+
+
 def test_among_many_runs_a_dozen_are_compared(saved):
     folders = [saved("lora", folder=f"run{i}", target_modules=["q_proj"])[1] for i in range(14)]
     found = analyze(folders)

@@ -124,7 +124,9 @@ def test_what_only_a_library_is_asked_is_refused_elsewhere(command, tmp_path):
     refused(command("serve", tmp_path, "--experts", 3), "--experts is of a library of experts, and this is none")
 
 
-def test_results_that_are_not_ours_are_left_alone(command, trained):
+def test_results_that_are_not_ours_are_left_alone(command, trained, monkeypatch):
+    """And are found before hours of scoring."""
+    monkeypatch.setattr("loraweave.evaluation.evaluate", lambda *_, **__: pytest.fail("scored"))
     (trained / "results.json").write_text(json.dumps(["mine"]))
     refused(command("eval", trained, "--limit", 1), "results.json")
     assert json.loads((trained / "results.json").read_text()) == ["mine"]

@@ -84,6 +84,8 @@ def test_predictions_of_another_model_or_task_are_left_alone(command, project, r
     assert all(set(json.loads(line)) == {"row", "prediction", "scores"} for line in whole.splitlines())
     (tmp_path / "out.jsonl.about.json").unlink()
     refused(run, "no out.jsonl.about.json says what made these predictions")
+    output.write_text('[{"number": 1}]')  # somebody's, without an end of its line
+    refused(run, "no out.jsonl.about.json says what made these predictions")
 
 
 def test_rows_that_json_has_no_words_for_are_gone_on_with(command, project, run, tmp_path):

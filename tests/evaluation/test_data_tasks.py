@@ -62,6 +62,22 @@ def test_a_text_longer_than_the_model_reads_is_scored_to_its_end(base: Any, tmp_
     assert read_outcomes(score["outcomes"]).weights.tolist() == [len(example.completion)]
 
 
+def test_the_windows_of_a_long_text_are_one_example(base: Any, tmp_path: Path) -> None:
+    model, tokenizer = base
+    most = model.config.max_position_embeddings
+    words = ["note", "remember", "double"]
+    write_jsonl(tmp_path / "long.jsonl", [{"text": f"{words[i % 3]} {i} " * most} for i in range(6)])
+    (task,) = load_tasks([{"task": "long.jsonl", "metric": "loss", "test": 0.4}], tmp_path)
+    kept: dict[str, list] = {}
+    (score,) = evaluate(model, tokenizer, [task], keep=kept.__setitem__).values()
+    outcomes = read_outcomes(score["outcomes"])
+    assert score["n"] == len(outcomes.values) == len(kept["long"]) == len(task.test_examples()) == 2
+    assert score["metrics"]["tokens"] == outcomes.weights.sum() > 2 * most
+    assert (outcomes.values * outcomes.weights).sum() / outcomes.weights.sum() == pytest.approx(score["score"])
+    said = [example.completion.split()[0] for example in task.test_examples()]
+    assert [each["target"].split()[0] for each in kept["long"]] == said
+
+
 def test_a_perplexity_that_no_number_can_say_is_told_as_one(base: Any, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "words.jsonl", [{"text": f"{i}odd" * 200} for i in range(3)])
     (task,) = load_tasks([{"task": "words.jsonl", "metric": "word_perplexity"}], tmp_path)

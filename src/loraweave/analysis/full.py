@@ -75,9 +75,9 @@ class FullUpdate:
 
     tasks: tuple[str, ...] = ()
 
-    def __init__(self, checkpoint: str | Path, base: BaseName) -> None:
+    def __init__(self, checkpoint: str | Path, base: BaseName, trust_code: bool = False) -> None:
         self.after, self.before = WeightFiles(str(checkpoint)), WeightFiles(base)
-        model = empty_base(str(checkpoint))
+        model = empty_base(str(checkpoint), trust_code)
         head = model.get_output_embeddings()
         self._keys: dict[str, tuple[str, str]] = {}
         self._transposed: set[str] = set()

@@ -47,7 +47,7 @@ def analyze(
         full: a fully fine-tuned model of the same base to compare with.
         sample: run so many examples of each task through runs with a token router.
         base: name or folder of the base, in the place of the one that the runs name.
-        trust_code: for the sample, run functions that their task files name, and code that comes with their bases.
+        trust_code: run code that comes with their bases and, for the sample, functions that their task files name.
         command: what the user typed, kept with the result.
         progress: told what is being looked at.
 
@@ -58,7 +58,7 @@ def analyze(
         UserError: a folder that holds nothing to analyse, or cannot be read.
     """
     with quiet_libraries(), torch.no_grad():
-        runs = open_runs(folders, full, base)
+        runs = open_runs(folders, full, base, trust_code)
         modules = module_types(layer for run in runs for layer in run.update.sizes)
         notes = [note for run in runs for note in run.notes] + _differences(runs)
         analysis: Entry = {

@@ -18,6 +18,7 @@ from loraweave.errors import UserError
 from loraweave.paths import inside
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import BaseRecord, RunFolder, check_trained, naming_base, read_base_record, read_summary
+from loraweave.runs.loading import run_file_of
 from loraweave.shapes import read_shaped
 
 _OF_COMPARISON = re.compile(r"(?P<method>[^/]+?)(?P<seed>-seed\d+)(?P<rate>-lr[\d.e+-]+)?")
@@ -91,13 +92,16 @@ class AnalysedRun:
         }
 
 
-def open_runs(folders: Sequence[Path], full: Path | None = None, base: str | None = None) -> list[AnalysedRun]:
+def open_runs(
+    folders: Sequence[Path], full: Path | None = None, base: str | None = None, trust_code: bool = False
+) -> list[AnalysedRun]:
     """Open what a person named.
 
     Args:
         folders: of finished runs, of adapters alone, or of comparisons, which stand for the runs in them.
         full: a fully fine-tuned model to compare with: a run, or a checkpoint of the same base as the others.
         base: name or folder of the base, in the place of the one that the runs name.
+        trust_code: run code that comes with a base or a model.
 
     Raises:
         UserError: nothing there, a run that did not finish or trained nothing, a folder named twice.
@@ -108,9 +112,9 @@ def open_runs(folders: Sequence[Path], full: Path | None = None, base: str | Non
         if paths.count(path) > 1:
             raise UserError(f"{path}: named twice; every run is analysed once")
     names = _names(paths)
-    runs = [_open(path, name, base) for path, name in zip(listed, names, strict=False)]
+    runs = [_open(path, name, base, trust_code) for path, name in zip(listed, names, strict=False)]
     if full is not None:
-        runs.append(_open_full(full, names[-1], runs, base))
+        runs.append(_open_full(full, names[-1], runs, base, trust_code))
     return runs
 
 
@@ -126,7 +130,8 @@ class _Comparison(TypedDict):
 
 def _expanded(folder: Path) -> list[Path]:
     """The runs in the table of a comparison's folder, or the folder itself."""
-    if not (folder / "results.json").is_file() or RunFolder(folder).config.exists():
+    by_itself = RunFolder(folder).config.exists() or (folder / ADAPTER_CONFIG).is_file()  # and was evaluated
+    if by_itself or not (folder / "results.json").is_file():
         return [folder]
     record = read_shaped(folder / "results.json", _Comparison)
     named = [run["adapter"] for run in record.get("runs", []) if run.get("adapter")]
@@ -162,14 +167,14 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _open(folder: Path, name: str, base: str | None) -> AnalysedRun:
+def _open(folder: Path, name: str, base: str | None, trust_code: bool) -> AnalysedRun:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     if not any(folder.iterdir()):
         raise UserError(f"{folder}: the folder is empty")
     if not RunFolder(folder).config.exists():
         return _open_adapter(folder, name, base)
-    files, summary, config = RunFolder(folder), read_summary(folder), RunFolder(folder).read_config()
+    files, summary, config = RunFolder(folder), read_summary(folder), run_file_of(RunFolder(folder), None, trust_code)
     check_trained(files.path, summary)
     if summary["adapter"] is None:
         raise UserError(f"{folder}: the run is of the untouched base, in which there is nothing to analyse")
@@ -178,7 +183,7 @@ def _open(folder: Path, name: str, base: str | None) -> AnalysedRun:
     update: AdapterFile | FullUpdate
     if summary["adapter"] == files.model.name:
         with naming_base(folder, base):
-            update = FullUpdate(files.model, config.base)
+            update = FullUpdate(files.model, config.base, trust_code)
     else:
         update = AdapterFile(files.adapter)
     tasks = [entry["task"] for entry in summary.get("mixture", [])]
@@ -216,9 +221,11 @@ def _open_adapter(folder: Path, name: str, base: str | None) -> AnalysedRun:
     )
 
 
-def _open_full(folder: Path, name: str, others: Sequence[AnalysedRun], base: str | None) -> AnalysedRun:
+def _open_full(
+    folder: Path, name: str, others: Sequence[AnalysedRun], base: str | None, trust_code: bool
+) -> AnalysedRun:
     if RunFolder(folder).config.exists():
-        run = _open(folder, name, base)
+        run = _open(folder, name, base, trust_code)
         if run.adapter is not None:
             raise UserError(f"{folder}: --full wants a run of full fine-tuning, this one is of {run.method}")
         return run
@@ -228,7 +235,7 @@ def _open_full(folder: Path, name: str, others: Sequence[AnalysedRun], base: str
             f"{folder}: what it was fine-tuned from is not known, since no other run names its base: say it with --base"
         )
     with naming_base(folder, base):
-        update = FullUpdate(folder, before)
+        update = FullUpdate(folder, before, trust_code)
     return AnalysedRun(name, folder, update, "full", before, notes=_notes(name, update))
 
 

@@ -141,7 +141,7 @@ class Runner:
         try:
             summary, losses = self._trained(run, folder, report)
             # Not the model that was just trained: what is scored is what the user can load.
-            loaded = load_run(folder.path, base=self.base, tasks=tasks)
+            loaded = load_run(folder.path, base=self.base, tasks=tasks, trust_code=config.base.trust_code)
             try:
                 model = loaded.model.to(self.base[0].device)
                 scores, lost, seconds = self._evaluated(config, model, tasks, report)

@@ -51,6 +51,14 @@ class Encoded:
         """Tokens per row: what a mixture by tokens counts."""
         return [len(row["input_ids"]) for row in self.rows]
 
+    @property
+    def by_example(self) -> list[list[EncodedRow]]:
+        """The rows of each example that was kept."""
+        found: dict[int, list[EncodedRow]] = {}
+        for index, row in zip(self.kept, self.rows, strict=True):
+            found.setdefault(index, []).append(row)
+        return [*found.values()]
+
 
 def encode(example: Example, tokenizer: Any, max_length: int) -> EncodedRow:
     """Token ids of prompt, answer and end of sequence; loss on the answer and the end.

@@ -61,9 +61,9 @@ def averaged(scores: Sequence[TaskScore]) -> TaskScore:
         "score": mean,
         "stderr": stderr,
         "metrics": {
-            name: sum(score["metrics"][name] for score in scores) / len(scores)
+            name: None if None in each else sum(value or 0.0 for value in each) / len(scores)
             for name in scores[0]["metrics"]
-            if all(name in score["metrics"] for score in scores)
+            if len(each := [score["metrics"][name] for score in scores if name in score["metrics"]]) == len(scores)
         },
         "seconds": sum(score["seconds"] for score in scores),
         "outcomes": outcomes,

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 from jinja2 import TemplateError
 from lm_eval.api import metrics as harness_metrics
 from lm_eval.api.task import Task as HarnessTask
@@ -21,6 +22,7 @@ from loraweave.evaluation.paired import standard_error
 from loraweave.evaluation.repeats import with_repeats
 from loraweave.evaluation.samples import Keep, harness_samples, named_metrics
 from loraweave.evaluation.scores import PERCENT, TaskScore
+from loraweave.files import finite
 from loraweave.tasks.sandbox import reason_of
 
 # Metrics that lm-eval gives as a share between 0 and 1 (mcc: between -1 and 1); people read them in percent.
@@ -92,7 +94,8 @@ def score_with_harness(
         raise UserError(f"task {name!r}: a template fails: {reason_of(error)}") from error
     except (AssertionError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"task {name!r}: lm-eval cannot evaluate it: {in_a_line(error)}") from error
-    measured = {key: value for key, value in results["results"][name].items() if isinstance(value, (int, float))}
+    found = results["results"][name]
+    measured = {key: float(value) for key, value in found.items() if isinstance(value, (int, float, np.number))}
     metric, used_filter = _headline(task, measured)
     share = metric in SHARES or metric.startswith(("pass@", "pass_at_"))
     scale = 100.0 if share else 1.0
@@ -100,6 +103,8 @@ def score_with_harness(
     better = results["higher_is_better"][name].get(metric)
     version = results["versions"].get(name)
     score = scale * measured[f"{metric},{used_filter}"]
+    if not math.isfinite(score):
+        raise UserError(f"task {name!r}: its {metric} is no number over these examples ({score})")
     answered = _answered(results["samples"][name], used_filter)
     asked = [repr(sample["arguments"]) for sample in answered]
     outcomes = _outcomes([sample.get(metric) for sample in answered], metric, score, scale, asked)
@@ -113,7 +118,7 @@ def score_with_harness(
         unit=PERCENT if share else "",
         higher_is_better=True if better is None else better,
         filter=used_filter,
-        metrics={key: float(value) for key, value in measured.items() if key != "sample_len"},
+        metrics=finite({key: value for key, value in measured.items() if key != "sample_len"}),
         num_fewshot=num_fewshot,
         version=None if version is None else str(version),
         requests=_fingerprint(task),

@@ -23,25 +23,28 @@ def score_with_loss(
     `report(done, of)` counts rows.
 
     The mean is over tokens, as in training; its standard error is over examples, because the tokens of one example
-    are not independent.
+    are not independent, nor are the rows of one long text.
     """
     started = time.perf_counter()
     rows = encoded.rows
-    counts = [sum(label != IGNORED for label in row["labels"][1:]) for row in rows]
-    losses = [0.0] * len(rows)
+    examples = encoded.by_example
+    number = {kept: place for place, kept in enumerate(dict.fromkeys(encoded.kept))}
+    counts, losses = [0] * len(examples), [0.0] * len(examples)
     done = 0
     for batch in batches([len(row["input_ids"]) for row in rows], rows_at_once, tokens_at_once):
         asked = [_scored(rows[index]["labels"]) for index in batch]
         found = score_rows(model, [rows[index]["input_ids"] for index in batch], asked)
         for index, scores in zip(batch, found, strict=True):
-            losses[index] = -sum(log_prob for log_prob, _ in scores)
+            example = number[encoded.kept[index]]
+            losses[example] -= sum(log_prob for log_prob, _ in scores)
+            counts[example] += len(scores)
         done += len(batch)
         report(done, len(rows))
     tokens = sum(counts)
     mean = sum(losses) / tokens
     n = len(losses)
     spread = sum((loss - mean * count) ** 2 for loss, count in zip(losses, counts, strict=True))
-    questions = [tuple(row["input_ids"]) for row in rows]
+    questions = [tuple(token for row in some for token in row["input_ids"]) for some in examples]
     each = [loss / count if count else 0.0 for loss, count in zip(losses, counts, strict=True)]
     score = TaskScore(
         score=mean,

@@ -330,7 +330,11 @@ def load(
         return model.to(where), tokenizer
 
     with quiet_libraries():
-        model, tokenizer = load_named() if whole is None else load_base(whole, dtype, trust_code=trust_code)
+        if whole is None:
+            model, tokenizer = load_named()
+        else:
+            saved = whole if config is None else config.base.renamed(str(whole))  # loaded as the base was
+            model, tokenizer = load_base(saved, dtype, trust_code=trust_code)
         trained = model if adapter is None else attach(model, adapter)
     names = getattr(getattr(trained, "active_peft_config", None), "task_names", None) or names
     names = names or ([] if tasks is None else [task.name for task in found])

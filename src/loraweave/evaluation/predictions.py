@@ -64,7 +64,7 @@ def predict_file(
             raise UserError(f"{output}: holds predictions of other rows than these; choose another output")
         about = aside(output, "about.json")
         now = _about(loaded, task)
-        if done:
+        if done or (not about.is_file() and output.is_file() and output.stat().st_size):
             _check_same(output, about, now)
         else:
             write_json(about, {"format": FORMAT, **now})

@@ -15,6 +15,7 @@ from loraweave.shapes import read_shaped
 from loraweave.tasks import Task
 
 FORMAT = 1
+RESULTS = "results.json"
 
 
 def evaluation_settings(config: EvalConfig, tasks: Sequence[Task], seed: int) -> dict[str, Any]:
@@ -49,6 +50,12 @@ class _Record(TypedDict):
     evaluations: list[_Evaluated]
 
 
+def earlier_evaluations(path: Path) -> list[dict[str, Any]]:
+    """Those in a results file; none where there is no file. Raises `UserError` where it is no such results file."""
+    found: list[dict[str, Any]] = read_shaped(path, _Record)["evaluations"] if path.exists() else []
+    return found
+
+
 def record(
     path: Path,
     settings: Mapping[str, Any],
@@ -62,10 +69,7 @@ def record(
     An earlier evaluation with the same settings is replaced; every other one stays. Raises `UserError` when the file
     is there and is not such a results file; it is then left alone.
     """
-    content: dict[str, Any] = {"format": FORMAT, "evaluations": []}
-    if path.exists():
-        content = read_shaped(path, _Record)
-    kept = [earlier for earlier in content["evaluations"] if earlier["settings"] != dict(settings)]
+    kept = [earlier for earlier in earlier_evaluations(path) if earlier["settings"] != dict(settings)]
     made = {
         "settings": dict(settings),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

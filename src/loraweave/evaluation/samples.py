@@ -61,12 +61,12 @@ def harness_samples(
 
 
 def loss_samples(
-    name: str, rows: Sequence[EncodedRow], tokenizer: PreTrainedTokenizerBase, outcomes: Outcomes | None
+    name: str, examples: Sequence[Sequence[EncodedRow]], tokenizer: PreTrainedTokenizerBase, outcomes: Outcomes | None
 ) -> list[Sample]:
-    """Of a task that is scored by its loss on `rows`."""
+    """Of a task that is scored by its loss on examples, each in its rows."""
     found = []
-    for number, (row, outcome) in enumerate(zip(rows, _values(outcomes, len(rows)), strict=True), start=1):
-        labelled = list(zip(row["input_ids"], row["labels"], strict=True))
+    for number, (rows, outcome) in enumerate(zip(examples, _values(outcomes, len(examples)), strict=True), start=1):
+        labelled = [pair for row in rows for pair in zip(row["input_ids"], row["labels"], strict=True)]
         prompt = tokenizer.decode([token for token, label in labelled if label == IGNORED])
         target = tokenizer.decode([token for token, label in labelled if label != IGNORED])
         found.append(Sample(task=name, number=number, prompt=prompt, target=target, prediction=None, outcome=outcome))

@@ -20,7 +20,8 @@ class TaskScore(TypedDict):
 
     `score` is in `unit`: "%" for a share of right answers (0 to 100), "nats" for a loss per token, "" for anything
     else. `stderr` is in the same unit, the standard error that comes from having only `n` examples; None where
-    the metric has none. `metrics` holds every number of the task, as lm-eval names and scales it. `requests` is a hash
+    the metric has none. `metrics` holds every number of the task, as lm-eval names and scales it; None for what is no
+    number, such as the mean of nothing. `requests` is a hash
     of every prompt and target: two scores with the same one answered the same questions. `truncated` counts the
     requests that were longer than the model reads and lost their beginning. `distinct` is there where some examples ask
     the same: how many different ones there are, which is what the standard error is of. `left_out` is there where the
@@ -35,7 +36,7 @@ class TaskScore(TypedDict):
     unit: str
     higher_is_better: bool
     filter: str
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     num_fewshot: int
     version: str | None
     requests: str

@@ -129,7 +129,7 @@ def _score(
     encoded = encode_all(examples, lm.tokenizer, lm.max_length)
     score = score_with_loss(lm.model, encoded, rows_at_once=lm.batch_size, tokens_at_once=lm.most_tokens, report=report)
     if keep is not None:
-        keep(task.name, loss_samples(task.name, encoded.rows, lm.tokenizer, score["outcomes"]))
+        keep(task.name, loss_samples(task.name, encoded.by_example, lm.tokenizer, score["outcomes"]))
     return score
 
 

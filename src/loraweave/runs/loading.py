@@ -80,7 +80,7 @@ def load_run(
         config, base = config.model_copy(update={"model": config.base.renamed(base)}), None
     with quiet_libraries():
         if summary["adapter"] == run.model.name:
-            model, tokenizer = load_base(run.model, trust_code=trust_code)
+            model, tokenizer = load_base(config.base.renamed(str(run.model)), trust_code=trust_code)
         else:
             with naming_base(run.path, given):
                 model, tokenizer = base or load_base(config.base)
