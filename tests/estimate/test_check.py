@@ -210,3 +210,12 @@ def test_the_exit_code_says_whether_anything_is_wrong(project: Path, capsys: pyt
     assert run(["check", str(project / "none.yaml")]) == 2
     with pytest.raises(UserError, match="no such file"):
         check(project / "none.yaml")
+
+
+def test_a_data_set_of_the_hub_that_is_not_at_hand_is_no_fault(project: Path):
+    entry = "{task: owner/chats, split: {train: x}, test: notes_test.jsonl}"
+    path = written(project, f"model: base\nmethod: lora\ntasks:\n  - {entry}\n")
+    found = check(path)
+    assert found.problems == []
+    assert [line for line in found.unknown if "owner/chats" in line]
+    assert [(seen.where, seen.rows > 0) for seen in found.data][1:] == [(str(project / "notes_test.jsonl"), True)]

@@ -92,6 +92,23 @@ def test_a_base_a_task_file_and_its_data_are_known(tmp_path: Path):
     assert not any("parity_train" in str(entry) for entry in entries)  # the data of parity.yaml
 
 
+def test_a_group_stands_for_the_tasks_that_it_lists(tmp_path: Path):
+    for name in ("a", "b", "c"):
+        for split in ("train", "test"):
+            (tmp_path / f"{name}-{split}.jsonl").write_text(f'{{"x": "{split}", "y": "2"}}\n' * 20)
+        (tmp_path / f"{name}.yaml").write_text(
+            f"task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: "
+            f"{{train: {name}-train.jsonl, test: {name}-test.jsonl}}}}\n"
+            "training_split: train\ntest_split: test\ndoc_to_text: x\ndoc_to_target: y\n"
+        )
+    (tmp_path / "suite.yaml").write_text("group: suite\ntask: [a, b]\n")
+    found = draft(tmp_path)
+    assert [task.entry for task in found.tasks] == [{"task": "c.yaml"}, {"task": "suite.yaml"}]
+    assert found.left == {"a.yaml": "one of the tasks of suite.yaml", "b.yaml": "one of the tasks of suite.yaml"}
+    tasks = load_tasks(yaml.safe_load(found.text)["tasks"], tmp_path)
+    assert sorted(task.name for task in tasks) == ["a", "b", "c"]
+
+
 def test_other_files_are_left_out_with_the_reason(tmp_path: Path):
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 20)
     (tmp_path / "sizes.csv").write_text("height,width\n1,2\n3,4\n")

@@ -314,7 +314,7 @@ def test_what_a_test_file_asks_is_not_learned(tmp_path: Path) -> None:
     task = task_of_rows(tmp_path, [{"prompt": f"p{i}", "completion": "c"} for i in range(20)], test="test.jsonl")
     assert "p3" not in {example.prompt for example in task.training_examples() + task.validation_examples()}
     assert len(everything(task)) == 21
-    assert any("what rows of test ask, and are left out of" in note for note in task.notes)
+    assert any("rows left out, for rows of test ask the same" in note for note in task.notes)
 
 
 def test_plain_text_is_learned_and_measured_in_bits(tmp_path: Path) -> None:

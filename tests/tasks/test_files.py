@@ -24,6 +24,10 @@ def test_a_table(tmp_path: Path) -> None:
     assert [rows.place(index).rpartition(", ")[2] for index in range(3)] == ["line 2", "line 4", "line 6"]
     (tmp_path / "b.csv").write_text(f"number\n{2**63}\n1\n")
     assert read_rows(tmp_path / "b.csv").rows[0] == {"number": str(2**63)}
+    line = '{"text": "ab", "spans": [{"text": "a"}, {"text": "b"}]}\n'
+    (tmp_path / "one.jsonl").write_text(line)
+    (tmp_path / "one.json").write_text(line)
+    assert [len(read_rows(tmp_path / name).rows) for name in ("one.jsonl", "one.json")] == [1, 2]
     (tmp_path / "a.tsv").write_text("word\tcount\na,b\t7\n")
     assert read_rows(tmp_path / "a.tsv").rows == [{"word": "a,b", "count": 7}]
 

@@ -74,6 +74,17 @@ def test_numbers_for_names_of_a_data_set_are_their_places(names: list[str], labe
     assert named(tmp_path, "a.parquet") == {f"t{n}": names[labels[n % 2]] for n in range(16)}
 
 
+def test_a_number_that_is_a_name_and_no_place_is_told(tmp_path: Path) -> None:
+    """Else 1 would be '2' and 5 would be '5'."""
+    saved(tmp_path / "a.parquet", ["1", "2", "3", "4", "5"], [0, 1, 2, 3, 4] * 8)
+    (tmp_path / "test.csv").write_text("text,label\n" + "".join(f"u{n},{1 + n % 5}\n" for n in range(20)))
+    with pytest.raises(UserError, match=r"line 6: the label 5 is not among the choices"):
+        load_tasks([{"task": "a.parquet", "test": "test.csv"}], tmp_path)
+    write_jsonl(tmp_path / "b.jsonl", [{"text": f"t{n}", "label": ("-1", "1")[n % 2]} for n in range(12)])
+    (task,) = load_tasks([{"task": "b.jsonl", "choices": {-1: "bad", 1: "good"}}], tmp_path)
+    assert {example.completion for example in task.training_examples()} == {"bad", "good"}
+
+
 def test_files_that_number_labels_in_different_ways_are_read_by_name(tmp_path: Path) -> None:
     saved(tmp_path / "a-1.parquet", ["bad", "fine", "good"], [0, 1, 2] * 8)
     saved(tmp_path / "a-2.parquet", ["bad", "good"], [0, 1] * 8, start=24)

@@ -15,6 +15,8 @@ from loraweave.data.encode import IGNORED, encode, encode_all
 from loraweave.errors import UserError
 from loraweave.tasks import Example, load_tasks
 from loraweave.tasks.chat import render
+from loraweave.tasks.files import read_rows
+from loraweave.tasks.messages import without_filling
 
 TOOLS_TEMPLATE = (
     "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
@@ -128,6 +130,9 @@ def test_what_parquet_fills_up_is_no_part_of_a_call(tmp_path: Path) -> None:
     calls = sorted(task.training_examples() + task.validation_examples(), key=lambda example: example.place)
     assert calls[0].completion[0]["tool_calls"] == [CALL]
     assert calls[2].completion[0]["tool_calls"] == [other]
+    rows = [without_filling(row) for row in read_rows(tmp_path / "mine.parquet").rows]  # as they are predicted
+    assert [task.tools(row, "row") for row in rows] == [[TOOL], None]
+    assert task.question({"messages": rows[0]["messages"][:3]}, "row") == calls[1].prompt
 
 
 def test_the_tools_of_the_cases(shared: Path, chat: Any, tokenizers: dict[str, Any]) -> None:

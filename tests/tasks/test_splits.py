@@ -110,6 +110,15 @@ def test_chats_that_share_a_prompt_stay_together() -> None:
         assert len({0, 1, 2} & set(found.test)) in (0, 3)
 
 
+def test_what_no_template_shows_keeps_no_questions_apart() -> None:
+    turns = [[{"role": "user", "content": f"text {i // 2}", "timestamp": i}] for i in range(40)]
+    rows = [[Example(turn, [{"role": "assistant", "content": "a", "id": i}])] for i, turn in enumerate(turns)]
+    found = split(rows, [None] * 40, "mine", test=0.2)
+    learned, scored = ({turns[i][0]["content"] for i in rows} for rows in (found.training, found.test))
+    assert scored
+    assert not learned & scored
+
+
 def test_texts_with_two_labels_are_counted() -> None:
     pairs = [(f"text {i % 20}", "ab"[i // 20]) for i in range(40)]
     found = split(groups_of(pairs), [answer for _, answer in pairs], "mine")
@@ -125,6 +134,9 @@ def test_what_a_test_file_asks_is_not_learned() -> None:
     jokes = groups_of([("joke", str(i)) for i in range(10)])
     known, notes = without_known(jokes, groups_of([("joke", "4"), ("joke", "x")]), "test", "training")
     assert known == {4}
-    assert notes == ["training: 1 of 10 rows left out, for rows of test say the same"]
+    assert notes == [
+        "training: 1 of 10 rows left out, for rows of test say the same",
+        "training: 9 of 10 rows ask what rows of test ask, and stay: too few others are there to learn",
+    ]
     assert without_known(jokes, jokes, "test", "training")[0] == set()
     assert without_known(training, jokes, "test", "training") == (set(), [])

@@ -45,8 +45,10 @@ def predict(
     from loraweave.evaluation.loaded import load
     from loraweave.evaluation.predictions import predict_file
     from loraweave.tasks.files import read_rows
+    from loraweave.tasks.messages import without_filling
 
-    rows = [dict(row) for row in read_rows(file).rows]
+    read = read_rows(file)
+    rows = [without_filling(row) if read.filled else dict(row) for row in read.rows]
     with progress("loading the model") as show:
         loaded = load(
             run, base=base, tasks=tasks, data_dir=data_dir, chat_template=chat_template, trust_code=trust_code

@@ -116,7 +116,7 @@ def _look_at_data(entries: Entries, config: RunConfig, places: Places, found: Ch
                     continue
                 found.data.append(seen)
                 problems = seen.problems
-                if one is not entry:  # what else is wrong with a file that is held out, `_tasks` tells
+                if one is not entry or not seen.kind:  # what else is wrong, or is not at hand, `_tasks` tells
                     problems = [problem for problem in problems if problem.number]
                 skipped = [problem.message for problem in problems if skip and problem.number]
                 found.notes += [f"left out: {message}" for message in skipped]
@@ -128,7 +128,8 @@ def _files(spec: TaskSpec) -> Iterator[TaskSpec]:
     yield spec
     for other in (spec.validation, spec.test):
         if isinstance(other, str):
-            yield spec.model_copy(update={"task": other, "validation": None, "test": None})
+            own = dict.fromkeys(("validation", "test", "subset", "split"))  # of the rows that are learned alone
+            yield spec.model_copy(update={"task": other, **own})
 
 
 def _tasks(config: RunConfig, entries: Entries, places: Places, found: Checked) -> list[Outline] | None:

@@ -1,6 +1,5 @@
 """The run file: which model, which method, which tasks, how they are mixed, trained and evaluated."""
 
-import glob
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ from loraweave.runs.problems import Places, halves, told
 from loraweave.runs.settings import train_problems
 from loraweave.runs.yamlfile import Lines, NotYamlError, parse_value, read_yaml
 from loraweave.tasks import Task, load_tasks
-from loraweave.tasks.sources import YAML_SUFFIXES, is_path
+from loraweave.tasks.sources import YAML_SUFFIXES, is_path, matching
 from loraweave.tasks.spec import HowToLoad, OnBadRow, parse_spec
 from loraweave.tasks.untrained import load_untrained
 
@@ -251,8 +250,8 @@ class RunConfig(BaseModel):
             return written
 
         self._with_paths(noted)
-        paths = (user_path(written, self.base_dir) for written in named if is_path(written))
-        return next((path for path in paths if not path.exists() and not glob.glob(str(path))), None)
+        paths = {written: user_path(written, self.base_dir) for written in named if is_path(written)}
+        return next((path for w, path in paths.items() if not path.exists() and not matching(w, self.base_dir)), None)
 
     def _with_paths(self, change: Callable[[str], str]) -> dict[str, Any]:
         """The entries of what is trained and scored, with each of their paths changed."""

@@ -18,8 +18,8 @@ from loraweave.runs.config import DEFAULT_METHOD, RunConfig
 from loraweave.runs.schema import FILE as SCHEMA
 from loraweave.tasks.files import is_data, parted
 from loraweave.tasks.recognise import Recognised, recognise
-from loraweave.tasks.sources import SPLITS, is_saved
-from loraweave.tasks.task_yaml import data_of_task
+from loraweave.tasks.sources import SPLITS, YAML_SUFFIXES, is_saved
+from loraweave.tasks.task_yaml import data_of_task, names_in
 from loraweave.terminal import tame
 
 NAME = "run.yaml"
@@ -94,11 +94,17 @@ def draft(folder: str | Path, model: str | None = None) -> Draft:
         raise UserError(f"{folder}: no such folder")
     tasks, data = [], []
     used: set[Path] = set()
-    for path in _files(found, found.folder):
-        if path.suffix in (".yaml", ".yml"):
+    files = [*_files(found, found.folder)]
+    yamls = {path: names_in(path) for path in files if path.suffix in YAML_SUFFIXES}
+    groups = {(path.parent, name): path.name for path, (_, listed) in yamls.items() for name in listed}
+    for path in files:
+        if path in yamls:
             if (its_data := data_of_task(path)) is not None:
-                tasks.append(Found({"task": _from(found, path)}, None))
                 used |= {each.resolve() for each in its_data}
+                if group := groups.get((path.parent, yamls[path][0] or "")):
+                    found.left[_from(found, path)] = f"one of the tasks of {group}"
+                else:
+                    tasks.append(Found({"task": _from(found, path)}, None))
         else:
             data.append(_whole(path))
     data = list(dict.fromkeys(data))
@@ -131,7 +137,7 @@ def _files(found: Draft, folder: Path, below: int = 1) -> Iterator[Path]:
 
 
 def _may_be_data(path: Path) -> bool:
-    kind = is_data(path) or path.suffix in (".yaml", ".yml")
+    kind = is_data(path) or path.suffix in YAML_SUFFIXES
     about = parted(path)[1] in (".txt", ".json") and NO_DATA.match(path.name)  # package_reviews.csv is none of these
     return path.is_file() and kind and not about
 

@@ -43,8 +43,26 @@ def read_arrow(path: Path, content: bytes | None = None) -> FileRows:
 def of_table(table: Any, source: str, kind: str) -> FileRows:
     """The rows of a `pyarrow.Table`, with the names of its labels where its schema has them (`ClassLabel`)."""
     rows = table.to_pylist()
+    for field in table.schema:
+        if "arrow.json" in str(field.type):  # what `datasets` makes of values of several kinds, as text
+            for row in rows:
+                row[field.name] = _read_json(row[field.name], field.type)
     numbers = list(range(1, len(rows) + 1))
     return FileRows(source, rows, numbers, "row", kind, filled=True, label_names=_label_names(table.schema))
+
+
+def _read_json(value: Any, kind: Any) -> Any:
+    """A value of an Arrow type, with what is JSON in it as plain values."""
+    import pyarrow
+
+    if value is None:
+        return None
+    if isinstance(kind, pyarrow.JsonType):
+        return json.loads(value)
+    if pyarrow.types.is_struct(kind):
+        return {field.name: _read_json(value[field.name], field.type) for field in kind}
+    is_list = (pyarrow.types.is_list, pyarrow.types.is_large_list, pyarrow.types.is_fixed_size_list)
+    return [_read_json(each, kind.value_type) for each in value] if any(of(kind) for of in is_list) else value
 
 
 def _label_names(schema: Any) -> dict[str, list[str]]:

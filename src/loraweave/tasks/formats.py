@@ -184,7 +184,7 @@ class Pairs(Format):
 
     def _read(self, row: Row) -> Row:
         """The row with messages that a table has as JSON in a cell."""
-        cells = {key: row.values.get(key) for key in ("prompt", "completion")} if self.table else {}
+        cells = {key: row.values.get(key) for key in ("prompt", "completion")} if self.table or self.always_chat else {}
         made = {key: listed(cell, f"{row.place}: {key!r}") for key, cell in cells.items() if holds_messages(cell)}
         return row._replace(values={**row.values, **made}) if made else row
 

@@ -1,11 +1,13 @@
 """Reads JSON Lines and JSON: an array of objects, one object, or an object that holds the array."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from loraweave.errors import UserError
 from loraweave.tasks.rows import BadRows, FileRows, Values
 
+LINES = {".jsonl", ".ndjson"}
 OF_A_ROW = frozenset("messages conversations conversation tools prompt completion history chosen rejected".split())
 """Keys under which a row itself may hold a list of objects."""
 
@@ -89,6 +91,8 @@ def _is_object(line: str) -> bool:
 
 def _of_object(whole: Values, text: str, source: str, bad: BadRows) -> FileRows:
     lists = [key for key, value in whole.items() if _is_rows(value) and key not in OF_A_ROW]
+    if len(whole) > 1 and LINES & set(Path(source).suffixes) and "\n" not in text.strip():
+        lists = []  # the one row of a file of lines
     if len(lists) > 1:
         raise UserError(
             f"{source}: an object that holds several lists of rows ({', '.join(map(repr, lists))}): "

@@ -119,7 +119,8 @@ def as_key(value: Any) -> Any:
     1, and "1" are 1."""
     if isinstance(value, str):
         name = value.strip()
-        return int(name) if name.isascii() and name.isdigit() and name == str(int(name)) else name
+        digits = name.removeprefix("-")
+        return int(name) if digits.isascii() and digits.isdigit() and name == str(int(name)) else name
     if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
         return int(value)
     return value
@@ -167,7 +168,9 @@ def names_of(
             "the numbers begin elsewhere write choices as a mapping, {number: name, ...}"
         )
     places = dict(enumerate(names))  # also for names that look like numbers
-    return places | {name: by_name[name] for name in by_name if name not in places}
+    if places.keys() & by_name.keys():  # of which one cannot tell which is meant: 5 of five stars is no place
+        by_name = {name: shown for name, shown in by_name.items() if isinstance(name, str)}
+    return places | by_name
 
 
 def options_of(names: Iterable[str], rows: Sequence[Row], answer: str) -> list[str]:

@@ -240,6 +240,17 @@ def _calls(calls: Any, place: str, filled: bool) -> list[dict[str, Any]]:
     return read
 
 
+def without_filling(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a format that gives all rows the same fields, with its functions and calls as they were written."""
+
+    def message(value: Any) -> Any:
+        calls = value.get("tool_calls") if isinstance(value, dict) else None
+        return {**value, "tool_calls": _without_nulls(calls)} if calls else value
+
+    read = {key: [*map(message, value)] if isinstance(value, list) else value for key, value in values.items()}
+    return {**read, "tools": _without_nulls(read["tools"])} if "tools" in read else read
+
+
 def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(part) for key, part in value.items() if part is not None}

@@ -150,9 +150,14 @@ def _is_hub_name(written: str, base: Path) -> bool:
     return bool(slash) and plain and not is_data(written) and not (base / owner).is_dir()
 
 
+def matching(pattern: str, base: Path) -> list[Path]:
+    """What a pattern matches that starts in a folder, whose own name is none."""
+    return sorted(map(Path, glob.glob(str(user_path(pattern, glob.escape(str(base)))), recursive=True)))
+
+
 def _matching(pattern: str, base: Path) -> list[Path]:
     whole = user_path(pattern, base)
-    found = [Path(path) for path in sorted(glob.glob(str(whole), recursive=True)) if Path(path).is_file()]
+    found = [path for path in matching(pattern, base) if path.is_file()]
     if not found:
         raise UserError(f"{whole}: no file matches this pattern")
     other = next((path for path in found if not is_data(path)), None)

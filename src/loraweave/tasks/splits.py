@@ -8,13 +8,18 @@ import hashlib
 import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from loraweave.errors import UserError
+from loraweave.tasks.examples import Message
+from loraweave.tasks.messages import REASONING
 from loraweave.tasks.task import VALIDATION_MOST, VALIDATION_SHARE, Group
 
 TEST_SHARE, TEST_MOST = 0.1, 500
 ENOUGH = 0.8
 """Of the rows wanted for a split: rows come in groups, so that seldom just as many can be had."""
+SHOWN = frozenset(("role", "content", "name", "tool_calls", *REASONING))
+"""Of a message, in a comparison of what rows ask."""
 LARGEST = 1 / 3
 """Of all rows: rows that ask the same may be this many, and be held out, where no fewer can be."""
 
@@ -99,15 +104,19 @@ def without_known(
         same, it is those that say the same.
     """
     asked = {key for group in known for key in _asks(group)}
-    found = {index for index, group in enumerate(groups) if asked & set(_asks(group))}
-    same = "ask"
-    if 2 * len(found) > len(groups):
+    asking = {index for index, group in enumerate(groups) if asked & set(_asks(group))}
+    found, same = asking, "ask"
+    if 2 * len(asking) > len(groups):
         said = {key for group in known for key in _says(group)}
         found, same = {index for index, group in enumerate(groups) if said & set(_says(group))}, "say"
     if found and len(found) == len(groups):
         return set(), [f"all {len(groups):,} rows of {other} stand in {split_name} too, and stay in both"]
     note = f"{other}: {len(found):,} of {len(groups):,} rows left out, for rows of {split_name} {same} the same"
-    return found, [note] if found else []
+    notes = [note] if found else []
+    if left := len(asking - found):
+        stay = f"rows ask what rows of {split_name} ask, and stay: too few others are there to learn"
+        notes.append(f"{other}: {left:,} of {len(groups):,} {stay}")
+    return found, notes
 
 
 def _wanted(share: float | bool | None, total: int, usual: float, most: int) -> int:
@@ -118,11 +127,25 @@ def _wanted(share: float | bool | None, total: int, usual: float, most: int) -> 
 
 def _asks(group: Group) -> list[str]:
     """What a row asks: each prompt of it; where there is none, what it says."""
-    return [_hash(example.prompt if example.prompt else example.completion, example.tools) for example in group]
+    return [_hash(_shown(example.prompt if example.prompt else example.completion), example.tools) for example in group]
 
 
 def _says(group: Group) -> list[str]:
-    return [_hash([(example.prompt, example.completion) for example in group], group[0].tools)]
+    return [_hash([(_shown(each.prompt), _shown(each.completion)) for each in group], group[0].tools)]
+
+
+def _shown(said: str | list[Message]) -> Any:
+    """What a template shows of messages: no time or number of a turn, no id of a call."""
+    if isinstance(said, str):
+        return said
+    return [
+        {
+            key: [{k: v for k, v in call.items() if k != "id"} for call in part] if key == "tool_calls" else part
+            for key, part in message.items()
+            if key in SHOWN
+        }
+        for message in said
+    ]
 
 
 def _hash(*said: object) -> str:

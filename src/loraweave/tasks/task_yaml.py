@@ -74,6 +74,18 @@ def data_of_task(path: Path) -> list[Path] | None:
     return [path.parent / str(each) for some in named for each in (some if isinstance(some, list) else [some]) if each]
 
 
+def names_in(path: Path) -> tuple[str | None, list[str]]:
+    """What a task's own YAML calls it, and the tasks that a group's lists; neither for any other file."""
+    try:
+        said = _parsed(path).get("task")
+    except UserError:
+        return None, []
+    if isinstance(said, str):
+        return said, []
+    listed = [one.get("task") if isinstance(one, dict) else one for one in (said if isinstance(said, list) else ())]
+    return None, [name for name in listed if isinstance(name, str)]
+
+
 def key_lines(path: Path) -> dict[str, int]:
     """The line of each key at the top of a YAML file; those of files that it includes are not among them."""
     root = yaml.compose(path.read_bytes(), Loader=yaml.SafeLoader)
