@@ -42,6 +42,12 @@ def user_path(written: str | Path, start: str | Path = "") -> Path:
     return path
 
 
+def whole_name(base: str) -> str:
+    """How files name a base wherever they are read: one that lies here by its whole path, any other as it was named."""
+    path = user_path(base)
+    return str(path.absolute()) if base != "nano" and path.exists() else base
+
+
 def is_inside(name: str) -> bool:
     """Whether a path, as somebody's file may name it, stays in the folder that it starts from."""
     path = PurePath(name)

@@ -346,3 +346,12 @@ def test_the_commands(loras: dict[str, Path], tmp_path: Path) -> None:
         CliRunner().invoke(app, ["assemble", "x", "--output", str(tmp_path / "b")], catch_exceptions=False)
     with pytest.raises(UserError, match="named twice"):
         CliRunner().invoke(app, ["assemble", given[0], given[0], "--output", "b"], catch_exceptions=False)
+
+
+def test_a_base_that_lies_here_is_named_by_its_whole_path(loras, tmp_path, monkeypatch):
+    """So that its name is right wherever the adapter is read."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    folder = loraweave.assemble(loras, tmp_path / "out", base="mine")
+    named = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == str(tmp_path / "mine")

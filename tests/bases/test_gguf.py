@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from tiny_project import write_project, write_run_file
 from transformers import AutoModelForCausalLM
 
 from loraweave import evaluate, load, load_run, train
-from loraweave.bases import base_config, fingerprint, load_base, load_tokenizer
+from loraweave.bases import BaseSpec, base_config, fingerprint, load_base, load_tokenizer
 from loraweave.errors import UserError
 from loraweave.estimate.dry_run import dry_run
 from loraweave.export import export
+from loraweave.export.merged import check as check_merged
+from loraweave.export.source import open_source
 from loraweave.files import file_hash
 from loraweave.runs.config import RunConfig
 
@@ -89,7 +92,7 @@ def test_a_dry_run_knows_it(files: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_its_adapter_is_exported_but_not_merged_into_rounded_weights(
-    run: Path, files: dict[str, Path], tmp_path: Path
+    run: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (made,) = export(run, "lora", tmp_path / "lora")
     assert made.largest <= 1e-4
@@ -98,6 +101,9 @@ def test_its_adapter_is_exported_but_not_merged_into_rounded_weights(
     assert made.largest <= 1e-4
     with pytest.raises(UserError, match=r"base\.gguf: quantised.*--base"):
         export(run, "merged", tmp_path / "merged")
+    monkeypatch.setattr("loraweave.bases.gguf.cached_file", lambda *_, **__: str(files["rounded"]))
+    with pytest.raises(UserError, match=r"owner/repo/base\.gguf: quantised.*--base"):
+        check_merged(replace(open_source(run), spec=BaseSpec(name="owner/repo/base.gguf")))
     whole = files["whole"]
     (made,) = export(run, "merged", tmp_path / "merged", base=str(whole))
     assert made.exact

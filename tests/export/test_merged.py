@@ -105,17 +105,23 @@ def test_weights_that_are_one_are_written_once(project, tmp_path):
 def test_what_a_base_that_sees_has_beside_its_weights_goes_with_it(project, tmp_path):
     """Without it transformers and vLLM have no processor for images."""
     base = tmp_path / "sees"
-    seeing().save_pretrained(base)
+    seeing().to(torch.bfloat16).save_pretrained(base)
     byte_tokenizer().save_pretrained(base)
+    config = json.loads((base / "config.json").read_text())
+    config["text_config"].pop("dtype", None)  # as on the hub
+    (base / "config.json").write_text(json.dumps(config))
     settings = {"name": "lora", **SMALL, "target_modules": r".*language_model.*q_proj"}
     run = random_run(project, settings, tmp_path / "run", base=base)
     (each,) = export(run, "merged", tmp_path / "without")
-    assert each.notes == (
-        f"{base} reads more than text, and its files for that (preprocessor_config.json and the like) are not at hand",
+    rounded = "added in float32 and rounded to bfloat16"
+    lacks = (
+        f"{base} reads more than text, and its files for that (preprocessor_config.json and the like) are not at hand"
     )
+    assert each.notes == (lacks, rounded)
+    assert {w.dtype for w in load_file(each.path / "model.safetensors").values()} == {torch.bfloat16}
     (base / "preprocessor_config.json").write_text('{"image_processor_type": "Gemma3ImageProcessor"}')
     (each,) = export(run, "merged", tmp_path / "with")
-    assert each.notes == ()
+    assert each.notes == (rounded,)
     assert json.loads((each.path / "config.json").read_text())["text_config"]["rope_theta"] == 1000000.0
     assert (each.path / "preprocessor_config.json").read_text() == (base / "preprocessor_config.json").read_text()
 

@@ -68,6 +68,9 @@ def test_an_export_by_task_goes_to_a_repository_for_each(project: Path, hub: Fak
     export(run, "lora", tmp_path / "out", tasks=NAMES[:2])
     sent = push(tmp_path / "out", "me/tickets")
     assert [each.url for each in sent] == [f"{hub.url}/me/tickets-{name}" for name in sorted(NAMES[:2])]
+    with pytest.raises(UserError, match=r"me/x{90}-double: no name of a repository"):
+        push(tmp_path / "out", f"me/{'x' * 90}")  # the first of them has too long a name, before anything is sent
+    assert not any("xxx" in name for name in hub.files)
     for name in NAMES[:2]:
         assert {"adapter_model.safetensors", "export.json"} <= hub.files[f"me/tickets-{name}"].keys()
 

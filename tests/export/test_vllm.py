@@ -1,4 +1,4 @@
-"""The real thing: vLLM serves every LoRA that is exported, and says what the adapter says, token by token.
+"""What vLLM takes, and the real thing: it serves every LoRA that is exported, and says what the adapter says.
 
 `make vllm` puts vLLM's build for CPUs into an environment of its own, `.vllm`. Without it there is nothing to ask.
 """
@@ -6,6 +6,7 @@
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -15,20 +16,16 @@ from tiny_runs import BY_TASK, EXACT, NAMES, random_run
 from transformers import AutoTokenizer
 
 import loraweave
+from loraweave.adapters.plain import PlainLora
 from loraweave.bases import load_base, resolve_base
 from loraweave.export import export
-from loraweave.export.vllm import RANKS
+from loraweave.export.vllm import RANKS, problems, serve_line
 from loraweave.runs.attaching import attach
 
 PYTHON = Path(os.environ.get("LORAWEAVE_VLLM", Path(__file__).parents[2] / ".vllm")) / "bin" / "python"
 TOKENS = 12
 CLOSE = 1e-3
 """Log-probabilities, in nats, in float32 on both sides."""
-
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(not (PYTHON.parent / "vllm").is_file(), reason="no vLLM: make vllm"),
-]
 
 
 @torch.no_grad()
@@ -42,6 +39,8 @@ def written(model: torch.nn.Module, ids: list[int]) -> tuple[list[int], list[flo
     return tokens[len(ids) :], each[len(ids) - 1 :]
 
 
+@pytest.mark.long
+@pytest.mark.skipif(not (PYTHON.parent / "vllm").is_file(), reason="no vLLM: make vllm")
 def test_vllm_says_what_the_adapter_says(project: Path, tmp_path: Path, request: pytest.FixtureRequest):
     base = Path(resolve_base("nano"))
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -84,3 +83,28 @@ def test_vllm_says_what_the_adapter_says(project: Path, tmp_path: Path, request:
         Path(path).write_text(
             json.dumps({"base": "nano", "tokens written": TOKENS, "adapters": table}, indent=2) + "\n"
         )
+
+
+@pytest.mark.parametrize(
+    ("layer", "rank", "model_type", "words"),
+    [
+        ("model.layers.0.q_proj", 8, "llama", []),
+        ("lm_head", 8, "llama", []),
+        ("lm_head", 8, "qwen2", ["it takes no LoRA on the head (lm_head) of a qwen2 base: export --to merged"]),
+        ("model.layers.0.q_proj", 8, "gpt2", ["it takes no LoRA on a gpt2 base: export --to merged"]),
+        ("model.layers.0.q_proj", 600, "qwen2", ["rank 600 is above its limit of 512: add --max-rank 512"]),
+    ],
+)
+def test_what_vllm_would_refuse_is_known_before(layer: str, rank: int, model_type: str, words: list[str]):
+    plain = PlainLora({layer: (torch.zeros(rank, 4), torch.zeros(4, rank))}, rank, rank)
+    assert problems(plain, model_type) == words
+
+
+def test_vllm_is_told_names_and_paths_as_they_are():
+    modules = {"a": Path("out/r=16"), "r=16": Path("out/a"), "b": Path("one,two")}
+    *_, first, second, third = shlex.split(serve_line("base", modules, 8))
+    assert first == "a=out/r=16"
+    assert [json.loads(each) for each in (second, third)] == [
+        {"name": "r=16", "path": "out/a"},
+        {"name": "b", "path": "one,two"},
+    ]

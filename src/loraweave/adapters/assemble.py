@@ -16,7 +16,7 @@ from loraweave.errors import UserError
 from loraweave.files import make_folder, written_whole
 from loraweave.locks import locked_new
 from loraweave.lowrank.factors import padded
-from loraweave.paths import folder_names
+from loraweave.paths import folder_names, whole_name
 
 AssembledGate = Literal["own", "token", "uniform"]
 
@@ -51,7 +51,7 @@ def assemble(
     for adapter in adapters.values():
         check_plain(adapter, "become a head")
         adapter.check_values()
-    known, revision = (base, None) if base else one_base(adapters.values())
+    known, revision = (whole_name(base), None) if base else one_base(adapters.values())
     sizes = common_sizes(adapters.values())
     pairs = {
         name: {layer: adapter.formula(layer).factors() for layer in adapter.sizes} for name, adapter in adapters.items()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
+from transformers.utils import cached_file
 
 from loraweave.bases.spec import BaseNotHereError
 from loraweave.errors import UserError, in_a_line, nearest
@@ -37,6 +38,21 @@ def existing_gguf(path: Path) -> Path:
     beside = [each.name for each in path.parent.glob(f"*{SUFFIX}")] if path.parent.is_dir() else []
     hint = nearest(path.name, beside)
     raise BaseNotHereError(f"{path}: no such file, so no base model can be loaded from it{hint}")
+
+
+def gguf_path(name: str, revision: str | None = None) -> Path:
+    """Where the GGUF file of a base is: its own path, or that to which OWNER/REPOSITORY/FILE of the hub is fetched.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if (path := Path(name)).is_file():
+        return path
+    owner, repository, file = name.split("/", 2)
+    try:
+        return Path(cached_file(f"{owner}/{repository}", file, revision=revision))
+    except OSError as error:
+        raise UserError(f"{name}: {in_a_line(error)}") from error
 
 
 def check_gguf(path: Path) -> None:

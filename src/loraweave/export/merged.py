@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from loraweave.adapters.plain import PlainLora
 from loraweave.bases import base_config, is_quantised, let_save
-from loraweave.bases.gguf import holds_rounded_weights
+from loraweave.bases.gguf import SUFFIX, gguf_path, holds_rounded_weights
 from loraweave.bases.older import write_for_older
 from loraweave.bases.processors import copy_processors
 from loraweave.errors import UserError, in_a_line
@@ -43,7 +43,7 @@ def check(source: Source) -> None:
             f"{source.adapter.folder}: layer_replication builds a base of other layers, which no merged model is "
             "written of: use the adapter as it is"
         )
-    gguf = Path(source.base).is_file() and holds_rounded_weights(Path(source.base))
+    gguf = source.base.endswith(SUFFIX) and holds_rounded_weights(gguf_path(source.base, source.spec.revision))
     if gguf or source.spec.quantization is not None or is_quantised(base_config(source.spec)):
         raise UserError(
             f"{source.spec}: quantised, and merging would round the update away; name the unquantised base with --base"
@@ -117,7 +117,8 @@ def running(work: Work, folder: Path) -> Iterator[PreTrainedModel]:
 
 def own_dtype(source: Source) -> torch.dtype:
     """The dtype in which the base's weights are kept."""
-    found = getattr(base_config(source.spec).get_text_config(), "dtype", None) or torch.float32
+    config = base_config(source.spec)  # of one that sees, the part for text may leave it to the whole
+    found = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None) or torch.float32
     return found if isinstance(found, torch.dtype) else getattr(torch, str(found))
 
 

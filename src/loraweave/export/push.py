@@ -54,12 +54,7 @@ def check_hub(repo: str) -> None:
     Raises:
         UserError: no such name can be, the hub is not in reach, or nobody is logged in who may write.
     """
-    try:
-        validate_repo_id(repo)
-    except HFValidationError:
-        raise UserError(
-            f"--push {repo}: no name of a repository; write it as OWNER/NAME, or NAME for your own"
-        ) from None
+    _check_name(repo)
     with _Told(repo):
         if not hub_in_reach():
             raise UserError(f"--push {repo}: the hub is not in reach (offline), so nothing could be sent there")
@@ -67,6 +62,15 @@ def check_hub(repo: str) -> None:
         token = who.get("auth", {}).get("accessToken", {})
     if token.get("role") == "read":
         raise UserError(f"--push {repo}: the token {token.get('displayName', '')!r} may only read")
+
+
+def _check_name(repo: str) -> None:
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        raise UserError(
+            f"--push {repo}: no name of a repository; write it as OWNER/NAME, or NAME for your own"
+        ) from None
 
 
 def push(folder: str | Path, repo: str, private: bool | None = None) -> list[Pushed]:
@@ -83,7 +87,10 @@ def push(folder: str | Path, repo: str, private: bool | None = None) -> list[Pus
             hub refuses it; says why.
     """
     check_hub(repo)
-    return [_send(one, name, private) for one, name in _parts(Path(folder), repo)]
+    parts = [*_parts(Path(folder), repo)]
+    for _, name in parts:  # all of them before the first is sent
+        _check_name(name)
+    return [_send(one, name, private) for one, name in parts]
 
 
 def _parts(folder: Path, repo: str) -> Iterator[tuple[Path, str]]:

@@ -14,6 +14,7 @@ from loraweave.adapters.file import AdapterFile
 from loraweave.bases import Base, BaseSpec, empty_base, fingerprint, load_base, resolve_base
 from loraweave.config import WeaveConfig
 from loraweave.errors import UserError
+from loraweave.paths import whole_name
 from loraweave.runs.config import RunConfig
 from loraweave.runs.folder import (
     RunFolder,
@@ -177,8 +178,8 @@ def open_source(
     spec = BaseSpec.of(base) if base is not None else config.base if config is not None else recorded_base(at)
     if spec is None:
         raise UserError(f"{at}: nothing here says which base the adapter belongs to; name it with --base")
-    name = spec.name
+    name = whole_name(spec.name)
     with naming_base(folder, base):
-        spec = BaseSpec.of(spec, trust_code, name=resolve_base(spec))
+        spec = BaseSpec.of(spec, trust_code, name=whole_name(resolve_base(spec)))
     known = read_base_record(at).get("fingerprint")
     return Source(folder, adapter, spec, name, base is not None, known, config, trust_code, data_dir)

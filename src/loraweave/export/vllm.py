@@ -1,5 +1,6 @@
 """Whether vLLM will take an exported LoRA, said before anything is written, and the line that serves it."""
 
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,4 +52,10 @@ def serve_line(base: str, modules: Mapping[str, Path], rank: int, revision: str 
     """
     words = ["vllm", "serve", base, *(["--revision", revision] if revision else []), "--enable-lora"]
     words += ["--max-lora-rank", str(next(r for r in RANKS if r >= rank)), "--max-loras", str(len(modules))]
-    return shlex.join([*words, "--lora-modules", *(f"{name}={path}" for name, path in modules.items())])
+    return shlex.join([*words, "--lora-modules", *(_module(name, str(path)) for name, path in modules.items())])
+
+
+def _module(name: str, path: str) -> str:
+    """NAME=PATH, or as JSON where the first = is the name's own, or a comma stands there, by which vLLM tells them."""
+    plain = "=" not in name and "," not in name + path
+    return f"{name}={path}" if plain else json.dumps({"name": name, "path": path}, ensure_ascii=False)

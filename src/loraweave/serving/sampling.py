@@ -91,7 +91,7 @@ class OwnSampling(ContinuousBatchingLogitsProcessor):
             if asked.shown is not None:
                 self._shown.append((row, asked.shown))
             if asked.rules:
-                self._ruled.append((row, asked.rules, [*asked.prompt, *request.state.generated_tokens]))
+                self._ruled.append((row, asked.rules, [*request.state.initial_tokens, *request.state.generated_tokens]))
         return torch.zeros(len(requests_with_new_token), dtype=torch.int32)
 
     def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
