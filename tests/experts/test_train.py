@@ -19,7 +19,7 @@ from loraweave.adapters.file import AdapterFile
 from loraweave.cli.app import app
 from loraweave.evaluation import evaluate
 from loraweave.experts.config import ExpertsConfig
-from loraweave.experts.train import _run_folder, train_experts
+from loraweave.experts.train import _groups, _run_folder, _wanted, train_experts
 from loraweave.files import hashes_of
 from loraweave.runs.folder import RunFolder
 
@@ -196,9 +196,11 @@ def test_what_was_interrupted_goes_on(project: Path, tmp_path: Path, monkeypatch
                 torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-6)
         ExpertLibrary(target).remove("notes")  # as if it had been killed before it was added
         before = hashes_of(ExpertLibrary(target).expert("double").folder)
-        again = train_experts(
-            config_of(project, **saving), target, only=names, together=False, console=SILENT, resume=True
-        )
+        with monkeypatch.context() as ended:
+            ended.setattr("loraweave.experts.train.train", lambda *_, **__: pytest.fail("trained again"))
+            again = train_experts(
+                config_of(project, **saving), target, only=names, together=together, console=SILENT, resume=True
+            )
         assert list(again) == ["notes"]
         assert hashes_of(ExpertLibrary(target).expert("double").folder) == before
 
@@ -209,6 +211,35 @@ def test_what_was_interrupted_goes_on(project: Path, tmp_path: Path, monkeypatch
             train_experts(other, target, only=names, together=together, console=SILENT, resume=True)
         assert ExpertLibrary(target).experts() == {}
     assert RunFolder(folder / "False" / "runs" / "notes").summary.is_file()
+
+
+@pytest.mark.parametrize(
+    ("kind", "train", "together"),
+    [
+        ("llama", {}, True),
+        ("llama", {"optim": "adafactor"}, False),  # divides by the size of whole tensors
+        ("mixtral", {}, False),  # its router's loss is of a whole batch
+        ("mixtral", {"router_aux_loss_coef": 0.0}, True),
+    ],
+)
+def test_who_would_change_each_other_is_trained_alone(
+    project: Path, tiny_model: Callable, tmp_path: Path, kind: str, train: dict, together: bool
+) -> None:
+    config = config_of(project, method={"target_modules": ["q_proj", "v_proj"]}, train=train)
+    base = tiny_model(kind), byte_tokenizer()
+    base[0].resize_token_embeddings(len(base[1]))
+    groups = _groups(_wanted(config, ["double", "notes"]), base, tmp_path)
+    assert [[*group] for group in groups] == ([["double", "notes"]] if together else [["double"], ["notes"]])
+
+
+def test_one_of_a_group_keeps_its_settings_and_its_file(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "project")
+    (project / "suite.yaml").write_text("group: suite\ntask: [parity, double]\n")
+    entry = {"task": "suite.yaml", "chat_template": True}
+    for written, wanted in ((entry, {**entry, "task": "parity.yaml"}), ("./suite.yaml", "parity.yaml")):
+        found = config_of(project, tasks=[written]).tasks_apart()
+        assert [*found] == ["parity", "double"]
+        assert found["parity"][0] == wanted
 
 
 def test_no_two_tasks_share_a_run(tmp_path: Path) -> None:

@@ -231,22 +231,6 @@ def test_saved_folders_and_the_names_of_their_labels(tmp_path: Path) -> None:
     assert ("text 7\nLabel: ", "yes") in examples(renamed)
 
 
-def test_values_of_several_kinds_are_read_as_they_were_saved(tmp_path: Path) -> None:
-    rows = [{"question": f"q {i}", "answer": i if i % 2 else f"number {i}"} for i in range(30)]
-    mixed = datasets.Dataset.from_list(rows, on_mixed_types="use_json")
-    mixed.save_to_disk(tmp_path / "mixed")
-    mixed.to_parquet(tmp_path / "mine.parquet")
-    calling = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]}
-    asked = [{"messages": [{"role": "user", "content": f"q {i}"}, calling]} for i in range(30)]
-    datasets.Dataset.from_list(asked, on_mixed_types="use_json").save_to_disk(tmp_path / "chats")
-    for name in ("mixed", "mine.parquet"):
-        (task,) = load_tasks([name], tmp_path)
-        assert {answer for _, answer in examples(task)} == {str(row["answer"]) for row in rows}
-    (task,) = load_tasks(["chats"], tmp_path)
-    (call,) = task.training_examples()[0].completion[0]["tool_calls"]
-    assert call["function"] == calling["tool_calls"][0]["function"]
-
-
 @pytest.mark.parametrize("folder", ["exp[1]", "plain"])
 def test_a_pattern_starts_in_a_folder_of_any_name(folder: str, tmp_path: Path) -> None:
     there = tmp_path / folder / "data"

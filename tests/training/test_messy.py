@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from tiny_project import write_base
 
+from loraweave.bases import load_base
 from loraweave.errors import UserError
 from loraweave.evaluation import evaluate
 from loraweave.runs.config import RunConfig
@@ -128,3 +129,11 @@ def test_a_run_that_goes_on_is_held_to_its_file(project: Path) -> None:
     assert before == {path.name: path.read_bytes() for path in folder.glob("*.json*")}
     file.write_bytes(whole)
     assert run(project, "first", resume=True).steps == 3
+
+
+def test_a_tokenizer_of_ones_own_without_padding_pads_with_the_end(project: Path) -> None:
+    model, tokenizer = load_base(project / "base")
+    tokenizer.pad_token = None
+    found = run(project, "own", "train.max_steps=1", base=(model, tokenizer))
+    assert found.steps == 1
+    assert tokenizer.pad_token == tokenizer.eos_token

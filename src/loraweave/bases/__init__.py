@@ -13,7 +13,7 @@ from loraweave.bases.load import (
     resolve_base,
 )
 from loraweave.bases.spec import BaseName, BaseNotHereError, BaseSpec
-from loraweave.bases.vocabulary import check_ids, check_vocabulary, without_row
+from loraweave.bases.vocabulary import check_ids, check_vocabulary, fill_padding, without_row
 
 __all__ = [
     "Base",
@@ -26,6 +26,7 @@ __all__ = [
     "check_vocabulary",
     "device",
     "empty_base",
+    "fill_padding",
     "fingerprint",
     "is_quantised",
     "let_save",

@@ -26,7 +26,7 @@ from loraweave.bases.gguf import SUFFIX, as_plain_model, check_gguf, existing_gg
 from loraweave.bases.identity import keep_samples
 from loraweave.bases.quantization import keep_unpacked, quantization_settings
 from loraweave.bases.spec import BaseName, BaseNotHereError, BaseSpec
-from loraweave.bases.vocabulary import check_vocabulary
+from loraweave.bases.vocabulary import check_vocabulary, fill_padding
 from loraweave.errors import UserError, shown
 from loraweave.files import read_json
 from loraweave.paths import inside, user_path
@@ -212,10 +212,7 @@ def load_tokenizer(name: BaseName, trust_code: bool = False) -> PreTrainedTokeni
     """
     spec = BaseSpec.of(name, trust_code)
     tokenizer = _from_hub_or_folder(AutoTokenizer, spec)
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise UserError(f"the tokenizer of {spec.name!r} has neither a padding nor an end-of-text token")
-        tokenizer.pad_token = tokenizer.eos_token
+    fill_padding(tokenizer, spec.name)
     longest = tokenizer.model_max_length
     if not isinstance(longest, int | float):
         raise UserError(f"{spec.name}: model_max_length of the tokenizer must be a number, got {shown(longest)}")

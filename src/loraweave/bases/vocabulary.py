@@ -1,4 +1,4 @@
-"""Whether a model has a row for every token that its tokenizer may give it."""
+"""Whether a model has a row for every token that its tokenizer may give it; a padding token, where there is none."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,6 +31,18 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
             "tokenizer that the model was made with, or save the model with its embedding resized"
         )
     setattr(tokenizer, _WITHOUT_ROW, beyond)
+
+
+def fill_padding(tokenizer: PreTrainedTokenizerBase, source: str | Path) -> None:
+    """Pad with the end of a text where a tokenizer names nothing to pad with.
+
+    Raises:
+        UserError: it has no end of a text either.
+    """
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError(f"the tokenizer of {str(source)!r} has neither a padding nor an end-of-text token")
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def without_row(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:

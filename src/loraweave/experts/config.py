@@ -1,6 +1,7 @@
 """A run file of experts: a run file, and what is said of single tasks in it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
@@ -9,9 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from loraweave.adapters.config import beyond_plain
 from loraweave.errors import UserError, nearest
 from loraweave.experts.manifest import check_name, check_texts
+from loraweave.paths import user_path
 from loraweave.runs.config import RunConfig
 from loraweave.runs.methods import choose_method
 from loraweave.tasks import Task, load_tasks
+from loraweave.tasks.harness import folder_index
+from loraweave.tasks.sources import YAML_SUFFIXES
 
 
 class ExpertSettings(BaseModel):
@@ -58,12 +62,22 @@ class ExpertsConfig(RunConfig):
                 if task.name in found:
                     raise UserError(f"tasks: {task.name!r} is named twice")
                 check_name(task.name, "tasks")
-                found[task.name] = (entry if len(tasks) == 1 else task.name, task)
+                found[task.name] = (entry if len(tasks) == 1 else self._member(entry, task.name), task)
         for name, settings in self.experts.items():
             if name not in found:
                 raise UserError(f"experts: there is no task {name!r}{nearest(name, found)} among {', '.join(found)}")
             check_texts(settings.description, instructions=settings.instructions, prefixes=settings.prefixes)
         return found
+
+    def _member(self, entry: str | dict[str, Any], name: str) -> str | dict[str, Any]:
+        """An entry that stands for several tasks, for one of them alone; settings are as there."""
+        written = str(entry if isinstance(entry, str) else entry["task"])
+        one = name
+        if Path(written).suffix in YAML_SUFFIXES:
+            file = folder_index(user_path(written, self.base_dir).parent).get(name)
+            if file is not None and file.yaml_path is not None:  # else it is one of lm-eval's own
+                one = (Path(written).parent / file.yaml_path.name).as_posix()
+        return one if isinstance(entry, str) else {**entry, "task": one}
 
     def alone(self, name: str, entry: Any) -> RunConfig:
         """The run file of one task's expert by itself.

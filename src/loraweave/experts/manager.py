@@ -77,6 +77,7 @@ class ExpertManager:
             base = model.to(device or bases.device()).eval(), tokenizer
         self.model: PreTrainedModel = base[0]
         self.tokenizer: PreTrainedTokenizerBase = base[1]
+        bases.fill_padding(self.tokenizer, self.library.folder)
         if "fingerprint" in record:
             check_fingerprint(self.model, record["fingerprint"], str(self.library.folder))
         self._merged: dict[str, Expert] = {}

@@ -8,12 +8,14 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from transformers import PreTrainedModel
+from trl import SFTConfig
 
 from loraweave.adapters.config import beyond_plain
 from loraweave.adapters.file import AdapterFile
@@ -47,6 +49,13 @@ from loraweave.training.run import train
 RUNS = "runs"
 EXAMPLES, LONGEST = 5, 500
 """Of a task's training prompts, how many are kept as examples of what it is asked, and characters of each."""
+
+
+BY_NUMBERS = frozenset(
+    "adamw_torch adamw_torch_fused adamw_torch_xla adamw_torch_npu_fused adamw_anyprecision paged_adamw_32bit sgd "
+    "adagrad rmsprop lion_32bit paged_lion_32bit".split()
+)
+"""Optimizers whose steps go number by number: experts in one tensor do not change each other's."""
 
 
 @dataclass(frozen=True)
@@ -97,21 +106,28 @@ def train_experts(
         base = base or load_base(config.base)
         _check_plain(wanted, base)
     there = ExpertLibrary.create(library, config.base, fingerprint(base[0]))
-    if taken := [name for name in wanted if name in there.experts()]:
-        if not (resume or replace):
-            raise UserError(
-                f"{library}: has an expert {taken[0]!r} already: go on with --resume, or take its place with --replace"
-            )
-        for name in taken if not replace else ():
-            del wanted[name]
+    taken = [name for name in wanted if name in there.experts()]
+    if taken and not (resume or replace):
+        raise UserError(
+            f"{library}: has an expert {taken[0]!r} already: go on with --resume, or take its place with --replace"
+        )
+    passed = () if replace else taken
     added: dict[str, Expert] = {}
-    for group in _groups(wanted, base, there.folder, console) if together else [{n: w} for n, w in wanted.items()]:
+    for group in _groups(wanted, base, there.folder) if together else [{n: w} for n, w in wanted.items()]:
+        left = {name: each for name, each in group.items() if name not in passed}
+        if len(left) < len(group) and not (left and RunFolder(_folder_together(there, group)).config.is_file()):
+            group = left  # no run of all was begun, so those that are there have nothing to do with it
+        if not group:
+            continue
+        if together:
+            said = f"together  {', '.join(group)}" if len(group) > 1 else f"alone     {next(iter(group))}"
+            console.print(said, markup=False, soft_wrap=True)
         how: dict[str, Any] = {"base": base, "progress": progress, "console": console}
         trained = (
             _trained_together(group, there, resume, how) if len(group) > 1 else _trained(group, there, resume, how)
         )
-        for name, folder in trained.items():
-            each = group[name]
+        for name, each in left.items():
+            folder = trained[name]
             added[name] = there.add(
                 folder,
                 name,
@@ -205,8 +221,7 @@ def _trained_together(
     """The run of several, taken apart into a LoRA for each."""
     first = next(iter(group.values())).config
     (model, tokenizer), console = how["base"], how["console"]
-    digest = hashlib.sha256(json.dumps(sorted(group)).encode()).hexdigest()[:8]
-    folder = _run_folder(library, f"together-{digest}", resume)
+    folder = _run_folder(library, _folder_together(library, group).name, resume)
     run = resolve(first, model, folder)
     alone = {}
     with quiet_libraries():
@@ -224,6 +239,11 @@ def _trained_together(
     else:
         recipe.begin_alone((model, tokenizer), tasks[0].name, first.seed)
     return _apart(folder, list(group), recipe)
+
+
+def _folder_together(library: ExpertLibrary, group: Iterable[str]) -> Path:
+    digest = hashlib.sha256(json.dumps(sorted(group)).encode()).hexdigest()[:8]
+    return library.folder / RUNS / f"together-{digest}"
 
 
 def _config_together(alone: RunConfig, group: Sequence[_Wanted], batch: int, steps: int, epochs: float) -> RunConfig:
@@ -258,15 +278,12 @@ def _apart(folder: Path, names: list[str], recipe: Together) -> dict[str, Path]:
     return {name: target / into for name, into in zip(names, folder_names(names), strict=True)}
 
 
-def _groups(wanted: dict[str, _Wanted], base: Base, library: Path, console: Console) -> list[dict[str, _Wanted]]:
+def _groups(wanted: dict[str, _Wanted], base: Base, library: Path) -> list[dict[str, _Wanted]]:
     """Those who can share a run: the same settings, and as many steps."""
     found: dict[str, dict[str, _Wanted]] = {}
     for name, each in wanted.items():
         key = _settings(each, base, library)
         found.setdefault(name if key is None else key, {})[name] = each
-    for group in found.values():
-        said = f"together  {', '.join(group)}" if len(group) > 1 else f"alone     {next(iter(group))}"
-        console.print(said, markup=False, soft_wrap=True)
     return list(found.values())
 
 
@@ -276,6 +293,8 @@ def _settings(each: _Wanted, base: Base, library: Path) -> str | None:
     chosen = choose_method(each.config.method)
     if not FIELDS.issuperset(chosen.given) or run.config.train.get("load_best_model_at_end"):
         return None
+    if run.args.optim not in BY_NUMBERS or _balances_experts(run.args, base[0]):
+        return None
     quiet = Console(quiet=True)
     with quiet_libraries():
         _, plan, _ = run.prepare_data([each.task], *base, quiet)
@@ -283,6 +302,14 @@ def _settings(each: _Wanted, base: Base, library: Path) -> str | None:
     method = {**chosen.method.defaults, **chosen.given}
     said = [method, training, plan.packed, run.schedule.steps(len(plan))]
     return json.dumps(said, sort_keys=True, default=str)
+
+
+def _balances_experts(args: SFTConfig, base: PreTrainedModel) -> bool:
+    """Whether a loss of the base's own router is added, which is of all rows of a batch at once: TRL adds it where a
+    mixture of experts can give it."""
+    text, coefficient = base.config.get_text_config(), args.router_aux_loss_coef
+    coefficient = getattr(text, "router_aux_loss_coef", 0.0) if coefficient is None else coefficient
+    return hasattr(text, "output_router_logits") and coefficient != 0
 
 
 def _run_folder(library: ExpertLibrary, name: str, resume: bool) -> Path:

@@ -15,7 +15,7 @@ from transformers.integrations import TensorBoardCallback
 
 from loraweave.adapters.tensors import trained_numbers
 from loraweave.adapters.write import BASE_RECORD
-from loraweave.bases import Base, BaseSpec, let_save, load_base
+from loraweave.bases import Base, BaseSpec, fill_padding, let_save, load_base
 from loraweave.bases.older import write_for_older
 from loraweave.bases.processors import copy_processors
 from loraweave.data.mixture import Realised, realised_table
@@ -116,6 +116,7 @@ def train(
     config, console = RunConfig.of(config), console or plain_console(stderr=True)
     with quiet_libraries():
         model, tokenizer = base or load_base(config.base)
+        fill_padding(tokenizer, config.base.name)
         run = resolve(config, model, output)
         if base is not None and uses_fsdp(run.args):
             raise UserError(
