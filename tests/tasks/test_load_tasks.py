@@ -354,3 +354,12 @@ def test_a_text_that_lm_eval_takes_for_several_answers_is_said(tmp_path: Path) -
     assert noted('["Ghent", "Bruges"]', "found") == ({'["Ghent", "Bruges"]'}, "")
     assert noted(["Ghent", "Bruges"], "{{found}}") == ({"Ghent"}, "")
     assert noted("Ghent", "{{found}}") == ({"Ghent"}, "")
+
+
+@pytest.mark.parametrize("folder", ["exp[1]", "plain"])
+def test_a_pattern_starts_in_a_folder_of_any_name(folder: str, tmp_path: Path) -> None:
+    there = tmp_path / folder / "data"
+    there.mkdir(parents=True)
+    (there / "a.jsonl").write_text('{"prompt": "a", "completion": "x"}\n' * 3)
+    (task,) = load_tasks(["data/*.jsonl"], tmp_path / folder)
+    assert {example.prompt for example in task.training_examples()} == {"a"}

@@ -231,16 +231,6 @@ def test_saved_folders_and_the_names_of_their_labels(tmp_path: Path) -> None:
     assert ("text 7\nLabel: ", "yes") in examples(renamed)
 
 
-@pytest.mark.parametrize("folder", ["exp[1]", "plain"])
-def test_a_pattern_starts_in_a_folder_of_any_name(folder: str, tmp_path: Path) -> None:
-    there = tmp_path / folder / "data"
-    there.mkdir(parents=True)
-    for name in ("a", "b"):
-        (there / f"{name}.jsonl").write_text(f'{{"prompt": "{name}", "completion": "x"}}\n')
-    (task,) = load_tasks(["data/*.jsonl"], tmp_path / folder)
-    assert {prompt for prompt, _ in examples(task)} == {"a", "b"}
-
-
 def test_the_splits_of_a_saved_folder_are_its_own(tmp_path: Path) -> None:
     splits = {"train": labelled(), "dev": labelled(6, start=100), "test": labelled(4, start=200)}
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "all")

@@ -92,7 +92,7 @@ def score_with_harness(
         ) from error
     except (TemplateError, ArithmeticError, RecursionError) as error:  # of a template of the task or of the tokenizer
         raise UserError(f"task {name!r}: a template fails: {reason_of(error)}") from error
-    except (AssertionError, LookupError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError) as error:
         raise UserError(f"task {name!r}: lm-eval cannot evaluate it: {in_a_line(error)}") from error
     found = results["results"][name]
     measured = {key: float(value) for key, value in found.items() if isinstance(value, (int, float, np.number))}
