@@ -118,11 +118,13 @@ def test_two_evaluations_that_end_at_once_are_both_kept(tmp_path: Path, monkeypa
     run = random_run(write_project(tmp_path / "project"), {"name": "lora", **SMALL}, tmp_path / "run")
     evaluate(run, tasks=["notes"], limit=1, base=False)
     other = threading.Thread(target=lambda: evaluate(run, tasks=["double"], limit=1, base=False))
-    read = record_room.read_shaped
+    read, reads = record_room.read_shaped, list[Any]()
 
     def slowly(*args: Any) -> Any:
         content = read(*args)
         if threading.current_thread() is not other:
+            reads.append(args)
+        if threading.current_thread() is not other and len(reads) == 2:  # the first is before anything is scored
             other.start()
             other.join(3)  # it would end now, between this one's reading and writing
         return content
